@@ -1,0 +1,60 @@
+"""What the scripts share: configuration by Hydra, and errors in one sentence."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vqnmt.errors import VqnmtError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Compose `configs/<name>.yaml` with the command's `overrides` to a plain mapping.
+
+    Raises:
+        VqnmtError: A key or a choice is unknown, or an override cannot be read.
+    """
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose(name, overrides)
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise VqnmtError(f"command line: {_sentence(error)}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _sentence(error: Exception) -> str:
+    """Join Hydra's lines to one sentence, without its hints at Hydra's own syntax."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
+    return "; ".join(line for line in kept if "To append to your config" not in line) + (
+        " (--help lists all keys)"
+    )
+
+
+def run(main: Callable[[list[str]], None], config: str | None = None) -> None:
+    """Run `main` on the command's arguments; a fault of the user's ends in one sentence.
+
+    Args:
+        main: The script.
+        config: With `--help`, print this composed configuration below the script's docstring.
+    """
+    arguments = sys.argv[1:]
+    try:
+        if config is not None and {"-h", "--help"} & set(arguments):
+            print(sys.modules["__main__"].__doc__)
+            print(OmegaConf.to_yaml(OmegaConf.create(load_config(config, []))))
+            return
+        main(arguments)
+    except VqnmtError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished parts are kept; start the same command again to go on")

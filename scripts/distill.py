@@ -1,0 +1,26 @@
+"""Run only what comes before the student: corpus, vocabulary, teacher, distillation.
+
+    python scripts/distill.py [teacher=FOLDER-OR-NAME] [corpus=multi30k] [key=value ...]
+
+The text stands in <run>/distilled; train_nmt.py with the same keys goes on from there.
+"""
+
+from command_line import load_config, run
+
+from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.settings import from_mapping
+
+
+def main(arguments: list[str]) -> None:
+    """Distil, and say where the text is."""
+    config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
+    pipeline = TranslationPipeline(config)
+    pipeline.prepare_corpus()
+    pipeline.train_vocabulary()
+    pipeline.train_teacher()
+    texts = pipeline.distill()
+    print(f"{len(texts):,} translations: {pipeline.stages['distilled'].folder}")
+
+
+if __name__ == "__main__":
+    run(main, "train_nmt")

@@ -1,0 +1,71 @@
+"""Score a saved model on a pair of files or on a corpus of the catalogue.
+
+python scripts/evaluate.py --model DIR --source test.en --reference test.de [--output out.de]
+python scripts/evaluate.py --model DIR --corpus multi30k [--set test_2016_flickr]
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from command_line import load_config, run
+
+from vqnmt.data.config import CorpusConfig
+from vqnmt.data.corpus import ParallelText, prepare_corpus
+from vqnmt.data.readers import read_parallel
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.scores import score
+from vqnmt.files import atomic_write_text
+from vqnmt.progress import Progress
+from vqnmt.settings import from_mapping
+from vqnmt.translator import Translator
+
+
+def main(arguments: list[str]) -> None:
+    """Translate and score."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--source", help="file of sources")
+    parser.add_argument("--reference", help="file of references")
+    parser.add_argument("--corpus", help="name in the catalogue, in place of files")
+    parser.add_argument("--set", help="valid or a test set of the corpus; default: the first test")
+    parser.add_argument("--output", help="file for the translations")
+    parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
+    options = parser.parse_args(arguments)
+    translator = Translator.from_pretrained(options.model)
+    text = _corpus_text(options, translator) if options.corpus else _file_text(options)
+    with Progress("translation", len(text), "sentences") as progress:
+        found = translator.translate(text.sources, beam=options.beam, progress=progress)
+    texts = [translation.text for translation in found]
+    if options.output:
+        atomic_write_text(options.output, "".join(line + "\n" for line in texts))
+    scores = score(texts, text.targets, translator.target_language)
+    print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
+    print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")
+
+
+def _file_text(options: argparse.Namespace) -> ParallelText:
+    if not (options.source and options.reference):
+        raise VqnmtError("give --source and --reference, or --corpus")
+    pairs = list(read_parallel(Path(options.source), Path(options.reference)))
+    return ParallelText([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+
+def _corpus_text(options: argparse.Namespace, translator: Translator) -> ParallelText:
+    values = load_config("train_nmt", [f"corpus={options.corpus}"])["corpus"]
+    values |= {
+        "source_language": translator.source_language,
+        "target_language": translator.target_language,
+    }
+    config = from_mapping(CorpusConfig, values, "corpus")
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = prepare_corpus(config, folder)
+    sets = {**corpus.test, "valid": corpus.valid}
+    name = options.set or next(iter(sets))
+    if name not in sets:
+        raise VqnmtError(f"--set is {name}; {options.corpus} has {', '.join(sets)}")
+    return sets[name]
+
+
+if __name__ == "__main__":
+    run(main)

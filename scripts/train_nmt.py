@@ -1,0 +1,30 @@
+"""Train a teacher, distil it and train a discrete-latent student; print the table.
+
+    python scripts/train_nmt.py [corpus=multi30k] [quantizer=soft_em] [key=value ...]
+
+Starting the same command again resumes. Keys and their comments: configs/train_nmt.yaml.
+"""
+
+from accelerate import PartialState
+from command_line import load_config, run
+
+from vqnmt.evaluation.report import results_table
+from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.pipeline.evaluation import Evaluation
+from vqnmt.settings import from_mapping
+
+
+def main(arguments: list[str]) -> None:
+    """Run all stages."""
+    config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
+    pipeline = TranslationPipeline(config)
+    pipeline.run()
+    if PartialState().is_main_process:
+        evaluation = Evaluation(pipeline, arguments)
+        records = evaluation.run()
+        print(f"report: {pipeline.folder / 'report.md'} · model: {pipeline.folder / 'student'}\n")
+        print(results_table(records))
+
+
+if __name__ == "__main__":
+    run(main, "train_nmt")

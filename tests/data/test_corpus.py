@@ -1,0 +1,232 @@
+import json
+import random
+
+import pytest
+from stand_ins import lines, write
+
+from vqnmt.data.config import CorpusConfig, TextFiles
+from vqnmt.data.corpus import load_corpus, prepare_corpus
+from vqnmt.errors import VqnmtError
+
+PARTS = ["test.test", "train", "valid"]
+
+
+def rows(numbers):
+    return [f"This is the sentence number {n}\tDas ist Satz {n}" for n in numbers]
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Prepare a corpus from rows of TSV text, by part."""
+
+    def run(train, valid=None, test=None, folder="out", **values):
+        files = {}
+        for part, texts in (("train", train), ("valid", valid), ("test", test)):
+            if texts is not None:
+                path = write(tmp_path / f"{part}.tsv", lines(texts))
+                files[part] = TextFiles(tsv=str(path))
+        values = {"valid_share": 0.1, "test_share": 0.1, **values}
+        return prepare_corpus(CorpusConfig(name="files", **files, **values), tmp_path / folder)
+
+    return run
+
+
+def parts(corpus):
+    return {"train": corpus.train, "valid": corpus.valid, **corpus.test}
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_sources_are_unique_across_official_parts(prepare):
+    test = ["In the test\tA", "\t", "also  In test \tB"]
+    valid = ["in THE test\tC", "In valid\tD", "in both\tE", "in both\tF"]
+    train = ["Also in test\tG", "in  valid\tH", "IN BOTH\tI", " only \tJ", "only\tJ"]
+    corpus = prepare(train, valid, test)
+    # An official test set is never filtered: its empty line and its spaces stay.
+    assert corpus.test["test"].sources == ["In the test", "", "also  In test "]
+    assert corpus.valid.sources == ["In valid", "in both", "in both"]
+    assert corpus.train.sources == ["only"]
+    report = corpus.report["parts"]
+    assert report["valid"]["dropped"] == {"source is in test": 1}
+    assert report["train"]["dropped"] == {
+        "source is in test": 1,
+        "source is in valid": 2,
+        "duplicate": 1,
+    }
+    assert corpus.report["pairs_read"] == 5
+
+
+def test_filters_touch_training_text_only_and_report(prepare):
+    train = ["a b c d e\tx", "good\tgut", "short\t" + "y" * 60, "\tz", "w\t ", "tab\tl m"]
+    held = ["a b c d e\tx", "a\t" + "z" * 200]
+    corpus = prepare(train, held, held[1:], max_words=4, max_ratio=2.0)
+    assert corpus.train.sources == ["good", "tab"]
+    assert corpus.test["test"].targets == ["z" * 200]
+    assert corpus.report["parts"]["train"]["dropped"] == {
+        "source is in valid": 1,
+        "length ratio": 1,
+        "empty": 2,
+    }
+    corpus = prepare(train, held[1:], ["q\tq"], max_words=4, max_ratio=2.0)
+    assert corpus.report["parts"]["train"]["dropped"]["too long"] == 1
+
+
+def test_own_split_partitions_the_text(prepare):
+    text = rows(range(500)) + [f"Label {n}\tSchild {n}" for n in range(200)]
+    # Further translations: all in train where the source is, one a source in valid and test.
+    text += [row + " noch einmal" for row in rows(range(100))]
+    corpus = prepare(text)
+    sources = {name: set(part.sources) for name, part in parts(corpus).items()}
+    assert set.union(*sources.values()) == {row.split("\t")[0] for row in text}
+    assert sum(map(len, sources.values())) == 700  # no source in two parts
+    for name in ("valid", "test"):
+        assert 20 < len(sources[name]) < 90  # a tenth of 500
+        assert len(corpus_part := parts(corpus)[name]) == len(sources[name])
+        assert not any("noch einmal" in target for target in corpus_part.targets)
+        assert not any(source.startswith("Label") for source in corpus_part.sources)
+    reports = corpus.report["parts"]
+    drops = [reports[name]["dropped"] for name in ("valid", "test.test")]
+    further = sum(dropped.get("further translation", 0) for dropped in drops)
+    assert len(corpus.train) == 800 - len(corpus.valid) - len(corpus.test["test"]) - further
+
+
+def test_split_stays_when_text_is_added_or_shuffled(prepare):
+    first = prepare(rows(range(300)))
+    more = rows(range(600))
+    random.Random(1).shuffle(more)
+    second = prepare(more)
+    for name, part in parts(first).items():
+        assert set(part.sources) <= set(parts(second)[name].sources)
+
+
+def test_only_the_missing_part_is_split_off(prepare):
+    corpus = prepare(rows(range(300)), test=rows([1, 2, 999]))
+    assert corpus.test["test"].sources == [row.split("\t")[0] for row in rows([1, 2, 999])]
+    assert len(corpus.valid) + len(corpus.train) == 298
+
+
+def test_second_call_loads_and_other_values_rebuild(prepare, tmp_path):
+    first = prepare(rows(range(300)))
+    marks = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert sorted(marks) == sorted(
+        ["corpus.json", *(f"{part}.{code}" for part in PARTS for code in ("de", "en"))]
+    )
+    assert prepare(rows(range(300))) == first
+    assert marks == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert load_corpus(tmp_path / "out") == first
+    for change in ({"max_words": 50}, {"test_share": 0.2}):
+        changed = prepare(rows(range(300)), **change)
+        assert changed.report["fingerprint"] != first.report["fingerprint"]
+    # The same configuration over other text.
+    assert prepare(rows(range(301))).report["pairs_read"] == 301
+
+
+def test_files_of_another_language_are_removed_on_rebuild(prepare, tmp_path):
+    prepare(rows(range(300)))
+    (tmp_path / "out" / "train.mine").write_text("keep")
+    prepare(rows(range(300)), target_language="fr")
+    names = names_in(tmp_path / "out")
+    assert "train.fr" in names and "train.de" not in names and "train.mine" in names
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "report"])
+def test_damaged_files_are_prepared_again(prepare, tmp_path, damage, capsys):
+    first = prepare(rows(range(300)))
+    path = tmp_path / "out" / ("corpus.json" if damage == "report" else "train.en")
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:-20])
+    with pytest.raises(VqnmtError, match=str(path)):
+        load_corpus(tmp_path / "out")
+    assert prepare(rows(range(300))) == first
+
+
+def test_report_has_what_a_reader_needs(prepare, tmp_path):
+    prepare(rows(range(300)))
+    report = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    for name, facts in report["files"].items():
+        assert (tmp_path / "out" / name).read_text().count("\n") == facts["lines"]
+    assert set(report["inputs"]) == {str(tmp_path / "train.tsv")}
+    assert report["config"]["valid_share"] == 0.1
+    assert report["pairs_read"] == 300
+
+
+def test_parallel_and_compressed_files(tmp_path):
+    write(tmp_path / "a.en.gz", lines(f"one two three {n}" for n in range(99)))
+    write(tmp_path / "a.cs.xz", lines(f"jedna {n}" for n in range(99)))
+    config = CorpusConfig(
+        name="files",
+        target_language="cs",
+        train=TextFiles(source=str(tmp_path / "a.en.gz"), target=str(tmp_path / "a.cs.xz")),
+        valid_share=0.1,
+        test_share=0.1,
+    )
+    corpus = prepare_corpus(config, tmp_path / "out")
+    assert sum(map(len, parts(corpus).values())) == 99
+    for part in parts(corpus).values():
+        assert [s.split()[-1] for s in part.sources] == [t.split()[-1] for t in part.targets]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (["a b\tc", "no tab"], r"train\.tsv, line 2: no tab"),
+        ([], r"corpus files: of 0 pairs read, none is left"),
+        (["\t", "a\t"], r"of 2 pairs read, none is left to train on \(dropped: empty 2"),
+        (["Host\tWirt"] * 3, r"no pair is left for valid: raise corpus\.valid_share \(0\.1\)"),
+    ],
+)
+def test_faults_leave_nothing_behind(prepare, tmp_path, train, message):
+    with pytest.raises(VqnmtError, match=message):
+        prepare(train)
+    assert names_in(tmp_path / "out") == []
+
+
+def test_a_failed_rebuild_leaves_the_old_corpus_whole(prepare, tmp_path):
+    first = prepare(rows(range(300)))
+    with pytest.raises(VqnmtError, match="none is left"):
+        prepare([])
+    assert load_corpus(tmp_path / "out") == first
+
+
+def test_the_users_own_file_is_never_written_over(tmp_path):
+    for language in ("en", "de"):
+        write(tmp_path / f"train.{language}", lines(["text"]))
+    config = CorpusConfig(
+        name="files",
+        train=TextFiles(source=str(tmp_path / "train.en"), target=str(tmp_path / "train.de")),
+    )
+    with pytest.raises(VqnmtError, match=r"train\.en: the prepared corpus would be written over"):
+        prepare_corpus(config, tmp_path)
+    assert names_in(tmp_path) == ["train.de", "train.en"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "multi30k", "target_language": "fr"}, "has en and de, but .* en and fr"),
+        ({"source_language": "de"}, "both 'de'"),
+        ({"target_language": "../de"}, r"corpus\.target_language is '\.\./de'"),
+        ({"valid_share": 0.0}, r"corpus\.valid_share is 0\.0"),
+        ({"test_share": 0.6}, r"corpus\.test_share is 0\.6"),
+        ({"min_test_words": 0}, r"corpus\.min_test_words is 0"),
+        ({"max_words": 0}, r"corpus\.max_words is 0"),
+        ({"max_ratio": 0.5}, r"corpus\.max_ratio is 0\.5"),
+        ({"keep_pattern": "("}, r"corpus\.keep_pattern is '\('"),
+        ({"name": "files"}, r"corpus\.train is empty"),
+        ({"train": TextFiles(tsv="x")}, r"corpus\.train is set, but corpus\.name is"),
+        ({"name": "files", "train": TextFiles(source="x")}, r"train has source=x: give either"),
+    ],
+)
+def test_configuration_faults_name_their_key(values, message):
+    with pytest.raises(VqnmtError, match=message):
+        CorpusConfig(**values)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    config = CorpusConfig(name="files", train=TextFiles(tsv=str(tmp_path / "none.tsv")))
+    with pytest.raises(VqnmtError, match=r"none\.tsv: there is no such file"):
+        prepare_corpus(config, tmp_path / "out")

@@ -1,0 +1,118 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabulary, VocabularyConfig
+from vqnmt.errors import VqnmtError
+
+_SYLLABLES = [a + b for a in "kbdfgmnprstvwzl" for b in "aio"][::3]
+_WORDS = [a + b + c for a in _SYLLABLES for b in _SYLLABLES[1:7] for c in _SYLLABLES[::4]]
+SENTENCES = [
+    " ".join(_WORDS[(index * step) % len(_WORDS)] for step in (1, 3, 7, 11)) + f" {{name}} {index}"
+    for index in range(300)
+] + ["only once {rare}", "Größe … ﬁx"]
+PATTERN = r"\{[^{}\s]*\}"
+
+
+@pytest.fixture(scope="module", params=["unigram", "bpe"])
+def vocabulary(request):
+    return Vocabulary.train(SENTENCES, 330, PATTERN, request.param)
+
+
+def test_sizes_and_ids(vocabulary):
+    assert len(vocabulary) == 330
+    assert (PAD_ID, BOS_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
+    ids = [index for row in vocabulary.encode(SENTENCES) for index in row]
+    assert min(ids) > UNK_ID and max(ids) < 330
+
+
+def test_text_comes_back_as_it_was(vocabulary):
+    assert vocabulary.decode(vocabulary.encode(SENTENCES)) == SENTENCES
+    assert vocabulary.encode(["", " \n"]) == [[], []]
+    assert vocabulary.encode([]) == vocabulary.decode([]) == []
+    assert vocabulary.decode([[], [PAD_ID, BOS_ID, EOS_ID, UNK_ID]]) == ["", ""]
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="▁\0")))
+def test_no_text_is_unknown(text):
+    vocabulary = _any_vocabulary()
+    ids = vocabulary.encode([text])
+    assert UNK_ID not in ids[0]
+    assert vocabulary.decode(ids) == [" ".join(text.split())]
+
+
+def _any_vocabulary(made=[]):  # noqa: B006 - trained once for all of hypothesis' examples
+    if not made:
+        made.append(Vocabulary.train(SENTENCES, 330, PATTERN))
+    return made[0]
+
+
+def test_special_ids_are_dropped_on_the_way_back(vocabulary):
+    ids = vocabulary.encode(["kabe bedi"])[0]
+    assert vocabulary.decode([[BOS_ID, *ids, EOS_ID, PAD_ID, PAD_ID]]) == ["kabe bedi"]
+
+
+def test_placeholders_that_recur_are_one_piece(vocabulary):
+    first, second = vocabulary.encode(["{name}", "the{name}light"])
+    assert len(set(first) & set(second)) >= 1
+    kept = [index for index in first if vocabulary.decode([[index]]) == ["{name}"]]
+    assert len(kept) == 1 and kept[0] in second
+    assert all(vocabulary.decode([[i]]) != ["{rare}"] for i in vocabulary.encode(["{rare}"])[0])
+
+
+def test_the_most_frequent_placeholders_are_kept():
+    counts = {f"{{p{index}}}": 3 + index for index in range(60)}
+    text = [name for name, count in counts.items() for _ in range(count)]
+    vocabulary = Vocabulary.train(text + _WORDS * 2, 400, PATTERN)
+    whole = {name for name in counts if _is_one_piece(vocabulary, name)}
+    assert whole == {f"{{p{index}}}" for index in range(10, 60)}  # 400 / 8 of them
+
+
+def _is_one_piece(vocabulary, text):
+    return any(vocabulary.decode([[index]]) == [text] for index in vocabulary.encode([text])[0])
+
+
+def test_training_repeats_byte_for_byte_and_saving_keeps_it(tmp_path, vocabulary):
+    again = [Vocabulary.train(SENTENCES, 330, PATTERN) for _ in range(2)]
+    again[0].save(tmp_path / "first" / "spm.model")
+    again[1].save(tmp_path / "second.model")
+    assert (tmp_path / "first" / "spm.model").read_bytes() == (
+        tmp_path / "second.model"
+    ).read_bytes()
+    vocabulary.save(tmp_path / "spm.model")
+    loaded = Vocabulary.load(tmp_path / "spm.model")
+    assert loaded.encode(SENTENCES) == vocabulary.encode(SENTENCES)
+
+
+def test_too_large_names_the_largest_size_and_that_size_works():
+    with pytest.raises(VqnmtError, match=r"vocabulary\.size is 9000") as caught:
+        Vocabulary.train(SENTENCES, 9000)
+    largest = int(re.search(r"at most (\d+)", str(caught.value))[1])
+    assert len(Vocabulary.train(SENTENCES, largest)) == largest
+
+
+def test_too_small_names_the_smallest_size():
+    with pytest.raises(VqnmtError, match=r"vocabulary\.size is 262.*at least \d+"):
+        Vocabulary.train(SENTENCES, 262)
+
+
+def test_no_text():
+    with pytest.raises(VqnmtError, match="no text"):
+        Vocabulary.train(["", "  "], 400)
+
+
+def test_loading_what_is_no_vocabulary(tmp_path):
+    with pytest.raises(VqnmtError, match=r"spm\.model: cannot be read"):
+        Vocabulary.load(tmp_path / "spm.model")
+    (tmp_path / "spm.model").write_bytes(b"not a model")
+    with pytest.raises(VqnmtError, match=r"spm\.model: the vocabulary is no sentencepiece"):
+        Vocabulary.load(tmp_path / "spm.model")
+
+
+@pytest.mark.parametrize("values", [{"size": 200}, {"model_type": "word"}])
+def test_config_names_the_key(values):
+    with pytest.raises(VqnmtError, match=f"vocabulary.{next(iter(values))}"):
+        VocabularyConfig(**values)

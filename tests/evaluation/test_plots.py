@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqnmt.evaluation import plot_bleu_latency, plot_code_usage, plot_training
+from vqnmt.evaluation.plots import _overlap
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)  # (H, W, 3)
+
+
+def colour_count(picture, colour):
+    """Count pixels within 8 levels of a colour."""
+    return (np.abs(picture - np.array(colour)).max(axis=-1) <= 8).sum()
+
+
+BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
+
+
+def training_rows():
+    rows = [
+        {
+            "step": step,
+            "train/total": 5 / step,
+            "train/commitment": 0.1,
+            "train/learning_rate": 1e-3,
+            "train/posterior_entropy": 0.0,
+        }
+        for step in range(1, 40)
+    ]
+    return [*rows, {"step": 40, "valid/bleu_predicted": 20.0, "valid/bleu_oracle": 40.0}]
+
+
+def test_training(tmp_path):
+    path = tmp_path / "picture.png"
+    plot_training(training_rows(), path, "Student")
+    picture = pixels(path)
+    assert picture.shape == (600, 1200, 3)
+    assert colour_count(picture, BLUE) > 500
+    assert colour_count(picture, VERMILION) > 200
+    plot_training([row for row in training_rows() if "train/total" in row], path)
+    assert pixels(path).shape == (600, 1200, 3)
+    plot_training([], path)
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_only_losses_are_drawn(tmp_path):
+    plot_training(training_rows(), tmp_path / "a.png")
+    others = {"train/learning_rate", "train/posterior_entropy"}
+    rows = [
+        {key: value for key, value in row.items() if key not in others} for row in training_rows()
+    ]
+    plot_training(rows, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def heat_map_white(picture):
+    """Return the white share of the heat map's inside."""
+    inside = picture[130:430, 130:850]
+    return colour_count(inside, (255, 255, 255)) / inside[..., 0].size
+
+
+def test_code_usage_tells_healthy_from_collapsed(tmp_path):
+    generator = np.random.default_rng(0)
+    steps = np.arange(1, 9) * 100
+    healthy = generator.multinomial(10_000, np.full(64, 1 / 64), size=8)
+    collapsed = np.zeros((8, 64), dtype=int)
+    collapsed[:, [3, 40]] = 5_000
+    plot_code_usage(healthy, steps, tmp_path / "healthy.png")
+    plot_code_usage(collapsed, steps, tmp_path / "collapsed.png")
+    healthy_picture = pixels(tmp_path / "healthy.png")
+    assert healthy_picture.shape == (630, 1200, 3)
+    assert heat_map_white(healthy_picture) == 0
+    assert heat_map_white(pixels(tmp_path / "collapsed.png")) > 0.95
+
+
+def test_code_usage_does_not_depend_on_the_numbering_of_codes(tmp_path):
+    usage = np.random.default_rng(0).poisson(3, size=(5, 32)) + np.arange(32) * 10
+    for name, order in (("a", slice(None)), ("b", slice(None, None, -1))):
+        plot_code_usage(usage[:, order], np.arange(1, 6), tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("codes", [1, 700, 4096])
+def test_code_usage_of_any_size_and_an_epoch_without_codes(tmp_path, codes):
+    usage = np.ones((2, codes))
+    usage[0] = 0
+    plot_code_usage(usage, np.array([0, 7]), tmp_path / "picture.png")
+    assert pixels(tmp_path / "picture.png").shape == (630, 1200, 3)
+
+
+def test_code_usage_shapes(tmp_path):
+    for usage, steps in ((np.ones((2, 4)), np.ones(3)), (np.ones(4), np.ones(4))):
+        with pytest.raises(ValueError, match=r"\(T, K\)"):
+            plot_code_usage(usage, steps, tmp_path / "picture.png")
+    with pytest.raises(ValueError, match=r"\(T, K\)"):
+        plot_code_usage(np.ones((0, 4)), np.ones(0), tmp_path / "picture.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bleu_latency(tmp_path, make_record):
+    def point(name, median, bleu):
+        metrics = {"latency_ms.median": median, "latency_ms.p90": median * 2, "bleu.test": bleu}
+        return make_record(name, metrics=metrics)
+
+    records = [point("AR beam 4", 60.0, 34.0), point("student", 12.0, 30.0)]
+    path = tmp_path / "picture.png"
+    plot_bleu_latency(records, path)
+    picture = pixels(path)
+    assert picture.shape == (630, 1200, 3)
+    assert colour_count(picture, BLUE) > 100
+    assert colour_count(picture, VERMILION) > 100
+    # A system without latency is left out; many at one place still find room for their names.
+    plot_bleu_latency([*records, make_record(metrics={"bleu.test": 1.0})], tmp_path / "same.png")
+    assert (tmp_path / "same.png").read_bytes() == path.read_bytes()
+    plot_bleu_latency([point(f"system {n}", 10.0, 30.0) for n in range(20)], path)
+    plot_bleu_latency([], path)
+
+
+def test_overlap():
+    box = (0, 0, 2, 2)
+    assert _overlap(box, (1, 1, 3, 3))
+    assert not _overlap(box, (2, 0, 3, 2))
+    assert not _overlap(box, (0, 3, 2, 4))

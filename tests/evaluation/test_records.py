@@ -1,0 +1,144 @@
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation import (
+    current_commit,
+    describe_hardware,
+    read_records,
+    write_records,
+)
+
+
+def test_round_trip_and_format(tmp_path, make_record):
+    path = tmp_path / "results" / "file.json"
+    records = [make_record("AR beam 4"), make_record("Schüler")]
+    write_records(path, records)
+    assert read_records(path) == records
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    assert entries == [asdict(record) for record in records]
+    assert set(entries[0]) == {
+        *("system", "corpus", "overrides", "seed", "commit", "hardware"),
+        *("wall_seconds", "parameters", "metrics"),
+    }
+    assert "Schüler" in path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["file.json"]
+
+
+def test_same_key_is_replaced_in_place_and_others_stay(tmp_path, make_record):
+    path = tmp_path / "file.json"
+    write_records(path, [make_record("a"), make_record("b"), make_record("c")])
+    newer = make_record("b", commit="def", metrics={"bleu.test": 30.0})
+    others = [
+        make_record("b", seed=2),
+        make_record("b", overrides=[]),
+        make_record("b", corpus="multi30k en-de"),
+    ]
+    write_records(path, [newer, *others])
+    assert read_records(path) == [make_record("a"), newer, make_record("c"), *others]
+
+
+def test_failure_leaves_the_old_file(tmp_path, make_record):
+    path = tmp_path / "file.json"
+    write_records(path, [make_record()])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_records(path, [make_record(metrics={"bleu.test": float("nan")})])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{]", "line 1 is not valid JSON"),
+        ("{}", "expected a JSON list of run records, found dict"),
+        ("[3]", "record 1: expected an object, found int"),
+    ],
+)
+def test_file_that_is_no_list_of_objects_is_never_overwritten(tmp_path, make_record, text, message):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(VqnmtError, match=message) as caught:
+        write_records(path, [make_record()])
+    assert str(path) in str(caught.value)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": None}, "record 2: the key 'seed' is missing"),
+        ({"seed": "one"}, "record 2: seed is 'one', which is not of type int"),
+        ({"seed": True}, "record 2: seed is True"),
+        ({"speed": 1}, "record 2: unknown key 'speed'"),
+    ],
+)
+def test_faulty_record_is_named(tmp_path, make_record, change, message):
+    good = asdict(make_record())
+    faulty = {key: value for key, value in {**good, **change}.items() if value is not None}
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps([good, faulty]))
+    with pytest.raises(VqnmtError, match=message) as caught:
+        read_records(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_undecodable_file(tmp_path):
+    with pytest.raises(VqnmtError, match="no such file"):
+        read_records(tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    with pytest.raises(VqnmtError, match="not UTF-8 at byte 2"):
+        read_records(tmp_path / "latin.json")
+
+
+def test_hardware():
+    hardware = describe_hardware()
+    assert hardware["threads"] == torch.get_num_threads()
+    assert hardware["torch"] == torch.__version__
+    assert hardware["python"] == platform.python_version()
+    assert hardware["processor"]
+    assert "gpu" not in hardware
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_hardware_names_the_gpu():
+    assert describe_hardware("cuda")["gpu"] == torch.cuda.get_device_name()
+
+
+def test_commit(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(variable, raising=False)  # set when a hook runs the tests
+    code = tmp_path / "package" / "code.py"
+    code.parent.mkdir()
+    code.write_text("1\n")
+    assert current_commit(code) == "unknown"
+    git("init", "--quiet")
+    record = tmp_path / "results" / "run.json"
+    record.parent.mkdir()
+    record.write_text("[]")
+    assert current_commit(code) == "unknown"  # inside a repository that does not track it
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    head = git("rev-parse", "HEAD")
+    assert len(head) >= 40
+    assert current_commit(code) == head
+    (tmp_path / "untracked.txt").write_text("not code")
+    record.write_text("[1]")
+    assert current_commit(code) == head
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    assert current_commit(code) == head
+    code.write_text("2\n")
+    assert current_commit(code) == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert current_commit(code) == "unknown"

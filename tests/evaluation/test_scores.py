@@ -1,0 +1,53 @@
+import importlib.util
+
+import pytest
+import sacrebleu
+
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation import bleu_tokenizer, score
+
+HYPOTHESES = ["Das Haus ist klein, aber schön.", "Die Tür ist offen.", "Guten Tag!"]
+REFERENCES = ["Das Haus ist klein und sehr schön.", "Die Tür steht offen.", "Guten Tag!"]
+
+
+def test_equals_sacrebleu_called_directly():
+    scores = score(HYPOTHESES, REFERENCES, "de")
+    bleu = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES])
+    chrf = sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES], word_order=2)
+    assert scores.bleu == bleu.score
+    assert scores.chrf == chrf.score
+    assert scores.length_ratio == pytest.approx(bleu.sys_len / bleu.ref_len)
+    assert "tok:13a|smooth:exp" in scores.bleu_signature
+    assert f"version:{sacrebleu.__version__}" in scores.bleu_signature
+    assert "nw:2" in scores.chrf_signature  # word order 2 is what makes it chrF++
+
+
+def test_perfect_translation_and_empty_translation():
+    perfect = score(REFERENCES, REFERENCES, "de")
+    assert (perfect.bleu, perfect.chrf) == pytest.approx((100, 100))
+    assert perfect.length_ratio == 1
+    empty = score([""] * 3, REFERENCES, "de")
+    assert (empty.bleu, empty.chrf, empty.length_ratio) == (0, 0, 0)
+
+
+def test_tokenizer_by_language():
+    assert {bleu_tokenizer(code) for code in ("de", "en", "pt-BR", "", "fr_CA")} == {"13a"}
+    assert {bleu_tokenizer(code) for code in ("zh", "zh-CN", "zh_Hans")} == {"zh"}
+    assert bleu_tokenizer("th") == "char"
+    for code, tokenizer, module in [("ja", "ja-mecab", "MeCab"), ("ko", "ko-mecab", "mecab_ko")]:
+        assert bleu_tokenizer(code) == (tokenizer if importlib.util.find_spec(module) else "char")
+
+
+def test_chinese_is_split_into_characters():
+    hypothesis, reference = "我喜欢吃红苹果", "我喜欢吃青苹果"
+    scores = score([hypothesis], [reference], "zh")
+    expected = sacrebleu.corpus_bleu([hypothesis], [[reference]], tokenize="zh")
+    assert scores.bleu == expected.score > 0
+    assert "tok:zh" in scores.bleu_signature
+
+
+def test_different_counts_name_both():
+    with pytest.raises(VqnmtError, match="3 translations against 2 references"):
+        score(HYPOTHESES, REFERENCES[:2], "de")
+    with pytest.raises(VqnmtError, match="0 sentences"):
+        score([], [], "de")

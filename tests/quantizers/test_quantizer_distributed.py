@@ -1,0 +1,83 @@
+"""Two processes with half of each batch give the codebook of one process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers import QuantizerConfig, build_quantizer
+
+NAMES = ["gradient", "ema", "hard_em", "soft_em"]
+STARTS = ["normal", "kmeans"]
+
+
+def train(rank: int, world: int) -> dict:
+    """States and statistics of each quantizer after 8 steps on this rank's share."""
+    results = {}
+    for name in NAMES:
+        for start in STARTS:
+            torch.manual_seed(rank)  # differently seeded ranks, as careless users have them
+            config = QuantizerConfig(
+                name=name,
+                codebook_size=12,
+                decay=0.9,
+                temperature=1e-6,
+                initialisation=start,
+                restart_threshold=0.3,
+            )
+            quantizer = build_quantizer(config, 6)
+            generator = torch.Generator().manual_seed(7)
+            with torch.no_grad():  # what DistributedDataParallel does when it is built
+                quantizer.codebook.vectors.copy_(torch.randn(12, 6, generator=generator))
+                if hasattr(quantizer.codebook, "sums"):
+                    quantizer.codebook.sums.copy_(quantizer.codebook.vectors)
+                if rank:
+                    quantizer.codebook.seed.fill_(99)
+            for step in range(8):
+                z = torch.randn(20, 6, generator=generator)
+                # the first step leaves rank 1 without any vector
+                cut = 20 if step == 0 else 11
+                share = z if world == 1 else (z[:cut] if rank == 0 else z[cut:])
+                quantizer(share)
+                quantizer.step()
+            state = {k: v for k, v in quantizer.state_dict().items() if not k.endswith("seed")}
+            results[name, start] = state, quantizer.epoch_statistics()
+    return results
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    results = train(rank, 2)
+    # a fault on one rank must be raised on both, at the same step
+    quantizer = build_quantizer(QuantizerConfig(codebook_size=4, initialisation="normal"), 3)
+    quantizer(torch.randn(5, 3))
+    if rank == 1:
+        quantizer.codebook._finite = torch.tensor(False)
+    with pytest.raises(VqnmtError, match="codebook step 0"):
+        quantizer.step()
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one(tmp_path: Path):
+    torch.multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    single = train(0, 1)
+    for key, (state, statistics) in single.items():
+        for name, value in state.items():
+            assert torch.equal(ranks[0][key][0][name], ranks[1][key][0][name]), (key, name)
+            torch.testing.assert_close(
+                ranks[0][key][0][name], value, atol=1e-6, rtol=1e-6, msg=f"{key} {name}"
+            )
+        for rank in range(2):
+            found = ranks[rank][key][1]
+            if key[1] == "normal":
+                assert torch.equal(found.usage, statistics.usage)
+            assert found.quantisation_error == pytest.approx(statistics.quantisation_error, 1e-5)

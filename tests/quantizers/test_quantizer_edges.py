@@ -1,0 +1,159 @@
+"""Edge cases, errors and properties over shapes, masks and dtypes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers import QuantizerConfig, build_quantizer
+
+NAMES = ["gradient", "ema", "hard_em", "soft_em"]
+
+
+@pytest.mark.parametrize("start", ["normal", "kmeans"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((0, 4), 5), ((2, 0, 4), 5), ((3, 4), 1), ((6, 1), 5), ((2, 4), 50), ((4,), 3)],
+)
+def test_odd_sizes(name, start, shape, size):
+    torch.manual_seed(0)
+    config = QuantizerConfig(name=name, codebook_size=size, initialisation=start, kmeans_vectors=7)
+    quantizer = build_quantizer(config, shape[-1])
+    for _ in range(6):
+        z = torch.randn(shape, requires_grad=True)
+        out = quantizer(z)
+        assert out.quantized.shape == z.shape and out.codes.shape == z.shape[:-1]
+        (out.quantized.sum() + sum(out.losses.values())).backward()
+        assert z.grad.isfinite().all()
+        quantizer.step()
+    assert quantizer.codebook.vectors.isfinite().all()
+    quantizer.epoch_statistics()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_masked_is_an_empty_batch(name):
+    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=5), 4)
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    z = torch.randn(2, 3, 4, requires_grad=True)
+    out = quantizer(z, torch.zeros(2, 3, dtype=torch.bool))
+    (out.quantized.sum() + sum(out.losses.values())).backward()
+    quantizer.step()
+    assert out.quantized.abs().sum() == 0 and z.grad.abs().sum() == 0
+    assert sum(out.losses.values()).item() == 0
+    for key, value in quantizer.state_dict().items():
+        assert key.endswith("steps") or torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("name", NAMES)
+def test_non_finite_input_names_the_step_and_spares_the_codebook(name, value):
+    torch.manual_seed(0)
+    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=5), 4)
+    for _ in range(3):
+        quantizer(torch.randn(30, 4))
+        quantizer.step()
+    before = {key: item.clone() for key, item in quantizer.state_dict().items()}
+    z = torch.randn(30, 4)
+    z[7, 2] = value
+    with pytest.raises(VqnmtError, match="codebook step 3"):
+        quantizer(z)
+    for key, item in quantizer.state_dict().items():
+        assert torch.equal(item, before[key])
+
+
+def test_a_fault_found_on_the_device_is_raised_by_step():
+    """As on a GPU, where forward does not wait for the check."""
+    quantizer = build_quantizer(QuantizerConfig(initialisation="normal", codebook_size=5), 4)
+    before = quantizer.codebook.vectors.clone()
+    quantizer(torch.randn(3, 4))
+    quantizer.codebook._finite = torch.tensor(False)
+    with pytest.raises(VqnmtError, match="codebook step 0"):
+        quantizer.step()
+    assert torch.equal(quantizer.codebook.vectors, before)
+    quantizer.step()  # nothing is left of the faulty batch
+    assert torch.equal(quantizer.codebook.vectors, before)
+
+
+def test_wrong_shapes_are_refused():
+    quantizer = build_quantizer(QuantizerConfig(codebook_size=5), 4)
+    with pytest.raises(VqnmtError, match="last dimension must be 4"):
+        quantizer(torch.randn(2, 3))
+    with pytest.raises(VqnmtError, match=r"must have shape \(2, 3\)"):
+        quantizer(torch.randn(2, 3, 4), torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(VqnmtError, match=r"torch\.bool"):
+        quantizer(torch.randn(2, 3, 4), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "vq"),
+        ("codebook_size", 0),
+        ("beta", -1.0),
+        ("beta", float("nan")),
+        ("decay", 1.0),
+        ("epsilon", -1e-5),
+        ("samples", 0),
+        ("samples_end", 0),
+        ("temperature", 0.0),
+        ("temperature_end", -1.0),
+        ("distance_scale", "d"),
+        ("initialisation", "zeros"),
+        ("kmeans_vectors", 0),
+        ("kmeans_iterations", 0),
+        ("restart_threshold", 1.0),
+    ],
+)
+def test_settings_out_of_range_name_their_key(key, value):
+    with pytest.raises(VqnmtError, match=rf"quantizer\.{key} is"):
+        QuantizerConfig(**{key: value})
+
+
+def test_the_reference_start_excludes_restarts():
+    with pytest.raises(VqnmtError, match=r"quantizer\.restart_threshold"):
+        QuantizerConfig(initialisation="reference")
+    QuantizerConfig(initialisation="reference", restart_threshold=0.0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
+    dim=st.integers(1, 6),
+    size=st.integers(1, 12),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    training=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_properties(name, shape, dim, size, dtype, training, seed):
+    torch.manual_seed(seed)
+    config = QuantizerConfig(name=name, codebook_size=size, kmeans_vectors=10)
+    quantizer = build_quantizer(config, dim).train(training)
+    mask = torch.rand(shape) < 0.7
+    for _ in range(3):
+        z = torch.randn(*shape, dim).to(dtype).requires_grad_()
+        out = quantizer(z, mask)
+        draws = out.samples.shape[-1]
+        assert out.quantized.shape == z.shape and out.quantized.dtype == dtype
+        assert out.codes.shape == mask.shape == out.samples.shape[:-1]
+        assert out.codes.dtype == out.samples.dtype == torch.int64
+        assert draws == (config.samples if name == "soft_em" and training else 1)
+        for codes in (out.codes, out.samples):
+            assert ((codes >= 0) & (codes < size)).all()
+        assert (out.codes[~mask] == 0).all() and (out.quantized[~mask] == 0).all()
+        assert torch.equal(out.codes[mask], quantizer.nearest(z.detach())[mask])
+        # the vectors are the mean of the samples' vectors
+        mean = quantizer.codes_to_vectors(out.samples).mean(dim=-2)[mask]
+        torch.testing.assert_close(out.quantized[mask].float(), mean.detach(), atol=2e-2, rtol=2e-2)
+        # the gradient passes straight through
+        (gradient,) = torch.autograd.grad(out.quantized.sum(), z)
+        assert torch.equal(gradient, mask[..., None].expand_as(z).to(dtype))
+        assert all(not value.requires_grad for value in out.statistics.values())
+        quantizer.step()
+    statistics = quantizer.epoch_statistics()
+    assert statistics.positions == 3 * int(mask.sum()) == int(statistics.usage.sum())
+    assert statistics.used_codes <= size
+    assert 0 <= statistics.perplexity <= statistics.used_codes + 1e-9
+    assert 0 <= statistics.posterior_entropy <= 1e-5 + torch.tensor(float(size)).log().item()

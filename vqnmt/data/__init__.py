@@ -1,0 +1,1 @@
+"""Text for translation: the corpus catalogue, its download and splits, and the vocabulary."""

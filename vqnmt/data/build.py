@@ -1,0 +1,253 @@
+"""Building a prepared corpus: one streaming pass over the training text."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from vqnmt.data.catalogue import Entry
+from vqnmt.data.config import CorpusConfig
+from vqnmt.data.filters import collapse_whitespace
+from vqnmt.data.pieces import Piece
+from vqnmt.data.readers import Pair
+from vqnmt.data.sources import RemoteFile, file_checksum
+from vqnmt.data.splits import HashSplit, sentence_key
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.progress import Progress
+
+
+def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
+    """Write the prepared files of `config` and then corpus.json into `folder`.
+
+    Raises:
+        VqnmtError: The text cannot be had or read, or a part comes out empty.
+    """
+    _Builder(config, folder).build(fingerprint)
+
+
+class _Builder:
+    """The state of one pass: open outputs, sentences held out, counts of what was dropped."""
+
+    def __init__(self, config: CorpusConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.entry: Entry = config.entry()
+        self.languages = (config.source_language, config.target_language)
+        self.cache = Path(config.cache)
+        self.split = HashSplit(
+            valid_share=0.0 if self.entry.valid else self.entry.valid_share,
+            test_share=0.0 if self.entry.tests else self.entry.test_share,
+            min_words=config.min_test_words,
+        )
+        # Pairs kept and pairs dropped by reason, of each part.
+        self.kept: Counter[str] = Counter()
+        self.dropped: dict[str, Counter[str]] = {}
+        self.outputs: dict[str, tuple[IO[str], IO[str]]] = {}
+        self.keys: dict[str, set[str]] = {}
+
+    def build(self, fingerprint: str) -> None:
+        """Write every part to temporary files, put them in place, then write corpus.json."""
+        self._spare_inputs()
+        with ExitStack() as stack:
+            for part in self._parts():
+                first, second = (
+                    stack.enter_context(
+                        open(
+                            stack.enter_context(atomic_path(self.folder / f"{part}.{language}")),
+                            "w",
+                            encoding="utf-8",
+                            newline="\n",
+                        )
+                    )
+                    for language in self.languages
+                )
+                self.outputs[part] = (first, second)
+                self.dropped[part] = Counter()
+                self.keys[part] = set()
+            for name, pieces in self.entry.tests.items():
+                self._copy_official(f"test.{name}", pieces)
+            if self.entry.valid:
+                self._copy_official("valid", self.entry.valid)
+            read = self._stream_train()
+            self._check_not_empty(read)
+            # From here on the folder's old files go; without corpus.json they are not valid.
+            old = self._remove_old()
+        for name in set(old) - {
+            f"{part}.{lang}" for part in self._parts() for lang in self.languages
+        }:
+            (self.folder / name).unlink(missing_ok=True)
+        self._write_report(fingerprint, read)
+
+    def _parts(self) -> list[str]:
+        return ["train", "valid", *(f"test.{name}" for name in self.entry.tests or ["test"])]
+
+    def _files(self) -> Iterator[Path | RemoteFile]:
+        for pieces in (self.entry.train, self.entry.valid, *self.entry.tests.values()):
+            for piece in pieces:
+                yield from piece.files(*self.languages)
+
+    def _pairs(self, pieces: Iterable[Piece]) -> Iterator[Pair]:
+        for piece in pieces:
+            yield from piece.pairs(*self.languages, self.cache)
+
+    def _write(self, part: str, source: str, target: str) -> None:
+        for output, text in zip(self.outputs[part], (source, target), strict=True):
+            output.write(text + "\n")
+        self.kept[part] += 1
+
+    def _copy_official(self, part: str, pieces: tuple[Piece, ...]) -> None:
+        """Copy an official set; only a validation sentence that a test set has is left out."""
+        test_keys = self._held_out("test.") if part == "valid" else set()
+        for source, target in self._pairs(pieces):
+            key = sentence_key(source)
+            if key in test_keys:
+                self.dropped[part]["source is in test"] += 1
+                continue
+            self.keys[part].add(key)
+            self._write(part, source, target)  # as it is: white space included
+
+    def _held_out(self, prefix: str) -> set[str]:
+        return set().union(*(keys for part, keys in self.keys.items() if part.startswith(prefix)))
+
+    def _stream_train(self) -> int:
+        """Send each pair of the training text to its part; return how many were read."""
+        fit = self.config.pair_filter()
+        official = {"test": self._held_out("test."), "valid": self.keys["valid"].copy()}
+        dropped = self.dropped["train"]
+        # Eight bytes a pair stand for the text, so that millions of pairs fit in memory; two
+        # different pairs of ten million meet with probability 3e-6.
+        seen: set[int] = set()
+        read = 0
+        with Progress(f"corpus {self.config.name}", unit="pairs") as progress:
+            for source, target in self._pairs(self.entry.train):
+                read += 1
+                progress.update()
+                source, target = collapse_whitespace(source), collapse_whitespace(target)
+                if not source or not target:
+                    dropped["empty"] += 1
+                    continue
+                if self.entry.drop_copies and source == target:
+                    dropped["target equals source"] += 1
+                    continue
+                digest = hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=8).digest()
+                mark = int.from_bytes(digest, "big")
+                if mark in seen:
+                    dropped["duplicate"] += 1
+                    continue
+                seen.add(mark)
+                key = sentence_key(source)
+                if key in official["test"] or key in official["valid"]:
+                    place = "test" if key in official["test"] else "valid"
+                    dropped[f"source is in {place}"] += 1
+                    continue
+                part = self.split.part(key)
+                if part != "train":
+                    self._hold_out("test.test" if part == "test" else part, key, source, target)
+                elif reason := fit.reason(source, target):
+                    dropped[reason] += 1
+                else:
+                    self._write("train", source, target)
+        return read
+
+    def _hold_out(self, part: str, key: str, source: str, target: str) -> None:
+        """Keep the first translation of a source that the split gives to valid or test."""
+        if key in self.keys[part]:
+            self.dropped[part]["further translation"] += 1
+        else:
+            self.keys[part].add(key)
+            self._write(part, source, target)
+
+    def _check_not_empty(self, read: int) -> None:
+        name = self.config.name
+        for part, dropped in self.dropped.items():
+            if self.kept[part]:
+                continue
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+            if part == "train":
+                raise VqnmtError(
+                    f"corpus {name}: of {read:,} pairs read, none is left to train on (dropped: "
+                    f"{reasons or 'none'}; held out: {sum(self.kept.values()):,}): check the "
+                    "files and corpus.max_words, corpus.max_ratio"
+                )
+            share = f"{part.partition('.')[0]}_share"
+            remedy = (
+                "check its files"
+                if (self.entry.valid if part == "valid" else self.entry.tests)
+                else f"raise corpus.{share} ({getattr(self.entry, share)}), lower "
+                f"corpus.min_test_words ({self.config.min_test_words}) or give files of its own"
+            )
+            raise VqnmtError(f"corpus {name}: no pair is left for {part}: {remedy}")
+
+    def _spare_inputs(self) -> None:
+        """Refuse to write over the user's own text."""
+        outputs = {
+            (self.folder / f"{part}.{language}").resolve()
+            for part in self._parts()
+            for language in self.languages
+        }
+        for file in self._files():
+            if isinstance(file, Path) and file.resolve() in outputs:
+                raise VqnmtError(
+                    f"{file}: the prepared corpus would be written over this file: "
+                    "prepare it in another folder"
+                )
+
+    def _remove_old(self) -> list[str]:
+        """Remove corpus.json and list the files it vouched for."""
+        path = self.folder / "corpus.json"
+        with suppress(FileNotFoundError, ValueError):
+            old = list(json.loads(path.read_text(encoding="utf-8"))["files"])
+            path.unlink()
+            return old
+        path.unlink(missing_ok=True)
+        return []
+
+    def _write_report(self, fingerprint: str, read: int) -> None:
+        values = asdict(self.config)
+        report: dict[str, Any] = {
+            "format": CorpusConfig.FORMAT,
+            "fingerprint": fingerprint,
+            "name": self.config.name,
+            "source_language": self.languages[0],
+            "target_language": self.languages[1],
+            "licence": self.entry.licence,
+            "attribution": self.entry.attribution,
+            "keep_pattern": self.entry.keep_pattern,
+            "tests": list(self.entry.tests or ["test"]),
+            "pairs_read": read,
+            "parts": {
+                part: {"pairs": self.kept[part], "dropped": dict(self.dropped[part])}
+                for part in self.outputs
+            },
+            "inputs": self._inputs(),
+            "files": {
+                f"{part}.{language}": {
+                    "lines": self.kept[part],
+                    "checksum": file_checksum(self.folder / f"{part}.{language}"),
+                }
+                for part in self.outputs
+                for language in self.languages
+            },
+            "config": values,
+        }
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        atomic_write_text(self.folder / "corpus.json", text)
+
+    def _inputs(self) -> dict[str, str]:
+        """Return the SHA-256 of every input file, by its path; of choices, the one there is."""
+        inputs: dict[str, str] = {}
+        folders = [Path(os.environ.get("VQNMT_DATA") or self.cache), self.cache]
+        for file in self._files():
+            if isinstance(file, Path):
+                inputs[str(file)] = file_checksum(file)
+                continue
+            paths = (folder / file.path for folder in folders)
+            path = next((path for path in paths if path.is_file()), None)
+            if path is not None and file.path not in inputs:
+                inputs[file.path] = file_checksum(path)
+        return inputs

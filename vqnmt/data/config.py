@@ -1,0 +1,189 @@
+"""What a user may ask of a corpus."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vqnmt.data.catalogue import Entry, catalogue_entry
+from vqnmt.data.filters import PairFilter
+from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
+from vqnmt.data.sources import file_checksum
+from vqnmt.errors import VqnmtError
+
+
+@dataclass(kw_only=True, slots=True)
+class TextFiles:
+    """The user's own text: one TSV, or a pair of files; .gz and .xz are accepted."""
+
+    tsv: str | None = None
+    """File of lines "source, tab, target"."""
+
+    source: str | None = None
+    """File of source sentences, one a line."""
+
+    target: str | None = None
+    """File of their translations, line by line."""
+
+    def pieces(self, key: str) -> tuple[Piece, ...]:
+        """Return what to read: nothing or one piece.
+
+        Args:
+            key: Configuration key to name in errors.
+
+        Raises:
+            VqnmtError: Both forms are given, or half a pair.
+        """
+        if self.tsv and not (self.source or self.target):
+            return (LocalTsv(Path(self.tsv)),)
+        if self.source and self.target and not self.tsv:
+            return (LocalParallel(Path(self.source), Path(self.target)),)
+        if not (self.tsv or self.source or self.target):
+            return ()
+        given = ", ".join(f"{name}={value}" for name, value in asdict(self).items() if value)
+        raise VqnmtError(f"{key} has {given}: give either tsv, or both source and target")
+
+
+@dataclass(kw_only=True, slots=True)
+class CorpusConfig:
+    """Which corpus, in which direction, split and filtered how; validates itself."""
+
+    FORMAT: ClassVar[int] = 1  # raised whenever the same configuration gives other files
+
+    name: str = "homeassistant"
+    """Entry of the catalogue; "files" for the user's own text."""
+
+    source_language: str = "en"
+    """Language code to translate from."""
+
+    target_language: str = "de"
+    """Language code to translate into."""
+
+    cache: str = "data"
+    """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
+
+    train: TextFiles = field(default_factory=TextFiles)
+    """name=files only: the training text."""
+
+    valid: TextFiles = field(default_factory=TextFiles)
+    """name=files only: the validation text; empty: split off the training text."""
+
+    test: TextFiles = field(default_factory=TextFiles)
+    """name=files only: the test text; empty: split off the training text."""
+
+    valid_share: float | None = None
+    """Share of the training text to split off where there is no validation text; None: the
+    catalogue's. A share, not a count, so that added text never moves a sentence across."""
+
+    test_share: float | None = None
+    """The same for the test text."""
+
+    min_test_words: int = 4
+    """Sentences that we split off have at least so many source words (official sets: as is)."""
+
+    max_words: int = 100
+    """Longest side of a training pair, in words between spaces."""
+
+    max_ratio: float = 3.0
+    """Largest (longer + 10) / (shorter + 10), lengths in characters, of a training pair. For a
+    language pair such as Chinese-English, whose lengths differ by nature, take 6 or more."""
+
+    keep_pattern: str | None = None
+    """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            VqnmtError: A value is out of range or does not fit the others (names the key).
+        """
+        entry = catalogue_entry(self.name)
+        self.pair_filter()
+        self._check_languages(entry)
+        self._check_files()
+        for key in ("valid_share", "test_share"):
+            share = getattr(self, key)
+            if share is not None and not 0 < share < 0.5:
+                raise VqnmtError(f"corpus.{key} is {share}: it must lie between 0 and 0.5")
+        if self.min_test_words < 1:
+            raise VqnmtError(
+                f"corpus.min_test_words is {self.min_test_words}: it must be 1 or more"
+            )
+        if self.keep_pattern is not None:
+            try:
+                re.compile(self.keep_pattern)
+            except re.error as error:
+                raise VqnmtError(
+                    f"corpus.keep_pattern is {self.keep_pattern!r}, which is no regular "
+                    f"expression ({error})"
+                ) from error
+
+    def _check_languages(self, entry: Entry) -> None:
+        asked = (self.source_language, self.target_language)
+        for key, code in zip(("source_language", "target_language"), asked, strict=True):
+            # The code becomes part of file names.
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", code):
+                raise VqnmtError(
+                    f"corpus.{key} is {code!r}: use a language code of letters, digits and -"
+                )
+        if asked[0] == asked[1]:
+            raise VqnmtError(f"corpus.source_language and target_language are both {asked[0]!r}")
+        if entry.languages and set(asked) != set(entry.languages):
+            raise VqnmtError(
+                f"corpus.name={self.name} has {' and '.join(entry.languages)}, but "
+                f"corpus.source_language and target_language ask for {' and '.join(asked)}"
+            )
+
+    def _check_files(self) -> None:
+        given = [key for key in ("train", "valid", "test") if getattr(self, key).pieces(key)]
+        if self.name != "files" and given:
+            raise VqnmtError(
+                f"corpus.{given[0]} is set, but corpus.name is {self.name!r}: "
+                "use corpus=files for your own text"
+            )
+        if self.name == "files" and "train" not in given:
+            raise VqnmtError(
+                "corpus.train is empty: give corpus.train.tsv, or corpus.train.source and "
+                "corpus.train.target"
+            )
+
+    def pair_filter(self) -> PairFilter:
+        """Return the training pairs' filter."""
+        return PairFilter(max_words=self.max_words, max_ratio=self.max_ratio)
+
+    def entry(self) -> Entry:
+        """Return the catalogue's entry, with the user's own files and shares in place."""
+        entry = catalogue_entry(self.name)
+        test = self.test.pieces("test")
+        return Entry(
+            languages=entry.languages,
+            licence=entry.licence,
+            attribution=entry.attribution,
+            train=entry.train or self.train.pieces("train"),
+            valid=entry.valid or self.valid.pieces("valid"),
+            tests=entry.tests or ({"test": test} if test else {}),
+            valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
+            test_share=entry.test_share if self.test_share is None else self.test_share,
+            drop_copies=entry.drop_copies,
+            keep_pattern=entry.keep_pattern if self.keep_pattern is None else self.keep_pattern,
+        )
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that decides the prepared files: values, checksums, own files.
+
+        Raises:
+            VqnmtError: One of the user's own files is missing.
+        """
+        values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
+        del values["cache"]
+        own = [
+            path
+            for key in ("train", "valid", "test")
+            for piece in getattr(self, key).pieces(key)
+            for path in piece.files(self.source_language, self.target_language)
+        ]
+        contents = [file_checksum(path) for path in own]
+        text = json.dumps([self.FORMAT, values, contents, repr(self.entry())], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

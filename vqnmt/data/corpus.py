@@ -1,0 +1,132 @@
+"""A prepared corpus: plain UTF-8 files, one sentence a line, and corpus.json that vouches for them.
+
+    corpus.json            written last: fingerprint of the configuration, what was dropped and
+                           why, licence, attribution, checksums of the inputs and of these files
+    train.<lang>  valid.<lang>  test.<name>.<lang>
+
+Source sentences are unique across the parts: one that is in a test set is dropped from valid and
+train, one that is in valid is dropped from train. Filters judge training pairs only; an official
+test set is kept as it is.
+"""
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqnmt.data.build import build_corpus
+from vqnmt.data.config import CorpusConfig
+from vqnmt.data.readers import read_parallel
+from vqnmt.data.sources import file_checksum
+from vqnmt.errors import VqnmtError
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelText:
+    """Sentences and their translations: `targets[i]` translates `sources[i]`."""
+
+    sources: list[str]
+    targets: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything that a run needs to know of its text.
+
+    Args:
+        name: Name in the catalogue.
+        source_language: Code such as "en".
+        target_language: Code such as "de".
+        train: Training pairs.
+        valid: Validation pairs.
+        test: Test sets by name.
+        keep_pattern: Regular expression of strings that the vocabulary keeps whole, or None.
+        report: Content of corpus.json.
+    """
+
+    name: str
+    source_language: str
+    target_language: str
+    train: ParallelText
+    valid: ParallelText
+    test: dict[str, ParallelText]
+    keep_pattern: str | None
+    report: dict[str, Any]
+
+
+def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
+    """Return the corpus of `config`, built into `folder` unless a valid one is there already.
+
+    Args:
+        config: What to prepare.
+        folder: Where the plain files and corpus.json live; rebuilt when the configuration, the
+            user's files or the prepared files have changed.
+
+    Raises:
+        VqnmtError: A file is missing, damaged, misaligned or not to be had; or nothing is left
+            of a part. The folder is then without corpus.json, or as it was.
+    """
+    folder = Path(folder)
+    fingerprint = config.fingerprint()
+    report = _read_report(folder)
+    if report is not None and report["fingerprint"] == fingerprint:
+        try:
+            return load_corpus(folder)
+        except VqnmtError as error:
+            print(f"{error}: preparing the corpus again", file=sys.stderr, flush=True)
+    build_corpus(config, folder, fingerprint)
+    return load_corpus(folder)
+
+
+def load_corpus(folder: Path | str) -> Corpus:
+    """Return the corpus that `prepare_corpus` left in `folder`, its files verified.
+
+    Raises:
+        VqnmtError: There is no valid corpus.json, or a file differs from its checksum there.
+    """
+    folder = Path(folder)
+    report = _read_report(folder)
+    if report is None:
+        raise VqnmtError(
+            f"{folder / 'corpus.json'}: missing or of another version: prepare the corpus again"
+        )
+    for name, facts in report["files"].items():
+        found = file_checksum(folder / name)
+        if found != facts["checksum"]:
+            raise VqnmtError(
+                f"{folder / name}: checksum {found} instead of {facts['checksum']} in corpus.json"
+            )
+    source, target = report["source_language"], report["target_language"]
+
+    def text(part: str) -> ParallelText:
+        loaded = ParallelText([], [])
+        files = (folder / f"{part}.{language}" for language in (source, target))
+        for first, second in read_parallel(*files):
+            loaded.sources.append(first)
+            loaded.targets.append(second)
+        return loaded
+
+    return Corpus(
+        name=report["name"],
+        source_language=source,
+        target_language=target,
+        train=text("train"),
+        valid=text("valid"),
+        test={name: text(f"test.{name}") for name in report["tests"]},
+        keep_pattern=report["keep_pattern"],
+        report=report,
+    )
+
+
+def _read_report(folder: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        if isinstance(report, dict) and report.get("format") == CorpusConfig.FORMAT:
+            return report
+    return None

@@ -1,0 +1,196 @@
+"""One sentencepiece vocabulary for both languages."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from vqnmt.data.filters import collapse_whitespace
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_path
+
+PAD_ID = 0
+BOS_ID = 1
+EOS_ID = 2
+UNK_ID = 3
+
+# Sentences that sentencepiece samples from a larger corpus: more change no common piece.
+_SAMPLE = 2_000_000
+# At most this part of the vocabulary goes to strings that are kept whole.
+_KEPT_PART = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class VocabularyConfig:
+    """Size and kind of the vocabulary; validates itself."""
+
+    size: int = 4000
+    """Pieces, with the 4 special ones and the 256 bytes."""
+
+    model_type: str = "unigram"
+    """Segmentation model of sentencepiece: unigram or bpe."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.size < 300:
+            raise VqnmtError(
+                f"vocabulary.size is {self.size}: it must be 300 or more "
+                "(4 special pieces, 256 bytes and the letters)"
+            )
+        if self.model_type not in ("unigram", "bpe"):
+            raise VqnmtError(f"vocabulary.model_type is {self.model_type!r}: choose unigram or bpe")
+
+
+class Vocabulary:
+    """Sentences to piece ids and back, without loss but for white space.
+
+    Ids: 0 padding, 1 begin, 2 end, 3 unknown; `PAD_ID` and its kin. Text is not normalised:
+    sentencepiece's NFKC rules would rewrite ligatures, ellipses and full-width forms, and scores
+    compare with raw references. Runs of white space become one space, as in the corpus. A
+    character that no piece covers is spelt in its UTF-8 bytes, so that nothing is unknown.
+
+    Args:
+        model: A serialised sentencepiece model with those ids.
+
+    Raises:
+        VqnmtError: `model` is no sentencepiece model, or has other special ids.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise VqnmtError(f"the vocabulary is no sentencepiece model ({error})") from error
+        found = tuple(
+            getattr(self._pieces, name)() for name in ("pad_id", "bos_id", "eos_id", "unk_id")
+        )
+        if found != (PAD_ID, BOS_ID, EOS_ID, UNK_ID):
+            raise VqnmtError(
+                f"the vocabulary's ids of padding, begin, end and unknown are {found} instead of "
+                f"{(PAD_ID, BOS_ID, EOS_ID, UNK_ID)}: train it with vqnmt"
+            )
+
+    @classmethod
+    def train(
+        cls,
+        sentences: Iterable[str],
+        size: int,
+        keep_pattern: str | None = None,
+        model_type: str = "unigram",
+        seed: int = 1,
+    ) -> "Vocabulary":
+        """Learn a vocabulary; the same sentences and seed give the same bytes.
+
+        Args:
+            sentences: Text of both languages.
+            size: Number of pieces, special ones and 256 bytes included.
+            keep_pattern: Regular expression; its matches that occur at least twice become single
+                pieces (at most size / 8, the most frequent first). Placeholders such as {name}.
+            model_type: "unigram" or "bpe".
+            seed: Only for corpora so large that sentencepiece samples them.
+
+        Raises:
+            VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
+                limit), or there are none.
+        """
+        text = [collapse_whitespace(sentence) for sentence in sentences]
+        text = [sentence for sentence in text if sentence]
+        if not text:
+            raise VqnmtError("the vocabulary has no text to learn from: the corpus is empty")
+        kept = _kept_whole(text, keep_pattern, size // _KEPT_PART) if keep_pattern else []
+        model = io.BytesIO()
+        sentencepiece.set_random_generator_seed(seed)
+        try:
+            sentencepiece.SentencePieceTrainer.Train(
+                sentence_iterator=iter(text),
+                model_writer=model,
+                vocab_size=size,
+                model_type=model_type,
+                pad_id=PAD_ID,
+                bos_id=BOS_ID,
+                eos_id=EOS_ID,
+                unk_id=UNK_ID,
+                user_defined_symbols=kept,
+                # Characters rarer than 1 in 10,000 are spelt in bytes instead of each taking
+                # a piece that is hardly ever trained.
+                character_coverage=0.9999,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                input_sentence_size=_SAMPLE,
+                shuffle_input_sentence=True,
+                # The order of summation depends on the number of threads: a fixed number gives
+                # the same bytes on every machine.
+                num_threads=4,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise _size_error(size, str(error)) from error
+        return cls(model.getvalue())
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Vocabulary":
+        """Read a vocabulary that `save` wrote.
+
+        Raises:
+            VqnmtError: The file is missing or no vocabulary of ours.
+        """
+        try:
+            return cls(Path(path).read_bytes())
+        except OSError as error:
+            raise VqnmtError(
+                f"{path}: cannot be read ({error.strerror}): check the path"
+            ) from error
+        except VqnmtError as error:
+            raise VqnmtError(f"{path}: {error}") from error
+
+    def save(self, path: Path | str) -> None:
+        """Write the sentencepiece model (spm.model) completely or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self._model)
+
+    def encode(self, sentences: list[str]) -> list[list[int]]:
+        """Return the ids of each sentence, without begin and end; an empty one has none."""
+        return self._pieces.EncodeAsIds([collapse_whitespace(text) for text in sentences])
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Return the text of each list of ids; special ids (0 to 3) are dropped.
+
+        Bytes that are no UTF-8 come out as U+FFFD.
+        """
+        rows = [[index for index in row if index > UNK_ID] for row in ids]
+        # sentencepiece takes [] for one empty sentence.
+        return self._pieces.DecodeIds(rows) if rows else []
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return self._pieces.GetPieceSize()
+
+
+def _kept_whole(text: list[str], pattern: str, limit: int) -> list[str]:
+    expression = re.compile(pattern)
+    counts = Counter(
+        match[0] for sentence in text for match in expression.finditer(sentence) if match[0]
+    )
+    # The most frequent first; ties by the string, so that the order of sentences is no matter.
+    ranked = sorted(counts, key=lambda string: (-counts[string], string))
+    return [string for string in ranked[:limit] if counts[string] >= 2]
+
+
+def _size_error(size: int, message: str) -> VqnmtError:
+    if match := re.search(r"too high .*<= (\d+)", message):
+        return VqnmtError(
+            f"vocabulary.size is {size}, but this corpus allows at most {match[1]} pieces: "
+            f"set vocabulary.size={match[1]} or less, or use more text"
+        )
+    if match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return VqnmtError(
+            f"vocabulary.size is {size}, but the letters of this corpus need at least {match[1]} "
+            f"pieces: set vocabulary.size={match[1]} or more"
+        )
+    return VqnmtError(f"vocabulary.size is {size}: sentencepiece failed: {message}")

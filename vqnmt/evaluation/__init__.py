@@ -1,0 +1,46 @@
+"""Measurement: scores, latency, run records, pictures, the report and the model card.
+
+Everything here takes plain data; nothing here knows of models, training or configuration files.
+"""
+
+from vqnmt.evaluation.latency import Latency, measure_latency, speedup
+from vqnmt.evaluation.model_card import model_card
+from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
+from vqnmt.evaluation.records import (
+    Record,
+    current_commit,
+    describe_hardware,
+    read_records,
+    write_records,
+)
+from vqnmt.evaluation.report import (
+    CorpusFacts,
+    Example,
+    Picture,
+    results_table,
+    write_report,
+)
+from vqnmt.evaluation.scores import Scores, bleu_tokenizer, score
+
+__all__ = [
+    "CorpusFacts",
+    "Example",
+    "Latency",
+    "Picture",
+    "Record",
+    "Scores",
+    "bleu_tokenizer",
+    "current_commit",
+    "describe_hardware",
+    "measure_latency",
+    "model_card",
+    "plot_bleu_latency",
+    "plot_code_usage",
+    "plot_training",
+    "read_records",
+    "results_table",
+    "score",
+    "speedup",
+    "write_records",
+    "write_report",
+]

@@ -1,0 +1,119 @@
+"""Latency at batch 1, from string to string: one harness for every system.
+
+What is timed is what a user waits for: text in, text out, with tokenisation, search and
+detokenisation. What would falsify a comparison, and what is done about it:
+
+- The machine drifts (clock, heat, neighbours): the systems take turns sentence by sentence, so
+  a bad minute hurts all of them alike.
+- A call leaves caches warm or cold for the next: the order rotates and reverses, so that each
+  system comes first, last, and after each other system.
+- A GPU works on after the call returns: `synchronize` runs before each reading of the clock.
+- First calls compile and allocate: they are warm-up and not counted.
+- Python's cyclic garbage collector strikes at random: it is off while the clock runs.
+"""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+
+from vqnmt.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Time from a source string to its translation at batch 1, over a set of sentences.
+
+    A sentence's time is its median over the rounds; the statistics are over the sentences.
+    """
+
+    median_ms: float
+    """Half of the sentences take no longer, in milliseconds."""
+    p90_ms: float
+    """Nine in ten sentences take no longer, in milliseconds."""
+    mean_ms: float
+    """Mean over the sentences, in milliseconds."""
+    sentences: int
+    """Sentences timed."""
+    rounds: int
+    """Timings of each sentence."""
+
+
+def measure_latency(
+    systems: Mapping[str, Callable[[str], str]],
+    sentences: Sequence[str],
+    *,
+    warmup: int = 10,
+    rounds: int = 3,
+    synchronize: Callable[[], object] | None = None,
+) -> dict[str, Latency]:
+    """Time every system on every sentence, one sentence at a time, the systems in turn.
+
+    Args:
+        systems: From a system's name to its translation of one string.
+        sentences: Source sentences; all systems get the same.
+        warmup: Sentences (from the first on, again from the first when there are fewer) that
+            each system translates untimed.
+        rounds: Times each sentence is timed.
+        synchronize: Waits until the device is idle, such as `torch.cuda.synchronize`.
+
+    Returns:
+        The latency of each system, by name.
+
+    Raises:
+        ValueError: No system, no sentence, no round or a negative warm-up.
+    """
+    if not systems or not sentences or rounds < 1 or warmup < 0:
+        raise ValueError(
+            "latency needs a system, a sentence, rounds >= 1 and warmup >= 0; got "
+            f"{len(systems)} systems, {len(sentences)} sentences, {rounds=}, {warmup=}"
+        )
+    wait = synchronize or (lambda: None)
+    times = {name: np.empty((rounds, len(sentences))) for name in systems}  # nanoseconds
+    collecting = gc.isenabled()
+    with Progress("latency", rounds * len(sentences), "sentences") as progress:
+        for index in range(warmup):
+            for translate in systems.values():
+                translate(sentences[index % len(sentences)])
+        gc.disable()
+        try:
+            for round_ in range(rounds):
+                gc.collect()  # by hand and off the clock, so that garbage does not pile up
+                for index, sentence in enumerate(sentences):
+                    for name in _turn(list(systems), round_ + index):
+                        wait()
+                        start = perf_counter_ns()
+                        systems[name](sentence)
+                        wait()
+                        times[name][round_, index] = perf_counter_ns() - start
+                    progress.update()
+        finally:
+            if collecting:
+                gc.enable()
+    return {name: _summarise(nanoseconds) for name, nanoseconds in times.items()}
+
+
+def speedup(baseline: Latency, system: Latency) -> float:
+    """Return how many times faster `system` is than `baseline`: the ratio of their medians."""
+    return baseline.median_ms / system.median_ms
+
+
+def _turn(names: list[str], turn: int) -> list[str]:
+    """Order the systems for one sentence: rotate every second turn, reverse in between."""
+    shift = (turn // 2) % len(names)
+    order = names[shift:] + names[:shift]
+    return order[::-1] if turn % 2 else order
+
+
+def _summarise(nanoseconds: np.ndarray) -> Latency:
+    """Reduce times of shape (rounds, sentences) in nanoseconds."""
+    milliseconds = np.median(nanoseconds, axis=0) / 1e6  # (sentences,)
+    return Latency(
+        median_ms=float(np.median(milliseconds)),
+        p90_ms=float(np.percentile(milliseconds, 90)),
+        mean_ms=float(milliseconds.mean()),
+        sentences=nanoseconds.shape[1],
+        rounds=nanoseconds.shape[0],
+    )

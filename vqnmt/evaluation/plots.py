@@ -1,0 +1,274 @@
+"""Pictures of a run as PNG files, legible at 800 pixels of width and without colour vision."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from vqnmt.evaluation.records import Record
+from vqnmt.files import atomic_path
+
+# Okabe and Ito's palette, and line styles that tell the curves apart without it.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_WIDTH_INCHES, _DPI = 8.0, 150  # 1200 pixels, so that it is still sharp on a dense screen
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+}
+# Logged beside the losses under `train/`, in other units: rates and the quantizer's statistics.
+_NOT_LOSSES = {"learning_rate", "tokens_per_second", "quantisation_error", "posterior_entropy"}
+_MAX_COLUMNS = 512  # of the code heat map: about one for each pixel at 800 pixels
+
+
+def plot_training(
+    metrics: Sequence[Mapping[str, float]], path: Path | str, title: str = "Training"
+) -> None:
+    """Draw the losses by name, and the validation BLEU beside them where there is any.
+
+    Args:
+        metrics: The rows of a metrics.jsonl: `step`, losses as `train/<name>` (and
+            `valid/<name>`, drawn as points of the same colour) and `valid/bleu<_kind>`.
+        path: The PNG file to write.
+        title: Stands above the losses.
+
+    Raises:
+        VqnmtError: The picture cannot be written.
+    """
+    keys = dict.fromkeys(key for row in metrics for key in row)  # in their first order
+    names = [key.removeprefix("train/") for key in keys if key.startswith("train/")]
+    names = [name for name in names if name not in _NOT_LOSSES]
+    bleus = [key for key in keys if key.startswith("valid/bleu")]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_INCHES, 4.0), layout="constrained")
+        panels = figure.subplots(1, 2 if bleus else 1, squeeze=False)[0]
+        lowest = np.inf
+        for index, name in enumerate(names):
+            style = {"color": _COLOURS[index % 7], "label": name.replace("_", " ")}
+            steps, values = _series(metrics, f"train/{name}")
+            panels[0].plot(steps, values, linestyle=_DASHES[index % 7], **style)
+            lowest = min(lowest, values.min(initial=np.inf))
+            style["label"] = "_"  # the marker needs no line of its own in the legend
+            steps, values = _series(metrics, f"valid/{name}")
+            panels[0].plot(steps, values, marker=_MARKERS[index % 7], linestyle="", **style)
+        if 0 < lowest < np.inf:
+            panels[0].set_yscale("log")
+            panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panels[0].yaxis.set_minor_locator(NullLocator())
+        points = any(f"valid/{name}" in keys for name in names)
+        panels[0].set(
+            title=f"{title}{': losses (points: validation)' if points else ': losses'}",
+            ylabel="loss (cross-entropies in nats)",
+        )
+        for index, key in enumerate(bleus):
+            steps, values = _series(metrics, key)
+            kind = key.removeprefix("valid/bleu").strip("_").replace("_", " ")
+            panels[1].plot(
+                *(steps, values),
+                color=_COLOURS[index % 7],
+                linestyle=_DASHES[index % 7],
+                marker=_MARKERS[index % 7],
+                label=kind or "BLEU",
+            )
+        if bleus:
+            panels[1].set(title=f"{title}: validation", ylabel="BLEU")
+            panels[1].set_ylim(bottom=0)
+        for panel in panels:
+            panel.set_xlabel("training step")
+            _thousands(panel)
+            if panel.lines:
+                panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+        _save(figure, path)
+
+
+def plot_code_usage(usage: np.ndarray, steps: np.ndarray, path: Path | str) -> None:
+    """Draw which codes are used while training goes on (index collapse, Roy et al. 2018).
+
+    Codes stand from left to right by their use over the whole training, steps run upwards, and
+    the colour is a code's share of all positions on a scale that is the same for every
+    codebook of that size; white is a code that is not used at all. Beside it stand the number of
+    used codes and the perplexity, exp(-sum_k p_k ln p_k), the number of codes that would be as
+    informative if all were used alike.
+
+    Args:
+        usage: Counts of shape (T, K): how often each of K codes was used up to a step since
+            the one before.
+        steps: The T steps, rising.
+        path: The PNG file to write.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is no row.
+        VqnmtError: The picture cannot be written.
+    """
+    usage, steps = np.asarray(usage, dtype=np.float64), np.asarray(steps, dtype=np.float64)
+    if usage.ndim != 2 or steps.shape != usage.shape[:1] or not usage.size:
+        raise ValueError(f"usage {usage.shape} must be (T, K) and steps {steps.shape} (T,)")
+    codes = usage.shape[1]
+    share = usage / np.maximum(usage.sum(axis=1, keepdims=True), 1)  # (T, K)
+    used = (usage > 0).sum(axis=1)  # (T,)
+    perplexity = np.exp(-np.sum(share * np.log(np.where(share > 0, share, 1)), axis=1))  # (T,)
+    share = share[:, np.argsort(-usage.sum(axis=0), kind="stable")]
+    # Neighbours share a column where a code would be thinner than a pixel: their mean share.
+    group = -(-codes // _MAX_COLUMNS)
+    starts = np.arange(0, codes, group)
+    columns = np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, codes))
+    # A row ends at its step and starts at the one before.
+    rows = np.concatenate([[min(0.0, steps[0] - 1)], steps])
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+        heat, side = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+        mesh = heat.pcolormesh(
+            np.append(starts, codes),
+            rows,
+            np.ma.masked_equal(columns, 0),
+            cmap="viridis_r",
+            norm=LogNorm(vmin=0.01 / codes, vmax=1),
+            rasterized=True,
+        )
+        heat.set(
+            title=f"Use of {codes} codes",
+            xlabel="code, from the most to the least used",
+            ylabel="training step",
+        )
+        heat.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        bar = figure.colorbar(
+            mesh, ax=[heat, side], location="bottom", aspect=50, shrink=0.8, extend="min"
+        )
+        bar.set_label("share of all positions (white: unused; black line: all codes alike)")
+        bar.ax.axvline(1 / codes, color="black", linewidth=2)
+        ends = {"used": (used, "-", "o"), "perplexity": (perplexity, "--", "s")}
+        for colour, (name, (values, dash, marker)) in zip(_COLOURS, ends.items(), strict=False):
+            side.plot(
+                *(values, steps),
+                color=colour,
+                linestyle=dash,
+                marker=marker if len(steps) <= 30 else "",
+                clip_on=False,
+                label=f"{name} (last {values[-1]:,.0f})",
+            )
+        side.set(xlabel="codes", xlim=(0, codes))
+        side.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        side.grid(axis="x")
+        side.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0)
+        _save(figure, path)
+
+
+def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str = "test") -> None:
+    """Draw BLEU against latency at batch 1, one labelled point for each system.
+
+    The whisker reaches from the median to the 90th percentile. Up and to the left is better.
+
+    Args:
+        records: Those without latency or without BLEU on `test_set` are left out.
+        path: The PNG file to write.
+        test_set: Whose BLEU is drawn.
+
+    Raises:
+        VqnmtError: The picture cannot be written.
+    """
+    points = []  # name, median, p90, BLEU
+    for record in records:
+        needed = ("latency_ms.median", "latency_ms.p90", f"bleu.{test_set}")
+        if all(key in record.metrics for key in needed):
+            median, p90, bleu = (float(record.metrics[key]) for key in needed)
+            points.append((record.system, median, p90, bleu))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+        panel = figure.subplots()
+        for index, (_, median, p90, bleu) in enumerate(points):
+            colour, marker = _COLOURS[index % 7], _MARKERS[index % 7]
+            panel.plot([median], [bleu], linestyle="", color=colour, marker=marker, markersize=8)
+            panel.plot([median, p90], [bleu, bleu], color=colour, linewidth=1)
+        panel.set(
+            title="Quality and time for one sentence (the lines reach to the 90th percentile)",
+            xlabel="latency at batch 1, median (ms)",
+            ylabel=f"BLEU on {test_set}",
+            xlim=(0, 1.15 * max((point[2] for point in points), default=1)),
+        )
+        panel.margins(y=0.2)
+        _label_points(figure, panel, points)
+        _save(figure, path)
+
+
+def _label_points(
+    figure: Figure, panel: Axes, points: Sequence[tuple[str, float, float, float]]
+) -> None:
+    """Write each system's name where it covers neither a point nor another name."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # settles the layout, so that extents in pixels are known
+    figure.set_layout_engine("none")
+    frame = panel.get_window_extent()
+    taken, whiskers = [], []  # boxes in pixels: x0, y0, x1, y1
+    for _, median, p90, bleu in points:
+        (left, y), (right, _) = panel.transData.transform([(median, bleu), (p90, bleu)])
+        whiskers.append((right - left) * 72 / figure.dpi)  # its length in points
+        taken.append((left - 7, y - 7, max(left + 7, right), y + 7))
+    for (name, median, _, bleu), whisker in zip(points, whiskers, strict=True):
+        # Above, right of the whisker, below, left, then ever further above and below.
+        near = [(-4, 8, "left", "bottom"), (max(whisker, 4) + 5, 0, "left", "center")]
+        near += [(-4, -8, "left", "top"), (-9, 0, "right", "center")]
+        far = [(12, sign * (8 + 13 * level)) for level in range(1, 8) for sign in (1, -1)]
+        for x, y, horizontal, vertical in [*near, *((*place, "left", "center") for place in far)]:
+            text = panel.annotate(
+                name,
+                (median, bleu),
+                xytext=(x, y),
+                textcoords="offset points",
+                ha=horizontal,
+                va=vertical,
+            )
+            box = text.get_window_extent(canvas.get_renderer())
+            extent = (box.x0, box.y0, box.x1, box.y1)
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1
+            inside = inside and frame.y0 < box.y0 and box.y1 < frame.y1
+            if inside and not any(_overlap(extent, other) for other in taken):
+                taken.append(extent)
+                if abs(y) > 8:
+                    line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+                    panel.annotate(
+                        "", (median, bleu), (x, y), textcoords="offset points", arrowprops=line
+                    )
+                break
+            text.remove()
+        else:
+            panel.annotate(name, (median, bleu), (8, 0), textcoords="offset points")
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _series(metrics: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and values, both (N,), of the rows that have `key`."""
+    rows = [(row["step"], row[key]) for row in metrics if key in row]
+    array = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _thousands(panel: Axes) -> None:
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI)

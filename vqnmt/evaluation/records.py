@@ -1,0 +1,195 @@
+"""Run records: the one way by which a number enters `results/`.
+
+A file of records is a JSON list of objects, one for each system of a run. The program writes
+them and generates every table from them; nobody edits them.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_write_text
+
+Metric = float | int | str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One system, measured on one corpus by one run."""
+
+    system: str
+    """What was measured, such as "AR beam 4"."""
+    corpus: str
+    """Catalogue name and language pair."""
+    overrides: list[str]
+    """The command's changes to the default configuration."""
+    seed: int
+    """Seed of the run."""
+    commit: str
+    """Commit of the code, see `current_commit`."""
+    hardware: dict[str, str | int]
+    """Processor or GPU, threads and torch version, see `describe_hardware`."""
+    wall_seconds: float
+    """Time that the run took, in seconds."""
+    parameters: int
+    """Trainable numbers of the model."""
+    metrics: dict[str, Metric]
+    """`bleu.<test set>`, `chrf.<test set>`, `bleu_signature`, `chrf_signature`,
+    `latency_ms.median`, `latency_ms.p90`, `speedup_over_ar_beam4` and more."""
+
+    @property
+    def key(self) -> tuple[str, str, int, tuple[str, ...]]:
+        """System, corpus, seed and overrides: what a later measurement of the same replaces."""
+        return self.system, self.corpus, self.seed, tuple(self.overrides)
+
+
+# The types that JSON gives for each key; a bool is an int to Python and is refused by hand.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "system": (str,),
+    "corpus": (str,),
+    "overrides": (list,),
+    "seed": (int,),
+    "commit": (str,),
+    "hardware": (dict,),
+    "wall_seconds": (int, float),
+    "parameters": (int,),
+    "metrics": (dict,),
+}
+
+
+def read_records(path: Path | str) -> list[Record]:
+    """Read a file of records.
+
+    Raises:
+        VqnmtError: The file is missing or is not a list of records; names the entry and key.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise VqnmtError(f"{path}: no such file of run records; run the experiment") from error
+    except UnicodeDecodeError as error:
+        raise VqnmtError(
+            f"{path}: not UTF-8 at byte {error.start}: restore the file or delete it"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise VqnmtError(
+            f"{path}: line {error.lineno} is not valid JSON ({error.msg}): "
+            "restore the file or delete it"
+        ) from error
+    if not isinstance(entries, list):
+        raise VqnmtError(
+            f"{path}: expected a JSON list of run records, found {type(entries).__name__}: "
+            "restore the file or delete it"
+        )
+    return [_parse(entry, f"{path}: record {number}") for number, entry in enumerate(entries, 1)]
+
+
+def write_records(path: Path | str, records: Sequence[Record]) -> None:
+    """Add `records` to the file at `path`, whole or not at all.
+
+    A record in the file with the same system, corpus, seed and overrides is replaced in its
+    place; the others stay; new ones come last.
+
+    Raises:
+        VqnmtError: The file exists and is not a file of records, or it cannot be written.
+        ValueError: A metric is not a finite number.
+    """
+    path = Path(path)
+    merged = {record.key: record for record in read_records(path)} if path.exists() else {}
+    merged.update({record.key: record for record in records})
+    entries = [asdict(record) for record in merged.values()]
+    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(path, text + "\n")
+
+
+def describe_hardware(device: torch.device | str = "cpu") -> dict[str, str | int]:
+    """Describe the machine as records and reports name it.
+
+    Args:
+        device: Where the models run; a CUDA device adds its name as `gpu`.
+    """
+    hardware: dict[str, str | int] = {
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    device = torch.device(device)
+    if device.type == "cuda":
+        hardware["gpu"] = torch.cuda.get_device_name(device)
+    return hardware
+
+
+def current_commit(file: Path | str = __file__) -> str:
+    """Return the commit of the repository that tracks `file`.
+
+    "-dirty" is added when a tracked file outside `results/` has changed; "unknown" stands for
+    code outside git, such as an installed package.
+    """
+    folder, name = os.path.split(os.path.abspath(file))
+    try:
+        # A package installed inside somebody else's repository is not tracked by it.
+        _git(folder, "ls-files", "--error-unmatch", name)
+        commit = _git(folder, "rev-parse", "HEAD")
+        # Records are outputs: the first of a session must not taint the next.
+        changed = _git(
+            folder,
+            *("status", "--porcelain", "--untracked-files=no", "--"),
+            *(":(top)", ":(top,exclude)results"),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: str, *arguments: str) -> str:
+    # A hook's GIT_DIR or GIT_INDEX_FILE would point at another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    result = subprocess.run(
+        ["git", "-C", folder, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _parse(entry: object, place: str) -> Record:
+    if not isinstance(entry, dict):
+        raise VqnmtError(f"{place}: expected an object, found {type(entry).__name__}")
+    for key, types in _TYPES.items():
+        if key not in entry:
+            raise VqnmtError(
+                f"{place}: the key {key!r} is missing: restore the file, or delete it and "
+                "run the experiment again"
+            )
+        value = entry[key]
+        if isinstance(value, bool) or not isinstance(value, types):
+            names = " or ".join(type_.__name__ for type_ in types)
+            raise VqnmtError(f"{place}: {key} is {value!r}, which is not of type {names}")
+    unknown = sorted(set(entry) - set(_TYPES))
+    if unknown:
+        raise VqnmtError(
+            f"{place}: unknown key {unknown[0]!r}; the file may be of a newer vqnmt: update it"
+        )
+    return Record(**entry)

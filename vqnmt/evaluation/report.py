@@ -1,0 +1,245 @@
+"""The table of a run and its report.md, both generated from run records."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vqnmt.evaluation.records import Record
+from vqnmt.files import atomic_write_text
+
+TABLE_WIDTH = 99  # characters; a terminal of 100 columns does not wrap it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusFacts:
+    """What a reader must know of the text that a run was trained on."""
+
+    name: str
+    """Catalogue name, such as "homeassistant"."""
+    source_language: str
+    """Language code of the source."""
+    target_language: str
+    """Language code of the target."""
+    licence: str
+    """Licence of the text."""
+    attribution: str
+    """Who made it and where it is from."""
+    counts: dict[str, int]
+    """Sentence pairs of each split, in the order to show."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Pairs that the filters dropped, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A PNG file in the run folder."""
+
+    file: str
+    """Path relative to the report."""
+    alt: str
+    """What it shows, for who cannot see it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One sentence and its translations."""
+
+    source: str
+    """The source sentence."""
+    reference: str
+    """The true translation."""
+    translations: dict[str, str]
+    """Translation by each system, in the order to show."""
+    codes: Sequence[int] | None = None
+    """The student's latent codes."""
+
+
+def results_table(records: Sequence[Record]) -> str:
+    """Lay records out as a Markdown table that reads well on a terminal too.
+
+    A row for each system and test set, `valid` last; latency, speed-up and parameters belong
+    to the system and stand in its first row. At most `TABLE_WIDTH` characters wide: longer
+    system names are cut.
+    """
+    test_sets = _test_sets(records)
+    several = len(test_sets) > 1
+    header = ["system", *(["test set"] if several else []), "BLEU", "chrF++"]
+    header += ["median ms", "p90 ms", "speed-up", "param."]
+    rows: list[list[str]] = []
+    seen: set[int] = set()
+    for test_set in test_sets or [""]:
+        for index, record in enumerate(records):
+            keys = [f"bleu.{test_set}", f"chrf.{test_set}"]
+            if index in seen and not any(key in record.metrics for key in keys):
+                continue
+            row = [_label(record, records), *([test_set] if several else [])]
+            row += [_number(record, key, "{:.2f}") for key in keys]
+            row += ["", "", "", ""] if index in seen else _cost(record)
+            seen.add(index)
+            rows.append(row)
+    width = TABLE_WIDTH - sum(
+        max(map(len, column)) + 3 for column in list(zip(header, *rows, strict=True))[1:]
+    )
+    for row in rows:
+        row[0] = row[0] if len(row[0]) <= width - 4 else row[0][: max(width - 5, 0)] + "…"
+    return _markdown_table(header, rows, text_columns=2 if several else 1)
+
+
+def write_report(
+    folder: Path | str,
+    *,
+    title: str,
+    records: Sequence[Record],
+    corpus: CorpusFacts,
+    settings: Mapping[str, object],
+    wall_seconds: Mapping[str, float],
+    pictures: Sequence[Picture] = (),
+    examples: Sequence[Example] = (),
+) -> Path:
+    """Write `report.md` into a run folder and return its path.
+
+    Args:
+        folder: The run folder; the pictures lie in it.
+        title: Heading of the report.
+        records: The systems of the table; their hardware, seed and signatures are shown.
+        corpus: Facts of the training text.
+        settings: Configuration by key, flat.
+        wall_seconds: Seconds that each stage took, in order.
+        pictures: Shown in order.
+        examples: Sentences shown with all their translations.
+
+    Raises:
+        VqnmtError: The file cannot be written.
+    """
+    parts = [f"# {_escape(title)}", results_table(records), _measurement(records)]
+    parts += [f"![{_escape(picture.alt)}]({picture.file})" for picture in pictures]
+    if examples:
+        parts.append(f"## {len(examples)} translations side by side")
+        parts += [_example(number, example) for number, example in enumerate(examples, 1)]
+    parts += ["## Corpus", corpus_section(corpus), "## Settings"]
+    parts.append(_pairs("key", "value", ((key, str(value)) for key, value in settings.items())))
+    stages = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
+    times = ((stage, f"{seconds:,.1f}") for stage, seconds in stages)
+    parts += ["## Wall time", _pairs("stage", "seconds", times)]
+    path = Path(folder) / "report.md"
+    atomic_write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    return path
+
+
+def corpus_section(corpus: CorpusFacts) -> str:
+    """Describe a corpus in Markdown: name, languages, licence, attribution and counts."""
+    lines = [
+        f"{_escape(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
+        f"Licence: {_escape(corpus.licence)}. Attribution: {_escape(corpus.attribution)}",
+        _pairs("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
+    ]
+    if corpus.dropped:
+        dropped = ((reason, f"{count:,}") for reason, count in corpus.dropped.items())
+        lines.append(_pairs("dropped because", "pairs", dropped))
+    return "\n\n".join(lines)
+
+
+def signatures(records: Sequence[Record]) -> str:
+    """List sacrebleu's signatures of the records in Markdown, each once."""
+    lines = [
+        f"- {name}: `{record.metrics[key]}`"
+        for name, key in (("BLEU", "bleu_signature"), ("chrF++", "chrf_signature"))
+        for record in records
+        if key in record.metrics
+    ]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _measurement(records: Sequence[Record]) -> str:
+    """Say how the numbers of the table came about."""
+    lines = [
+        "Latency: one sentence at a time, from string to string, the systems in turn on the same "
+        "machine; median and 90th percentile over the sentences. Speed-up: the median latency "
+        "of AR beam 4 over the system's."
+    ]
+    signed = signatures(records)
+    facts = [signed] if signed else []
+    machines = dict.fromkeys(
+        ", ".join(f"{key} {value}" for key, value in record.hardware.items()) for record in records
+    )
+    facts += [f"- Hardware: {_escape(machine)}" for machine in machines]
+    runs = dict.fromkeys((record.commit, record.seed) for record in records)
+    facts += [f"- Commit {commit}, seed {seed}" for commit, seed in runs]
+    return "\n\n".join([*lines, "\n".join(facts)])
+
+
+def _example(number: int, example: Example) -> str:
+    rows = [("source", example.source), ("reference", example.reference)]
+    rows += list(example.translations.items())
+    if example.codes is not None:
+        rows.append(("codes", " ".join(map(str, example.codes))))
+    return _pairs(str(number), "", rows)
+
+
+def _test_sets(records: Sequence[Record]) -> list[str]:
+    """Return the test sets of all records in their first order, `valid` last."""
+    names = dict.fromkeys(
+        key.split(".", 1)[1]
+        for record in records
+        for key in record.metrics
+        if key.startswith(("bleu.", "chrf."))
+    )
+    return sorted(names, key=lambda name: name == "valid")
+
+
+def _label(record: Record, records: Sequence[Record]) -> str:
+    """Return the system's name, with what tells it from others of the same name."""
+    label = record.system
+    same = [other for other in records if other.system == record.system]
+    if len({other.corpus for other in same}) > 1:
+        label += f", {record.corpus}"
+    if len({other.seed for other in same}) > 1:
+        label += f", seed {record.seed}"
+    return label
+
+
+def _cost(record: Record) -> list[str]:
+    return [
+        _number(record, "latency_ms.median", "{:.1f}"),
+        _number(record, "latency_ms.p90", "{:.1f}"),
+        _number(record, "speedup_over_ar_beam4", "{:.2f}×"),
+        f"{record.parameters / 1e6:.1f}M",
+    ]
+
+
+def _number(record: Record, key: str, form: str) -> str:
+    return form.format(record.metrics[key]) if key in record.metrics else "-"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
+    """Align a table: the first `text_columns` columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = [
+        ("-" * width if index < text_columns else "-" * (width - 1) + ":")
+        for index, width in enumerate(widths)
+    ]
+    lines = []
+    for row in [header, rule, *rows]:
+        cells = [
+            cell.ljust(width) if index < text_columns else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Lay out pairs of free text as a Markdown table."""
+    lines = [f"| {_escape(left)} | {_escape(right)} |", "| --- | --- |"]
+    lines += [f"| {_escape(one)} | {_escape(other)} |" for one, other in rows]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Keep free text (placeholders, Markdown and HTML of the corpus) literal on one line."""
+    text = " ".join(text.split())
+    # An underscore inside a word is literal already.
+    text = re.sub(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return html.escape(text, quote=False)

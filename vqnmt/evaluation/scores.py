@@ -1,0 +1,80 @@
+"""Translation quality: sacreBLEU and chrF++ on detokenised text, with their signatures."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from vqnmt.errors import VqnmtError
+
+# Scripts that 13a would leave unsplit: sacrebleu's tokeniser, and the module that it needs.
+_TOKENIZERS = {"zh": ("zh", None), "ja": ("ja-mecab", "MeCab"), "ko": ("ko-mecab", "mecab_ko")}
+# Written without spaces between words, and without a tokeniser of their own in sacrebleu.
+_UNSPACED = {"th", "lo", "km", "my", "bo", "dz"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Corpus scores of one set of translations."""
+
+    bleu: float
+    """BLEU (Papineni et al. 2002), from 0 to 100."""
+    bleu_signature: str
+    """sacrebleu's signature: tokeniser, smoothing, case and version."""
+    chrf: float
+    """chrF++ (Popović 2017; character 6-grams and word 2-grams), from 0 to 100."""
+    chrf_signature: str
+    """sacrebleu's signature of chrF++."""
+    length_ratio: float
+    """Tokens of the translations over tokens of the references, as BLEU counts them."""
+
+
+def bleu_tokenizer(target_language: str) -> str:
+    """Name the sacrebleu tokeniser of a language.
+
+    `13a` wherever words stand between spaces, `zh` for Chinese, MeCab for Japanese and Korean
+    where it is installed and `char` otherwise. The signature names the choice.
+
+    Args:
+        target_language: A language code, with or without a region ("de", "pt-BR", "zh_Hans").
+    """
+    language = target_language.replace("_", "-").split("-")[0].lower()
+    if language in _UNSPACED:
+        return "char"
+    tokenizer, module = _TOKENIZERS.get(language, ("13a", None))
+    return tokenizer if module is None or importlib.util.find_spec(module) else "char"
+
+
+def score(
+    hypotheses: Sequence[str], references: Sequence[str], target_language: str = ""
+) -> Scores:
+    """Score detokenised translations against one detokenised reference each.
+
+    Args:
+        hypotheses: The translations, in the order of the references.
+        references: The true translations.
+        target_language: Chooses BLEU's tokeniser, see `bleu_tokenizer`.
+
+    Raises:
+        VqnmtError: The counts differ, or there is nothing to score.
+    """
+    if len(hypotheses) != len(references):
+        raise VqnmtError(
+            f"cannot score {len(hypotheses)} translations against {len(references)} references: "
+            "give exactly one reference for each translation"
+        )
+    if not references:
+        raise VqnmtError("cannot score 0 sentences: the test set is empty; name one with text")
+    bleu = BLEU(tokenize=bleu_tokenizer(target_language))
+    chrf = CHRF(word_order=2)
+    bleu_score = bleu.corpus_score(hypotheses, [references])
+    chrf_score = chrf.corpus_score(hypotheses, [references])
+    return Scores(
+        bleu=bleu_score.score,
+        bleu_signature=str(bleu.get_signature()),
+        chrf=chrf_score.score,
+        chrf_signature=str(chrf.get_signature()),
+        length_ratio=bleu_score.sys_len / max(bleu_score.ref_len, 1),
+    )

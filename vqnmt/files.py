@@ -1,0 +1,51 @@
+"""Files that are either complete or absent, whatever interrupts the writer."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vqnmt.errors import VqnmtError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` and move it onto `path` when the block succeeds.
+
+    The temporary file is flushed to disk before the move, so that `path` holds either its old
+    or its new content even after a power cut. On any failure the temporary file is removed and
+    `path` stays as it was.
+
+    Raises:
+        VqnmtError: The disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise VqnmtError(
+                f"{path}: the disk is full; the previous file is untouched: "
+                "free some space and start the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise VqnmtError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 `text` to `path` completely or not at all.
+
+    Raises:
+        VqnmtError: The disk is full or the place cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

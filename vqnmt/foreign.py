@@ -1,0 +1,64 @@
+"""Teachers from elsewhere: any sequence-to-sequence checkpoint that transformers loads."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from vqnmt.errors import VqnmtError
+from vqnmt.progress import Progress
+from vqnmt.translator import Translation
+
+
+class ForeignTranslator:
+    """A transformers checkpoint behind the interface of our own `Translator`.
+
+    Args:
+        name: A folder, or a name on the Hub.
+        batch_size: Sentences translated at a time.
+
+    Raises:
+        VqnmtError: The checkpoint cannot be loaded.
+    """
+
+    def __init__(self, name: str, batch_size: int = 32) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.model = AutoModelForSeq2SeqLM.from_pretrained(name).to(device).eval()
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise VqnmtError(
+                f"teacher={name}: transformers cannot load it as a sequence-to-sequence model "
+                f"({first}): give teacher=own, a folder or a name on the Hub"
+            ) from error
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def translate(
+        self, sentences: Sequence[str], *, beam: int = 1, progress: Progress | None = None
+    ) -> list[Translation]:
+        """Translate `sentences`, in order; an empty one stays empty."""
+        translations = [Translation("") for _ in sentences]
+        order = sorted(
+            (i for i, s in enumerate(sentences) if s.strip()), key=lambda i: len(sentences[i])
+        )
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            inputs = self.tokenizer(
+                [sentences[i] for i in indices], return_tensors="pt", padding=True
+            ).to(self.model.device)
+            longest = 2 * inputs["input_ids"].shape[1] + 10
+            output = self.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                num_beams=beam,
+                do_sample=False,
+                max_new_tokens=longest,
+            )
+            texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
+            for i, text in zip(indices, texts, strict=True):
+                translations[i] = Translation(" ".join(text.split()))
+            if progress is not None:
+                progress.update(len(indices))
+        return translations

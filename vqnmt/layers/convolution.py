@@ -1,0 +1,110 @@
+"""Residual, strided and transposed 1-d convolutions between tokens and latents.
+
+Document 002 (Roy et al. 2018): the compressor halves the length n_c times, the decompressor
+doubles it n_c times. Sequences are (B, T, d) with a mask (B, T); masked positions are zeroed
+before every convolution, so that padding never reaches a real position.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Convolutions in each residual block, as in the reference code.
+CONVOLUTIONS = 3
+
+
+class Convolution(nn.Module):
+    """A same-length convolution of width 3 over (B, T, d), written as one matrix product.
+
+    The three shifted copies stand side by side, so that the product runs in the matrix units
+    in bf16 too; `nn.Conv1d` on a CPU would first move the channels to the front and back.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Convolve `x` (B, T, d), reading zeros at masked positions; returns (B, T, d)."""
+        x = F.pad(x * mask[..., None], (0, 0, 1, 1))  # (B, T + 2, d)
+        windows = torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=2)  # (B, T, 3 d)
+        return self.linear(windows)
+
+
+class ResidualBlock(nn.Module):
+    """x + dropout(f(x)): a layer norm, then three times (ReLU, convolution, layer norm)."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(CONVOLUTIONS + 1)])
+        self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(CONVOLUTIONS)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map `x` (B, T, d) to (B, T, d)."""
+        hidden = self.norms[0](x)
+        for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
+            hidden = norm(convolution(F.relu(hidden), mask))
+        return x + self.dropout(hidden)
+
+
+class Compressor(nn.Module):
+    """n_c residual blocks, then n_c times (ReLU, convolution of width and stride 2, norm).
+
+    The closing layer norm keeps the squared length of each latent near d.
+    """
+
+    def __init__(self, dim: int, stages: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ResidualBlock(dim, dropout) for _ in range(stages)])
+        self.halvings = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(stages)])
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(stages)])
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compress `x` (B, T, d), T a multiple of 2^n_c.
+
+        Returns:
+            The latents (B, T / 2^n_c, d) and their mask (B, T / 2^n_c).
+        """
+        for block in self.blocks:
+            x = block(x, mask)
+        for halving, norm in zip(self.halvings, self.norms, strict=True):
+            batch, length, dim = x.shape
+            x = F.relu(x * mask[..., None]).reshape(batch, length // 2, 2 * dim)
+            x = norm(halving(x))
+            mask = mask[:, ::2]
+        return x, mask
+
+
+class Upsample(nn.Module):
+    """A transposed convolution whose width equals its stride: one product and a reshape."""
+
+    def __init__(self, dim: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.linear = nn.Linear(dim, factor * dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `x` (B, T, d) and its mask (B, T) to (B, T * factor, d) and (B, T * factor)."""
+        batch, length, dim = x.shape
+        x = self.linear(x).reshape(batch, length * self.factor, dim)
+        return x, mask.repeat_interleave(self.factor, dim=1)
+
+
+class Decompressor(nn.Module):
+    """n_c times a residual block and a transposed convolution that doubles the length."""
+
+    def __init__(self, dim: int, stages: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ResidualBlock(dim, dropout) for _ in range(stages)])
+        self.doublings = nn.ModuleList([Upsample(dim, 2) for _ in range(stages)])
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Decompress latents `x` (B, L, d), mask (B, L).
+
+        Returns:
+            The positions (B, L * 2^n_c, d) and their mask (B, L * 2^n_c).
+        """
+        for block, doubling in zip(self.blocks, self.doublings, strict=True):
+            x, mask = doubling(block(x, mask), mask)
+        return x, mask

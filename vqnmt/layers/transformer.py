@@ -1,0 +1,240 @@
+"""Pre-norm Transformer encoder and decoder (Vaswani et al. 2017), the decoder with a KV cache.
+
+Shapes: B sentences, T positions, S source positions, d model width, H heads. A mask is (B, T)
+bool, True at real positions; what stands at masked positions never reaches a real one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(kw_only=True, slots=True)
+class TransformerConfig:
+    """The size of a stack of Transformer layers."""
+
+    dim: int = 256
+    """Model width d."""
+    feedforward: int = 1024
+    """Width of the feed-forward layer."""
+    heads: int = 4
+    """Attention heads; divides `dim`."""
+    dropout: float = 0.1
+    """Dropout on embeddings and on every sub-layer's output."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries over keys and values that are projected once."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Linear(config.dim, config.dim)
+        self.key_value = nn.Linear(config.dim, 2 * config.dim)
+        self.output = nn.Linear(config.dim, config.dim)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Project `memory` (B, S, d) to keys and values, each (B, H, S, d / H)."""
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        return self._split(key), self._split(value)
+
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        """Attend from `x` (B, T, d); `mask` is (B, 1, 1, S) bool or None; returns (B, T, d)."""
+        attended = F.scaled_dot_product_attention(
+            self._split(self.query(x)), key, value, attn_mask=mask, is_causal=causal
+        )  # (B, H, T, d / H)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        return x.view(batch, length, self.heads, -1).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between them, applied at each position."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.dim, config.feedforward)
+        self.outer = nn.Linear(config.feedforward, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, d) to (B, T, d)."""
+        return self.outer(F.relu(self.inner(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional self-attention and a feed-forward layer, each x + f(LN(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(config)
+        self.feedforward_norm = nn.LayerNorm(config.dim)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `x` (B, T, d) to (B, T, d); `mask` is (B, 1, 1, T) bool or None."""
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, *self.attention.project(normed), mask))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What a decoder keeps between steps: the source's keys and values and its own cache.
+
+    `memory[i]` and `cache[i]` are layer i's (keys, values), (B, H, S, d / H) and
+    (B, H, steps so far, d / H).
+    """
+
+    memory: list[tuple[Tensor, Tensor]]
+    memory_mask: Tensor | None
+    cache: list[tuple[Tensor, Tensor] | None]
+    step: int = 0
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows `index` (B',) of the batch, in that order and in place."""
+        self.memory = [(k[index], v[index]) for k, v in self.memory]
+        if self.memory_mask is not None:
+            self.memory_mask = self.memory_mask[index]
+        self.reorder(index)
+
+    def reorder(self, index: Tensor) -> None:
+        """As `select`, where `index` moves rows only among those with the same source."""
+        self.cache = [None if kv is None else (kv[0][index], kv[1][index]) for kv in self.cache]
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the source and a feed-forward layer, each x + f(LN(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(config.dim)
+        self.self_attention = Attention(config)
+        self.source_norm = nn.LayerNorm(config.dim)
+        self.source_attention = Attention(config)
+        self.feedforward_norm = nn.LayerNorm(config.dim)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the source `memory` (B, S, d) to the keys and values that `forward` takes."""
+        return self.source_attention.project(memory)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: tuple[Tensor, Tensor],
+        memory_mask: Tensor | None,
+        mask: Tensor | None,
+        causal: bool,
+        cache: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Map `x` (B, T, d) to (B, T, d), and return the keys and values seen so far."""
+        normed = self.self_norm(x)
+        key, value = self.self_attention.project(normed)
+        if cache is not None:
+            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
+        x = x + self.dropout(self.self_attention(normed, key, value, mask, causal))
+        x = x + self.dropout(self.source_attention(self.source_norm(x), *memory, memory_mask))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x))), (key, value)
+
+
+class Encoder(nn.Module):
+    """A stack of `layers` bidirectional layers with a closing layer norm."""
+
+    def __init__(self, config: TransformerConfig, layers: int) -> None:
+        super().__init__()
+        self.positions = Positions(config)
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(layers)])
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Encode `embedded` (B, S, d) under `mask` (B, S); returns (B, S, d)."""
+        x = self.positions(embedded)
+        hidden = attention_mask(mask)
+        for layer in self.layers:
+            x = layer(x, hidden)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """A stack of `layers` layers over the source: causal with a cache, or over all positions."""
+
+    def __init__(self, config: TransformerConfig, layers: int) -> None:
+        super().__init__()
+        self.positions = Positions(config)
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(layers)])
+        self.norm = nn.LayerNorm(config.dim)
+
+    def start(self, memory: Tensor, memory_mask: Tensor) -> DecoderState:
+        """Project the encoded source `memory` (B, S, d), mask (B, S), once for all steps."""
+        return DecoderState(
+            memory=[layer.project(memory) for layer in self.layers],  # type: ignore
+            memory_mask=attention_mask(memory_mask),
+            cache=[None] * len(self.layers),
+        )
+
+    def forward(
+        self, embedded: Tensor, state: DecoderState, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Decode all positions of `embedded` (B, T, d) at once; returns (B, T, d).
+
+        `mask` (B, T) hides padding from bidirectional attention; causal attention needs none,
+        because padding stands at the end. The state is read, not changed.
+        """
+        x = self.positions(embedded)
+        hidden = None if mask is None or causal else attention_mask(mask)
+        for layer, memory in zip(self.layers, state.memory, strict=True):
+            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+        return self.norm(x)
+
+    def step(self, embedded: Tensor, state: DecoderState) -> Tensor:
+        """Decode one more position `embedded` (B, d) against the cache; returns (B, d)."""
+        x = self.positions(embedded[:, None], start=state.step)
+        for i, layer in enumerate(self.layers):
+            x, state.cache[i] = layer(
+                x, state.memory[i], state.memory_mask, None, False, state.cache[i]
+            )
+        state.step += 1
+        return self.norm(x)[:, 0]
+
+
+class Positions(nn.Module):
+    """Adds sinusoidal positions (Vaswani et al. 2017, section 3.5), then applies dropout."""
+
+    table: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("table", sinusoids(512, config.dim), persistent=False)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Add the positions start .. start + T - 1 to `x` (B, T, d)."""
+        end = start + x.shape[1]
+        if end > len(self.table):  # grows by doubling: any length works
+            length = 2 ** math.ceil(math.log2(end))
+            self.table = sinusoids(length, self.dim).to(self.table)
+        return self.dropout(x + self.table[start:end])
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """The position table (length, dim): sines in the first half, cosines in the second."""
+    rates = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def attention_mask(mask: Tensor) -> Tensor | None:
+    """Turn (B, T) into (B, 1, 1, T); None where a single sentence has no padding to hide."""
+    # A batch of one is never padded: skipping the mask lets attention take its fast path.
+    return None if mask.shape[0] == 1 else mask[:, None, None, :]

@@ -1,0 +1,113 @@
+"""The autoregressive Transformer: teacher, baseline and rescorer."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
+from vqnmt.models.losses import Losses
+from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
+from vqnmt.search import Hypothesis, search
+
+
+@dataclass(kw_only=True, slots=True)
+class AutoregressiveConfig:
+    """Size and training loss of the autoregressive Transformer."""
+
+    vocabulary_size: int
+    """Pieces in the joint vocabulary."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Width, heads and dropout of both stacks."""
+    encoder_layers: int = 3
+    """Layers of the encoder."""
+    decoder_layers: int = 3
+    """Layers of the decoder."""
+    label_smoothing: float = 0.1
+    """Probability mass that the training target spreads over all pieces."""
+
+
+class AutoregressiveTransformer(nn.Module):
+    """Encoder and causal decoder with one embedding for source, target and output.
+
+    Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS:
+    the model adds its own.
+    """
+
+    def __init__(self, config: AutoregressiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = tied_embedding(config.vocabulary_size, config.transformer.dim)
+        self.encoder = Encoder(config.transformer, config.encoder_layers)
+        self.decoder = Decoder(config.transformer, config.decoder_layers)
+
+    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
+        source = append_eos(source)
+        mask = source != PAD
+        return self.encoder(self.embed(source), mask), mask
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
+        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score all pieces for `hidden` (..., d); returns (..., V)."""
+        return F.linear(hidden, self.embedding.weight)
+
+    def forward(self, source: Tensor, target: Tensor) -> Losses:
+        """Label-smoothed cross-entropy of `target` (B, T) given `source` (B, S)."""
+        hidden, labels = self._teacher_forced(source, target)
+        logits = self.logits(hidden).float()  # (tokens, V)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        with torch.no_grad():
+            plain = F.cross_entropy(logits, labels)
+        return Losses(loss, len(labels), {"cross_entropy": plain})
+
+    def _teacher_forced(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's output and the label at every real position, flattened."""
+        labels = append_eos(target)  # (B, T + 1)
+        inputs = F.pad(labels[:, :-1], (1, 0), value=BOS)
+        state = self.decoder.start(*self.encode(source))
+        hidden = self.decoder(self.embed(inputs), state, mask=None, causal=True)
+        real = labels != PAD
+        return hidden[real], labels[real]
+
+    def score(self, source: Tensor, target: Tensor) -> Tensor:
+        """Log-probability in nats of each `target` (B, T), its end included; returns (B,)."""
+        hidden, labels = self._teacher_forced(source, target)
+        losses = F.cross_entropy(self.logits(hidden).float(), labels, reduction="none")
+        rows = (append_eos(target) != PAD).nonzero()[:, 0]  # the sentence of each label
+        return losses.new_zeros(len(target)).index_add_(0, rows, -losses)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Score the next piece after `tokens` (N,); returns (N, V)."""
+        return self.logits(self.decoder.step(self.embed(tokens), state))
+
+    @torch.inference_mode()
+    def generate(
+        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
+    ) -> list[Hypothesis]:
+        """Translate `source` (B, S) by greedy search (`beam` 1) or beam search."""
+        state = self.decoder.start(*self.encode(source))
+        return search(
+            self.step,
+            state,
+            length_limits(source),
+            begin=BOS,
+            end=EOS,
+            beam=beam,
+            length_penalty=length_penalty,
+            forbidden=(PAD, BOS),
+        )
+
+
+def tied_embedding(vocabulary_size: int, dim: int) -> nn.Embedding:
+    """An embedding whose rows have norm 1 at the start, so that it serves as output layer too."""
+    embedding = nn.Embedding(vocabulary_size, dim, padding_idx=PAD)
+    nn.init.normal_(embedding.weight, std=dim**-0.5)
+    with torch.no_grad():
+        embedding.weight[PAD].zero_()
+    return embedding

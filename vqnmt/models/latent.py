@@ -1,0 +1,337 @@
+"""The latent Transformer: few autoregressive codes, then all target tokens at once.
+
+Document 002 (Roy, Vaswani, Neelakantan, Parmar 2018). Shapes: B sentences, S source tokens,
+T target tokens, L codes with L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder
+positions, P = upsampling * L * 2^n_c output positions, d model width.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.layers import (
+    Compressor,
+    Decoder,
+    DecoderState,
+    Decompressor,
+    Encoder,
+    TransformerConfig,
+    Upsample,
+)
+from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
+from vqnmt.models.autoregressive import tied_embedding
+from vqnmt.models.losses import Losses
+from vqnmt.models.outputs import OUTPUTS
+from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
+from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.search import Hypothesis, search
+
+
+@dataclass(kw_only=True, slots=True)
+class LatentConfig:
+    """Size, bottleneck and losses of the latent Transformer."""
+
+    vocabulary_size: int
+    """Pieces in the joint vocabulary."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Width, heads and dropout of all stacks."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """The bottleneck."""
+    encoder_layers: int = 3
+    """Layers of the source encoder."""
+    predictor_layers: int = 1
+    """Layers of the autoregressive latent predictor."""
+    decoder_layers: int = 3
+    """Layers of the parallel output decoder."""
+    compression: int = 3
+    """n_c: a code stands for 2^n_c target tokens."""
+    output: str = "ctc"
+    """`ctc`, or `cross_entropy` at fixed positions as in document 002."""
+    upsampling: int = 2
+    """Output positions a decoder position; 1 with `cross_entropy`, 2 or more with `ctc`."""
+    causal_decoder: bool = False
+    """Whether the output decoder sees only earlier positions, as in the reference code."""
+    source_in_compressor: bool = True
+    """Whether the compressor attends to the source before it compresses."""
+    word_dropout: float = 0.0
+    """Probability that the compressor reads an unknown word in place of a target token."""
+    code_noise: float = 0.0
+    """Probability that the decoder trains on the predictor's own choice in place of a code."""
+    predictor_gradient: bool = False
+    """Whether the predictor's loss trains the compressor too, as in the reference code."""
+    gold_mixing: bool = False
+    """The reference code's curriculum: positions take the target's embedding with probability
+    1 - p, where p rises from 0 to 1 over training; with `cross_entropy` only."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        if self.output not in OUTPUTS:
+            raise VqnmtError(
+                f"student.output is {self.output!r}; choose one of {', '.join(sorted(OUTPUTS))}"
+            )
+        if self.output == "cross_entropy" and self.upsampling != 1:
+            raise VqnmtError(
+                f"student.upsampling is {self.upsampling}, but cross_entropy has one position "
+                "for each token: set student.upsampling=1 or student.output=ctc"
+            )
+        if self.output == "ctc" and self.upsampling < 2:
+            raise VqnmtError(
+                f"student.upsampling is {self.upsampling}, but ctc needs positions for blanks: "
+                "set 2 or more"
+            )
+        if self.gold_mixing and self.output != "cross_entropy":
+            raise VqnmtError(
+                "student.gold_mixing is true, but ctc has no fixed position for a token: "
+                "set student.output=cross_entropy or student.gold_mixing=false"
+            )
+        if not 0 <= self.compression <= 6:
+            raise VqnmtError(f"student.compression is {self.compression}; choose 0 to 6")
+
+
+class LatentTransformer(nn.Module):
+    """Source encoder, target compressor, quantizer, latent predictor and parallel decoder.
+
+    Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
+    Codes are 0 .. K - 1; the predictor has one more symbol, K, which ends the codes.
+    """
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
+        self.embedding = tied_embedding(config.vocabulary_size, dim)
+        self.encoder = Encoder(size, config.encoder_layers)
+        self.target_positions = Positions(size)
+        self.target_reader = DecoderLayer(size) if config.source_in_compressor else None
+        self.compressor = Compressor(dim, config.compression, dropout)
+        self.quantizer = build_quantizer(config.quantizer, dim)
+        self.code_embedding = nn.Linear(dim, dim)
+        self.begin = nn.Parameter(torch.randn(dim))
+        self.predictor = Decoder(size, config.predictor_layers)
+        self.code_output = nn.Linear(dim, self.end_of_codes + 1)
+        self.decompressor = Decompressor(dim, config.compression, dropout)
+        self.decoder = Decoder(size, config.decoder_layers)
+        self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
+        self.output = OUTPUTS[config.output]()
+        self.gold_probability = 1.0 if config.gold_mixing else 0.0
+
+    @property
+    def end_of_codes(self) -> int:
+        """The predictor's symbol behind the last code."""
+        return self.quantizer.codebook_size
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
+        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
+
+    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
+        source = append_eos(source)
+        mask = source != PAD
+        return self.encoder(self.embed(source), mask), mask
+
+    def compress(
+        self, target: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compress `target` (B, T) to continuous latents z_e (B, L, d) and their mask (B, L)."""
+        labels = self.output.labels(target)  # (B, T or T + 1)
+        mask = labels != PAD
+        if self.training and self.config.word_dropout > 0:
+            dropped = torch.rand(labels.shape, device=labels.device) < self.config.word_dropout
+            labels = labels.masked_fill(dropped & mask, UNK)
+        x = self.target_positions(self.embed(labels))
+        if self.target_reader is not None:
+            key_value = self.target_reader.project(memory)
+            x, _ = self.target_reader(
+                x, key_value, attention_mask(memory_mask), attention_mask(mask), False, None
+            )
+        missing = -labels.shape[1] % 2**self.config.compression
+        return self.compressor(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
+
+    def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
+
+        The decoder's layers run at one position a token; only what scores the pieces runs at
+        `upsampling` positions a token.
+        """
+        hidden = self.decoder(x, state, mask, self.config.causal_decoder)
+        return (hidden, mask) if self.upsample is None else self.upsample(hidden, mask)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score all pieces for `hidden` (..., d); returns (..., V)."""
+        return F.linear(hidden, self.embedding.weight)
+
+    # --- training ----------------------------------------------------------------------------
+
+    def forward(self, source: Tensor, target: Tensor) -> Losses:
+        """Reconstruction + commitment + latent prediction (document 002), all named."""
+        memory, memory_mask = self.encode(source)
+        z_e, mask = self.compress(target, memory, memory_mask)
+        bottleneck = self.quantizer(z_e, mask)
+        code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
+        prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
+
+        latents = bottleneck.quantized
+        if self.training and self.config.code_noise > 0:
+            latents = self._with_predicted(latents, code_logits)
+        state = self.decoder.start(memory, memory_mask)
+        positions, position_mask = self.decompressor(latents, mask)
+        if self.training and self.gold_probability > 0:
+            positions = self._with_gold(positions, target)
+        hidden, output_mask = self.decode(positions, position_mask, state)
+        reconstruction, tokens = self.output.loss(
+            self.embedding.weight, hidden, output_mask, target
+        )
+
+        losses = {
+            "reconstruction": reconstruction,
+            "prediction": prediction,
+            **bottleneck.losses,
+        }
+        total = torch.stack(list(losses.values())).sum()
+        terms = {name: value.detach() for name, value in losses.items()}
+        return Losses(total, tokens, {**terms, **bottleneck.statistics})
+
+    def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
+        if not self.config.predictor_gradient:
+            quantized = quantized.detach()
+        begin = self.begin.to(quantized.dtype).expand(len(quantized), 1, -1)
+        inputs = torch.cat([begin, self.code_embedding(quantized)], dim=1)
+        state = self.predictor.start(memory, memory_mask)
+        return self.code_output(self.predictor(inputs, state, mask=None, causal=True)).float()
+
+    def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
+        """Replace some code vectors by those of codes drawn from the predictor."""
+        with torch.no_grad():
+            logits = code_logits[:, :-1, : self.end_of_codes]  # (B, L, K)
+            drawn = torch.distributions.Categorical(logits=logits).sample()  # (B, L)
+            vectors = self.quantizer.codes_to_vectors(drawn).to(latents.dtype)
+            chosen = torch.rand(drawn.shape, device=drawn.device) < self.config.code_noise
+        return torch.where(chosen[..., None], vectors, latents)
+
+    def _with_gold(self, positions: Tensor, target: Tensor) -> Tensor:
+        """Replace some positions by the embedding of the target token that belongs there."""
+        gold = self.embed(self.output.labels(target)).to(positions.dtype)
+        gold = F.pad(gold, (0, 0, 0, positions.shape[1] - gold.shape[1]))
+        chosen = torch.rand(positions.shape[:2], device=positions.device) < self.gold_probability
+        return torch.where(chosen[..., None], gold, positions)
+
+    def start_from(self, teacher: nn.Module) -> int:
+        """Copy an autoregressive teacher's embedding, encoder and decoder layers.
+
+        Returns:
+            The number of weights copied.
+
+        Raises:
+            VqnmtError: A weight of the same name has another shape.
+        """
+        own = self.state_dict()
+        found = {name: value for name, value in teacher.state_dict().items() if name in own}
+        for name, value in found.items():
+            if value.shape != own[name].shape:
+                raise VqnmtError(
+                    f"warm_start is true, but {name} has shape {tuple(value.shape)} in the teacher "
+                    f"and {tuple(own[name].shape)} in the student: give both the same "
+                    "transformer settings, or set warm_start=false"
+                )
+        self.load_state_dict(found, strict=False)
+        return sum(value.numel() for value in found.values())
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell the curricula how much of training is done, 0 to 1."""
+        self.quantizer.set_progress(fraction)
+        if self.config.gold_mixing:
+            self.gold_probability = 1.0 - fraction
+
+    def after_optimizer_step(self) -> None:
+        """Move the codebook, once an optimiser step."""
+        self.quantizer.step()
+
+    # --- translation -------------------------------------------------------------------------
+
+    def step(self, codes: Tensor, state: DecoderState) -> Tensor:
+        """Score the next code after `codes` (N,), K standing for the begin; returns (N, K + 1)."""
+        if state.step == 0:
+            inputs = self.begin.expand(len(codes), -1)
+        else:
+            inputs = self.code_embedding(self.quantizer.codes_to_vectors(codes))
+        return self.code_output(self.predictor.step(inputs, state))
+
+    @torch.inference_mode()
+    def generate(
+        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
+    ) -> list[tuple[Hypothesis, list[int]]]:
+        """Translate `source` (B, S): predict the codes, then decode all tokens at once.
+
+        Returns:
+            For each sentence the codes with their log-probability, and the tokens.
+        """
+        memory, memory_mask = self.encode(source)
+        limits = length_limits(source).div(2**self.config.compression, rounding_mode="floor") + 1
+        hypotheses = search(
+            self.step,
+            self.predictor.start(memory, memory_mask),
+            limits,
+            begin=self.end_of_codes,
+            end=self.end_of_codes,
+            beam=beam,
+            length_penalty=length_penalty,
+        )
+        codes, mask = pad_codes([h.symbols for h in hypotheses], source.device)
+        tokens = self._tokens(codes, mask, memory, memory_mask)
+        return list(zip(hypotheses, tokens, strict=True))
+
+    @torch.inference_mode()
+    def reconstruct(self, source: Tensor, target: Tensor) -> list[list[int]]:
+        """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
+        memory, memory_mask = self.encode(source)
+        z_e, mask = self.compress(target, memory, memory_mask)
+        return self._tokens(self.quantizer.nearest(z_e), mask, memory, memory_mask)
+
+    def _tokens(
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> list[list[int]]:
+        latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
+        state = self.decoder.start(memory, memory_mask)
+        positions, position_mask = self.decompressor(latents, mask)
+        hidden, output_mask = self.decode(positions, position_mask, state)
+        best = self.logits(hidden).argmax(dim=-1)  # (B, P)
+        return self.output.read(best, output_mask)
+
+
+def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:
+    """Cross-entropy of the predictor against the mean of m one-hot codes (document 002).
+
+    Args:
+        logits: (B, L + 1, K + 1).
+        samples: (B, L, m) codes.
+        mask: (B, L), True at real codes.
+        end: The symbol that follows the last code.
+
+    Returns:
+        The mean over all codes and ends, a scalar in nats.
+    """
+    log_p = logits.log_softmax(dim=-1)
+    codes = log_p[:, :-1].gather(2, samples).mean(dim=2)  # (B, L)
+    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (B,)
+    return -(codes[mask].sum() + ends.sum()) / (mask.sum() + len(ends))
+
+
+def pad_codes(codes: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Stack lists of codes to (B, L) with the mask (B, L); a list without codes gets one, 0."""
+    codes = [row or [0] for row in codes]  # the decoder needs a position to stand on
+    longest = max(len(row) for row in codes)
+    padded = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
+    lengths = torch.tensor([len(row) for row in codes], device=device)
+    return padded, torch.arange(longest, device=device) < lengths[:, None]

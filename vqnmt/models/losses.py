@@ -1,0 +1,20 @@
+"""What every model's training forward returns."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Losses:
+    """The loss to minimise and its parts by name.
+
+    Attributes:
+        total: Scalar to differentiate: a mean over target tokens plus the other weighted terms.
+        tokens: Target tokens in the batch, the weight of this batch in an average.
+        terms: Detached scalars to log, under the names that the logs carry.
+    """
+
+    total: Tensor
+    tokens: int
+    terms: dict[str, Tensor] = field(default_factory=dict)

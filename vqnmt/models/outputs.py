@@ -1,0 +1,123 @@
+"""How output positions become tokens: one position a token, or CTC over more positions.
+
+CTC (Graves et al. 2006) lets a position stay blank or repeat its neighbour, so that a code need
+not fix the place of every word. `PAD`, which never stands in a text, serves as the blank.
+"""
+
+from itertools import groupby
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqnmt.models.tokens import EOS, PAD, append_eos
+
+
+class Output(Protocol):
+    """What lies between decoder positions and tokens."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """Return the tokens that the codes must carry, for `target` (B, T)."""
+
+    def loss(
+        self, weight: Tensor, hidden: Tensor, mask: Tensor, target: Tensor
+    ) -> tuple[Tensor, int]:
+        """Return the mean loss in nats a target token, and the number of target tokens.
+
+        Args:
+            weight: Output embedding (V, d).
+            hidden: Decoder output (B, P, d).
+            mask: (B, P), True at real positions.
+            target: (B, T).
+        """
+
+    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
+        """Turn the best piece of each position (B, P) into token lists."""
+
+
+class CrossEntropy:
+    """Position i holds token i; EOS ends the sentence."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """The target and its EOS, (B, T + 1)."""
+        return append_eos(target)
+
+    def loss(
+        self, weight: Tensor, hidden: Tensor, mask: Tensor, target: Tensor
+    ) -> tuple[Tensor, int]:
+        """Cross-entropy at the positions of the target and its EOS."""
+        labels = self.labels(target)
+        real = labels != PAD
+        chosen = F.linear(hidden[:, : labels.shape[1]][real], weight).float()
+        return F.cross_entropy(chosen, labels[real]), int(real.sum())
+
+    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
+        """Read up to the first EOS."""
+        rows = []
+        for tokens, length in zip(best.tolist(), mask.sum(dim=1).tolist(), strict=True):
+            tokens = tokens[:length]
+            rows.append(tokens[: tokens.index(EOS)] if EOS in tokens else tokens)
+        return rows
+
+
+class Ctc:
+    """Connectionist temporal classification over all positions."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """The target alone: blanks fill what it leaves free."""
+        return target
+
+    def loss(
+        self, weight: Tensor, hidden: Tensor, mask: Tensor, target: Tensor
+    ) -> tuple[Tensor, int]:
+        """Minus the log-probability of all alignments of the target, a target token.
+
+        An alignment uses only the blank and the sentence's own tokens, so only their scores are
+        laid out for the recursion: T + 1 classes in place of V.
+        """
+        own, classes = own_classes(target)  # (B, T + 1), (B, T)
+        scores = torch.einsum("bpd,bcd->bpc", hidden, weight[own]).float()  # (B, P, T + 1)
+        normaliser = F.linear(hidden[mask], weight).float().logsumexp(dim=-1)  # (positions,)
+        rows = mask.nonzero(as_tuple=True)
+        log_p = scores - scores.new_zeros(mask.shape).index_put(rows, normaliser)[..., None]
+        lengths = (target != PAD).sum(dim=1)
+        loss = F.ctc_loss(
+            log_p.transpose(0, 1),
+            classes,
+            mask.sum(dim=1),
+            lengths,
+            blank=PAD,
+            reduction="none",
+            # A target with too many repeats for its positions has no alignment.
+            zero_infinity=True,
+        )
+        # The library's gradient by log p is p minus the posterior, which is right only under a
+        # softmax over all classes. Ours has left most of them out: take the p away again.
+        p = torch.where(mask[..., None] & (loss > 0)[:, None, None], log_p, -torch.inf).exp().sum()
+        tokens = int(lengths.sum())
+        return (loss.sum() - (p - p.detach())) / tokens, tokens
+
+    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
+        """Collapse repeats, then drop blanks (the best path, not the best labelling)."""
+        best = torch.where(mask, best, PAD)
+        return [[t for t, _ in groupby(row) if t != PAD] for row in best.tolist()]
+
+
+def own_classes(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Renumber the tokens of each sentence within the sentence.
+
+    Args:
+        target: (B, T).
+
+    Returns:
+        The token of each class, (B, T + 1), class 0 the blank; and the class of each token,
+        (B, T): equal tokens share the class of the first of them, padding has class 0.
+    """
+    equal = target[:, :, None] == target[:, None, :]  # (B, T, T)
+    first = equal.to(torch.int8).argmax(dim=2)  # (B, T): index of the first equal token
+    classes = torch.where(target == PAD, 0, first + 1)
+    return F.pad(target, (1, 0), value=PAD), classes
+
+
+OUTPUTS: dict[str, type[Output]] = {"cross_entropy": CrossEntropy, "ctc": Ctc}

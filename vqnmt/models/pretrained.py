@@ -1,0 +1,105 @@
+"""The door to transformers: saving, loading and sharing our models as `PreTrainedModel`s.
+
+A model folder holds `config.json`, `model.safetensors`, `spm.model` and `README.md`.
+"""
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from vqnmt.errors import VqnmtError
+from vqnmt.layers.transformer import Positions, sinusoids
+from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
+from vqnmt.models.latent import LatentConfig, LatentTransformer
+from vqnmt.models.losses import Losses
+from vqnmt.settings import from_mapping
+
+# Raised whenever saved weights no longer fit the code; older folders are refused by name.
+FORMAT = 1
+
+ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
+    "latent": (LatentConfig, LatentTransformer),
+}
+
+
+class TranslationConfig(PretrainedConfig):
+    """What a saved model is: its architecture, its settings and its languages.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`.
+        settings: The architecture's config as a plain mapping.
+        source_language: Language code of the source.
+        target_language: Language code of the target.
+        max_source_tokens: Longer sources are refused.
+        format: See `FORMAT`.
+    """
+
+    model_type = "vqnmt"
+
+    def __init__(
+        self,
+        architecture: str = "latent",
+        settings: dict[str, Any] | None = None,
+        source_language: str = "en",
+        target_language: str = "de",
+        max_source_tokens: int = 256,
+        format: int = FORMAT,
+        **further: Any,
+    ) -> None:
+        self.architecture = architecture
+        self.settings = settings or {}
+        self.source_language = source_language
+        self.target_language = target_language
+        self.max_source_tokens = max_source_tokens
+        self.format = format
+        super().__init__(**further)
+
+
+class TranslationModel(PreTrainedModel):
+    """One of our models as transformers knows them; the pure module is `.model`."""
+
+    config_class = TranslationConfig
+
+    def __init__(self, config: TranslationConfig) -> None:
+        super().__init__(config)
+        if config.architecture not in ARCHITECTURES:
+            raise VqnmtError(
+                f"config.json: architecture is {config.architecture!r}; this version knows "
+                f"{', '.join(ARCHITECTURES)}"
+            )
+        settings, module = ARCHITECTURES[config.architecture]
+        self.model = module(from_mapping(settings, config.settings, "settings"))
+        self.post_init()
+
+    @classmethod
+    def around(
+        cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
+    ) -> "TranslationModel":
+        """Wrap a trained module, whose weights are shared, not copied."""
+        architecture = next(
+            name for name, (_, kind) in ARCHITECTURES.items() if type(model) is kind
+        )
+        wrapped = cls(
+            TranslationConfig(
+                architecture=architecture,
+                settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
+                source_language=source_language,
+                target_language=target_language,
+                max_source_tokens=max_source_tokens,
+            )
+        )
+        wrapped.model = model
+        return wrapped
+
+    def forward(self, source: Tensor, target: Tensor) -> Losses:
+        """Training losses of `target` (B, T) given `source` (B, S)."""
+        losses: Losses = self.model(source, target)
+        return losses
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Restore what is computed, not stored, after transformers has loaded the rest."""
+        if isinstance(module, Positions):
+            module.table = sinusoids(len(module.table), module.dim).to(module.table.device)

@@ -1,0 +1,64 @@
+"""A stage of a pipeline: a folder that knows how it was made and whether it is complete."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_write_text
+from vqnmt.settings import to_flat
+
+
+class Stage:
+    """One stage: its folder, its settings and the seconds spent on it.
+
+    Args:
+        folder: Where the stage's output stands, with a `stage.json` beside it.
+        settings: All that decides the output, upstream stages included.
+
+    Raises:
+        VqnmtError: The folder was made with other settings, or its `stage.json` is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, json.loads(json.dumps(settings))
+        self.path = folder / "stage.json"
+        self.complete, self.seconds = False, 0.0
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            before, self.complete = to_flat(found["settings"]), bool(found["complete"])
+            self.seconds = float(found["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise VqnmtError(
+                f"{self.path}: damaged ({type(error).__name__}): remove the folder to make it anew"
+            ) from error
+        now = to_flat(self.settings)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise VqnmtError(
+                    f"{self.folder} was made with {key}={before.get(key)}, now asked for is "
+                    f"{now.get(key)}: name another run=..., or remove this folder"
+                )
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Count the time of the block, and mark the stage complete when it succeeds."""
+        self._write()
+        start = time.perf_counter()
+        try:
+            yield
+            self.complete = True
+        finally:
+            self.seconds += time.perf_counter() - start
+            self._write()
+
+    def _write(self) -> None:
+        content = {"settings": self.settings, "complete": self.complete, "seconds": self.seconds}
+        atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,88 @@
+"""Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+# Seconds between two plain lines in a log file.
+PLAIN_INTERVAL = 15.0
+
+
+class Progress:
+    """A progress report over `total` units of work, as a context manager.
+
+    Args:
+        description: What is being done, in a word or two.
+        total: Units of work in all; None where nobody knows.
+        unit: Name of one unit, such as "sentences".
+        initial: Units that an earlier run has done; they count as done, not into the rate.
+    """
+
+    def __init__(
+        self, description: str, total: int | None = None, unit: str = "it", initial: int = 0
+    ) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = self.initial = initial
+        self.note = ""
+        self._start = self._last = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=description, total=total, unit=unit, initial=initial, unit_scale=True
+            )
+
+    def update(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more units as done; `note` (a loss, say) stands at the line's end."""
+        self.done += amount
+        self.note = note or self.note
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+        elif time.monotonic() - self._last >= PLAIN_INTERVAL:
+            self._print_line()
+
+    def write(self, line: str) -> None:
+        """Print one line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _print_line(self) -> None:
+        self._last = time.monotonic()
+        rate = (self.done - self.initial) / max(self._last - self._start, 1e-9)
+        parts = [f"{self.description}: {self.done:,}"]
+        if self.total:
+            parts[0] += f" of {self.total:,}"
+        parts[0] += f" {self.unit}"
+        parts.append(f"{rate:,.1f} {self.unit}/s")
+        if self.total and rate > 0:
+            parts.append(f"{_clock((self.total - self.done) / rate)} left")
+        if self.note:
+            parts.append(self.note)
+        print(" · ".join(parts), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        """Start the clock."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the bar, or print the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self.done > self.initial:
+            self._print_line()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

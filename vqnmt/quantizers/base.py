@@ -1,0 +1,197 @@
+"""The interface of every quantizer: z_e in, straight-through vectors, codes and losses out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers.statistics import CodebookStatistics, UsageCounter
+
+
+@dataclass(slots=True)
+class QuantizerOutput:
+    """What a quantizer returns for `z_e` of shape `(..., d)`."""
+
+    quantized: Tensor
+    """`(..., d)` in the dtype of `z_e`; its gradient passes straight through to `z_e`; 0 where
+    masked."""
+
+    codes: Tensor
+    """`(...)` int64, the nearest code; 0 where masked."""
+
+    samples: Tensor
+    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label;
+    `codes[..., None]` for hard quantizers and in evaluation."""
+
+    losses: dict[str, Tensor]
+    """Loss terms by name, fp32 scalars, already weighted: the caller adds them up."""
+
+    statistics: dict[str, Tensor]
+    """Detached scalars of this batch: `quantisation_error`, `posterior_entropy` in nats."""
+
+
+@dataclass(slots=True)
+class Assignment:
+    """What a quantizer decides for the N unmasked vectors, all in fp32."""
+
+    quantized: Tensor  # (N, d), without gradient
+    codes: Tensor  # (N,)
+    samples: Tensor  # (N, m)
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+class StraightThrough(torch.autograd.Function):
+    """sg(z_q - z_e) + z_e (document 000) without its rounding: z_q forward, z_e backward."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, quantized: Tensor) -> Tensor:
+        """Return `quantized`, both `(N, d)`."""
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Pass the gradient to `vectors` unchanged."""
+        return gradient, None
+
+
+def in_backward() -> bool:
+    """Whether this forward recomputes an activation checkpoint inside a backward pass.
+
+    Both variants of `torch.utils.checkpoint` recompute while the autograd engine runs, so what
+    was counted in the first forward must not be counted again.
+    """
+    return torch._C._current_graph_task_id() != -1
+
+
+class Quantizer(nn.Module, ABC):
+    """A discrete bottleneck over the last dimension of `z_e`.
+
+    `forward` never moves the codebook: in training it accumulates what the codebook step needs,
+    and `step()`, called once after each step of the optimiser, moves it. Gradient accumulation,
+    activation checkpointing and several processes therefore change nothing.
+
+    Args:
+        codebook_size: K, the number of codes.
+        dim: d, the size of the vectors.
+    """
+
+    def __init__(self, codebook_size: int, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise VqnmtError(f"The quantizer's vectors have dimension {dim}: it must be 1 or more.")
+        self.codebook_size = codebook_size
+        self.dim = dim
+        self.frozen = False
+        # Training and evaluation are counted apart: a validation pass in the middle of an epoch
+        # leaves the statistics of the epoch alone.
+        self._counters = {mode: UsageCounter(codebook_size) for mode in (True, False)}
+
+    def forward(self, z_e: Tensor, mask: Tensor | None = None) -> QuantizerOutput:
+        """Quantize, always in fp32.
+
+        Args:
+            z_e: `(..., d)` output of the encoder, of any floating dtype.
+            mask: `(...)` bool, True at real positions; None = all are real. Masked positions
+                are dropped before anything is computed.
+
+        Raises:
+            VqnmtError: The shapes do not fit, or (on the CPU; elsewhere `step` raises it, to
+                spare a synchronisation) `z_e` is not finite.
+        """
+        self._check_shapes(z_e, mask)
+        with torch.autocast(device_type=z_e.device.type, enabled=False):
+            rows = z_e.reshape(-1, self.dim)  # (all positions, d)
+            kept = None if mask is None else mask.flatten().nonzero().squeeze(1)  # (N,)
+            if kept is not None:
+                rows = rows[kept]  # (N, d)
+            assignment = self._assign(rows.float())
+        quantized = StraightThrough.apply(rows, assignment.quantized.to(z_e.dtype))
+        if not in_backward():
+            self._counters[self.training].add(
+                assignment.codes,
+                assignment.statistics["posterior_entropy"],
+                assignment.statistics["quantisation_error"],
+            )
+        shape = z_e.shape[:-1]
+        return QuantizerOutput(
+            quantized=_restore(quantized, shape, kept),
+            codes=_restore(assignment.codes, shape, kept),
+            samples=_restore(assignment.samples, shape, kept),
+            losses=assignment.losses,
+            statistics=assignment.statistics,
+        )
+
+    def nearest(self, z_e: Tensor) -> Tensor:
+        """The nearest codes `(...)` int64 of `z_e` `(..., d)`."""
+        self._check_shapes(z_e, None)
+        with torch.no_grad(), torch.autocast(device_type=z_e.device.type, enabled=False):
+            return self._nearest(z_e.reshape(-1, self.dim).float()).view(z_e.shape[:-1])
+
+    @abstractmethod
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """The vectors `(..., d)` of codes `(...)` int64."""
+
+    @abstractmethod
+    def _assign(self, vectors: Tensor) -> Assignment:
+        """Quantize `(N, d)` fp32 vectors, N possibly 0, and accumulate in training."""
+
+    @abstractmethod
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """The nearest codes `(N,)` of `(N, d)` fp32 vectors."""
+
+    def step(self) -> None:
+        """Move the codebook by what was accumulated; call after each step of the optimiser.
+
+        Every process must call it. Quantizers without a codebook of their own do nothing.
+        """
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell the annealed settings how far training is, from 0 to 1; by default nothing."""
+
+    def freeze(self) -> None:
+        """Stop the codebook for good: nothing accumulates and `step` does nothing."""
+        self.frozen = True
+
+    def epoch_statistics(self) -> CodebookStatistics:
+        """Statistics of this mode (training or evaluation) since the last reset.
+
+        They cover all processes, and every process must call it.
+        """
+        return self._counters[self.training].summarise(self._device())
+
+    def reset_statistics(self) -> None:
+        """Forget the statistics of this mode (training or evaluation)."""
+        self._counters[self.training].reset()
+
+    def _device(self) -> torch.device:
+        """Where the quantizer's tensors are."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def _accumulates(self) -> bool:
+        """Whether this forward counts towards the next codebook step."""
+        return self.training and not self.frozen and not in_backward()
+
+    def _check_shapes(self, z_e: Tensor, mask: Tensor | None) -> None:
+        if z_e.ndim < 1 or z_e.shape[-1] != self.dim:
+            raise VqnmtError(
+                f"The quantizer got z_e of shape {tuple(z_e.shape)}: "
+                f"its last dimension must be {self.dim}."
+            )
+        if mask is not None and (mask.shape != z_e.shape[:-1] or mask.dtype != torch.bool):
+            raise VqnmtError(
+                f"The quantizer got a mask of shape {tuple(mask.shape)} and {mask.dtype}: "
+                f"it must have shape {tuple(z_e.shape[:-1])} and torch.bool."
+            )
+
+
+def _restore(rows: Tensor, shape: torch.Size, kept: Tensor | None) -> Tensor:
+    """Put rows `(N, *)` back at the flat positions `kept` `(N,)` of `(*shape, *)`, 0 elsewhere."""
+    if kept is not None:
+        rows = rows.new_zeros((shape.numel(), *rows.shape[1:])).index_put((kept,), rows)
+    return rows.view(*shape, *rows.shape[1:]) if shape else rows.squeeze(0)

@@ -1,0 +1,301 @@
+"""The K code vectors and everything that moves them between two steps of the optimiser."""
+
+from enum import Enum
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers.config import QuantizerConfig
+from vqnmt.quantizers.kmeans import choose_vectors, kmeans
+
+POOL_SIZE = 1024
+"""Vectors kept of each step, over all processes, for the initialisation and for restarts."""
+
+_SMALLEST_COUNT = 1e-12  # below it a code has no mass left and keeps its vector
+_HASH = 2654435769  # 2^32 / golden ratio: Knuth's multiplicative hash
+
+
+class Update(Enum):
+    """How `step` moves the codes that were hit."""
+
+    AVERAGE = "moving average of counts and sums"
+    REPLACE = "mean of the vectors of this step"
+    GRADIENT = "not at all: the optimiser moves them"
+
+
+class Codebook(nn.Module):
+    """K vectors of dimension d with their moving averages.
+
+    `accumulate` adds up counts and sums of any number of micro-batches; `step` sums them over
+    all processes and moves the codebook (document 002):
+
+        c_j <- lambda c_j + (1 - lambda) n_j,    m_j <- lambda m_j + (1 - lambda) sum_i z_i,
+        e_j = m_j / c_j.
+
+    Counts start at 1 and sums at the vectors, so a code that is not hit stays where it is.
+    Buffers hold only what is the same in every process; what a process has accumulated is in
+    plain attributes, which DistributedDataParallel does not overwrite.
+
+    Args:
+        config: The settings.
+        dim: d.
+        update: How `step` moves the codes.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+    steps: Tensor
+    seed: Tensor
+    kmeans_vectors: Tensor
+    kmeans_filled: Tensor
+
+    def __init__(self, config: QuantizerConfig, dim: int, update: Update) -> None:
+        super().__init__()
+        self.config = config
+        self.update = update
+        size = config.codebook_size
+        wanted = config.kmeans_vectors or 4 * size
+        if config.initialisation != "kmeans":
+            wanted = 0
+        vectors = torch.randn(size, dim)
+        if update is Update.GRADIENT:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+        reference = config.initialisation == "reference"
+        # (K,): moving average of the hits of one step
+        self.register_buffer("counts", torch.zeros(size) if reference else torch.ones(size))
+        if update is Update.AVERAGE:
+            self.register_buffer("sums", vectors.clone())  # (K, d)
+        # Steps taken: names the step in errors and, with the seed, decides the random choices.
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        # Below 2^24, so that it passes exactly through the fp32 all-reduce.
+        self.register_buffer("seed", torch.randint(1 << 24, ()))
+        self.register_buffer("kmeans_vectors", torch.zeros(wanted, dim))
+        self.register_buffer("kmeans_filled", torch.zeros((), dtype=torch.int64))
+        self.clear()
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The vectors `(..., d)` of codes `(...)`."""
+        return functional.embedding(codes, self.vectors)
+
+    def clear(self) -> None:
+        """Forget what was accumulated since the last step."""
+        self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments
+        self._hit_sums: Tensor | None = None  # (K, d)
+        self._finite: Tensor | None = None  # bool
+        self._pool: Tensor | None = None  # (P, d)
+        self._priorities: Tensor | None = None  # (P,) int64, the smallest are kept
+        self._seen = 0
+
+    @torch.no_grad()
+    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
+        """Refuse NaN and infinity in `(N, d)`.
+
+        Args:
+            vectors: `(N, d)` fp32.
+            remember: Whether `step` shall raise the error, where it is not raised at once.
+
+        Returns:
+            Bool scalar: all is finite.
+
+        Raises:
+            VqnmtError: On the CPU; names the step. Elsewhere it would cost a synchronisation.
+        """
+        # One pass without a temporary; also catches values whose square overflows.
+        finite = torch.linalg.vector_norm(vectors).isfinite()
+        if vectors.device.type == "cpu" and not finite:
+            raise _not_finite(int(self.steps))
+        if remember:
+            self._finite = finite if self._finite is None else self._finite & finite
+        return finite
+
+    @torch.no_grad()
+    def accumulate(self, vectors: Tensor, hits: Tensor, hit_sums: Tensor | None) -> None:
+        """Add one micro-batch.
+
+        Args:
+            vectors: `(N, d)` fp32.
+            hits: `(K,)` n_j, assignments to each code.
+            hit_sums: `(K, d)` sums of the assigned vectors; None where only usage counts.
+        """
+        self._hits = hits if self._hits is None else self._hits + hits
+        if hit_sums is not None:
+            self._hit_sums = hit_sums if self._hit_sums is None else self._hit_sums.add_(hit_sums)
+        if self.kmeans_vectors.shape[0] > 0 or self.config.restart_threshold > 0:
+            self._add_to_pool(vectors.detach())
+
+    def _add_to_pool(self, vectors: Tensor) -> None:
+        """Keep an even choice of this step's vectors.
+
+        The choice hashes a vector's running number instead of drawing one at random: a draw
+        would move the random state in the first forward of an activation checkpoint and not in
+        its recomputation.
+        """
+        numbers = torch.arange(
+            self._seen, self._seen + vectors.shape[0], device=vectors.device, dtype=torch.int64
+        )
+        self._seen += vectors.shape[0]
+        priorities = (numbers * _HASH) & 0xFFFFFFFF
+        if self._pool is not None and self._priorities is not None:
+            vectors = torch.cat([self._pool, vectors])
+            priorities = torch.cat([self._priorities, priorities])
+        size = -(-POOL_SIZE // _world_size())
+        if vectors.shape[0] > size:
+            priorities, kept = priorities.topk(size, largest=False)
+            vectors = vectors[kept]
+        self._pool, self._priorities = vectors, priorities
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Sum over the processes what was accumulated and move the codebook.
+
+        Every process must call it: there is one all-reduce of fixed size, whatever the data.
+
+        Raises:
+            VqnmtError: A vector was not finite; the codebook is left as it was.
+        """
+        size, dim = self.vectors.shape
+        world, rank = _world_size(), _rank()
+        device = self.vectors.device
+        hits = torch.zeros(size, device=device) if self._hits is None else self._hits
+        # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
+        slots = torch.zeros(world, -(-POOL_SIZE // world), dim, device=device)
+        # Per rank the number of pooled vectors; then faults and rank 0's seed.
+        scalars = torch.zeros(world + 2, device=device)
+        if self._pool is not None:
+            slots[rank, : self._pool.shape[0]] = self._pool
+            scalars[rank] = self._pool.shape[0]
+        if self._finite is not None:
+            scalars[world] = (~self._finite).float()
+        if rank == 0:
+            scalars[world + 1] = self.seed
+        payload = [hits, slots, scalars]
+        if self.update is not Update.GRADIENT:
+            sums = self._hit_sums
+            payload.append(torch.zeros(size, dim, device=device) if sums is None else sums)
+        self.clear()
+        payload = _all_reduce(payload)
+        hits, slots, scalars = payload[:3]
+
+        # The only wait for the device in a step: what the branches below depend on.
+        facts = torch.cat(
+            [scalars, torch.stack([hits.sum(), self.steps, self.kmeans_filled]).to(scalars.dtype)]
+        ).tolist()
+        filled, (faults, seed, total, steps, gathered) = facts[:world], facts[world:]
+        if faults:
+            raise _not_finite(int(steps))
+        self.steps += 1
+        if total == 0:
+            return
+        pool = torch.cat([slots[r, : int(filled[r])] for r in range(world)])  # (P, d)
+        generator = torch.Generator().manual_seed(int(seed) * 1_000_003 + int(steps))
+        if gathered < self.kmeans_vectors.shape[0]:
+            self._initialise(pool, int(gathered), generator)
+            return
+        self._move(hits, payload[3] if len(payload) > 3 else None)
+        if self.config.restart_threshold > 0:
+            self._restart(pool, generator)
+
+    def _initialise(self, pool: Tensor, gathered: int, generator: torch.Generator) -> None:
+        """Gather vectors `(P, d)`: codes are chosen from the first, k-means follows the last."""
+        wanted, size = self.kmeans_vectors.shape[0], self.vectors.shape[0]
+        taken = pool[: wanted - gathered]
+        self.kmeans_vectors[gathered : gathered + taken.shape[0]] = taken
+        self.kmeans_filled += taken.shape[0]
+        if gathered + taken.shape[0] == wanted:
+            vectors = self.kmeans_vectors.float()
+            vectors = kmeans(vectors, size, self.config.kmeans_iterations, generator)
+            self.kmeans_vectors.zero_()
+        elif gathered == 0:
+            vectors = choose_vectors(taken, size, generator)
+        else:
+            return
+        if _world_size() > 1:
+            # Different devices may round k-means differently.
+            distributed.broadcast(vectors, src=0)
+        every = torch.arange(size, device=vectors.device)
+        self.place(every, vectors, torch.ones_like(self.counts), torch.ones_like(every).bool())
+
+    def place(self, codes: Tensor, vectors: Tensor, counts: Tensor, moved: Tensor) -> None:
+        """Move codes elsewhere with their counts and sums: else the next step moves them back.
+
+        Args:
+            codes: `(R,)` distinct codes.
+            vectors: `(R, d)` where to.
+            counts: `(R,)` their new counts.
+            moved: `(R,)` bool, the codes to move; the others stay.
+        """
+        old = self.vectors.detach()[codes]
+        self.vectors.data[codes] = torch.where(moved[:, None], vectors.to(old.dtype), old)
+        self.counts[codes] = torch.where(moved, counts, self.counts[codes])
+        if self.update is Update.AVERAGE:
+            sums = vectors * counts[:, None]
+            self.sums[codes] = torch.where(moved[:, None], sums, self.sums[codes])
+
+    def _move(self, hits: Tensor, hit_sums: Tensor | None) -> None:
+        """The M step with `(K,)` hits and `(K, d)` sums of all processes."""
+        decay = self.config.decay
+        self.counts.mul_(decay).add_(hits, alpha=1 - decay)
+        if hit_sums is None:
+            return
+        if self.update is Update.REPLACE:
+            means = hit_sums / hits.clamp(min=_SMALLEST_COUNT)[:, None]
+            self.vectors.copy_(torch.where(hits[:, None] > 0, means, self.vectors))
+            return
+        self.sums.mul_(decay).add_(hit_sums, alpha=1 - decay)
+        counts = self.counts
+        if self.config.epsilon > 0:
+            total, size = counts.sum(), counts.shape[0]
+            counts = (counts + self.config.epsilon) / (total + size * self.config.epsilon) * total
+        means = self.sums / counts.clamp(min=_SMALLEST_COUNT)[:, None]
+        self.vectors.copy_(torch.where(counts[:, None] > _SMALLEST_COUNT, means, self.vectors))
+
+    def _restart(self, pool: Tensor, generator: torch.Generator) -> None:
+        """Move the codes that are hardly used to vectors of this step `(P, d)`.
+
+        Their counts become the mean count: at 1 they would be immortal where a step has few
+        vectors and dead again at once where it has many.
+        """
+        mean = self.counts.mean()
+        limit = min(pool.shape[0], self.counts.shape[0])
+        counts, codes = self.counts.topk(limit, largest=False)
+        chosen = pool[torch.randperm(pool.shape[0], generator=generator)[:limit].to(pool.device)]
+        # No selection by a condition: its size would have to come back from the device.
+        dead = counts < self.config.restart_threshold * mean
+        self.place(codes, chosen, mean.expand(limit), dead)
+
+    def extra_repr(self) -> str:
+        """K, d and how the codes move."""
+        size, dim = self.vectors.shape
+        return f"{size} codes of dimension {dim}, {self.update.name.lower()}"
+
+
+def _all_reduce(tensors: list[Tensor]) -> list[Tensor]:
+    """Sum each tensor over all processes in one collective; as it is for one process."""
+    if _world_size() == 1:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _world_size() -> int:
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if ready else 1
+
+
+def _rank() -> int:
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if ready else 0
+
+
+def _not_finite(step: int) -> VqnmtError:
+    return VqnmtError(
+        f"The quantizer got NaN or infinite encoder vectors at codebook step {step}; the codebook "
+        "was left as it was: lower the learning rate or clip the gradients."
+    )

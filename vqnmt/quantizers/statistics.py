@@ -1,0 +1,97 @@
+"""How a codebook is used over many batches: used codes, perplexity, entropy, error."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(slots=True)
+class CodebookStatistics:
+    """The use of a codebook since the last reset, over all processes."""
+
+    used_codes: int
+    """How many of the K codes were the nearest one of at least one position."""
+
+    perplexity: float
+    """exp of the entropy of the usage histogram, between 1 and K; 0 if nothing was seen."""
+
+    usage: Tensor
+    """`(K,)` int64 on the CPU: positions whose nearest code is j."""
+
+    posterior_entropy: float
+    """Mean entropy of the posterior over codes, in nats; 0 for hard quantizers."""
+
+    quantisation_error: float
+    """Mean over positions and dimensions of (z_e - e_nearest)^2."""
+
+    positions: int
+    """How many unmasked positions were seen."""
+
+
+class UsageCounter:
+    """Sums of the statistics since the last reset, kept outside of the module's buffers.
+
+    They are no buffers because each process has its own: DistributedDataParallel would
+    overwrite those of every other rank with rank 0's.
+    """
+
+    def __init__(self, codebook_size: int) -> None:
+        self.codebook_size = codebook_size
+        self._usage: Tensor | None = None  # (K,) float
+        self._sums: Tensor | None = None  # (2,): of the entropies and of the errors
+
+    def add(self, codes: Tensor, entropy: Tensor, error: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            codes: `(N,)` nearest codes.
+            entropy: Scalar, mean over the N positions in nats.
+            error: Scalar, mean over the N positions (and dimensions).
+        """
+        if self._usage is None or self._sums is None:
+            # fp64 keeps counts exact over any epoch; Apple's backend has no fp64.
+            dtype = torch.float32 if codes.device.type == "mps" else torch.float64
+            self._usage = torch.zeros(self.codebook_size, dtype=dtype, device=codes.device)
+            self._sums = torch.zeros(2, dtype=dtype, device=codes.device)
+        ones = torch.ones((), dtype=self._usage.dtype, device=codes.device).expand(codes.shape)
+        self._usage.index_add_(0, codes, ones)
+        self._sums += torch.stack([entropy, error]).to(self._sums.dtype) * codes.shape[0]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._usage = self._sums = None
+
+    def summarise(self, device: torch.device) -> CodebookStatistics:
+        """Sum over all processes and summarise; every process must call it.
+
+        Args:
+            device: Where a process that saw no batch makes its zeros.
+        """
+        if self._usage is None or self._sums is None:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            payload = torch.zeros(self.codebook_size + 2, dtype=dtype, device=device)
+        else:
+            payload = torch.cat([self._usage, self._sums])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(payload)
+        payload = payload.cpu().double()
+        usage, (entropy, error) = payload[:-2], payload[-2:].tolist()
+        positions = int(usage.sum())
+        return CodebookStatistics(
+            used_codes=int((usage > 0).sum()),
+            perplexity=perplexity(usage),
+            usage=usage.long(),
+            posterior_entropy=entropy / max(positions, 1),
+            quantisation_error=error / max(positions, 1),
+            positions=positions,
+        )
+
+
+def perplexity(usage: Tensor) -> float:
+    """exp(-sum_j p_j ln p_j) of a histogram of usage `(K,)`; 0 if it is empty."""
+    total = usage.sum()
+    if total == 0:
+        return 0.0
+    probabilities = usage.double() / total
+    return float(torch.special.entr(probabilities).sum().exp())

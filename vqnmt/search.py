@@ -1,0 +1,177 @@
+"""Greedy and beam search over any step function: tokens for a teacher, codes for a student.
+
+One implementation, so that a comparison of two systems compares their models.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+
+class SearchState(Protocol):
+    """What a step function keeps between steps, one row for each hypothesis."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows `index`, whatever sentence they belong to."""
+
+    def reorder(self, index: Tensor) -> None:
+        """Move rows among hypotheses of the same sentence."""
+
+
+StateT = TypeVar("StateT", bound=SearchState)
+
+
+@dataclass(slots=True)
+class Hypothesis:
+    """A finished sequence.
+
+    Attributes:
+        symbols: Tokens or codes, without begin and end.
+        log_probability: Its log-probability in nats, the end included where it was reached.
+    """
+
+    symbols: list[int]
+    log_probability: float
+
+
+def search(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    beam: int = 1,
+    length_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[Hypothesis]:
+    """Find a sequence of high probability for each of B sentences.
+
+    Args:
+        step: Maps the last symbols (N,) and the state to logits (N, V) for the next symbols.
+        state: Starts with one row a sentence.
+        limits: The most symbols for each sentence, (B,); a sequence that reaches its limit
+            is taken as it stands.
+        begin: The symbol before the first.
+        end: The symbol that closes a sequence.
+        beam: Hypotheses kept a sentence; 1 is greedy search.
+        length_penalty: Finished hypotheses are compared by log-probability / length ** this.
+        forbidden: Symbols that are never chosen.
+
+    Returns:
+        The best hypothesis of each sentence, in order.
+    """
+    if beam == 1:
+        return _greedy(step, state, limits, begin, end, forbidden)
+    return _beam(step, state, limits, begin, end, beam, length_penalty, forbidden)
+
+
+def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
+    logits = logits.float()
+    for symbol in forbidden:
+        logits[:, symbol] = -torch.inf
+    return logits.log_softmax(dim=-1)
+
+
+def _greedy(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    begin: int,
+    end: int,
+    forbidden: Sequence[int],
+) -> list[Hypothesis]:
+    hypotheses = [Hypothesis([], 0.0) for _ in range(len(limits))]
+    bounds = limits.tolist()
+    rows = list(range(len(limits)))  # the sentence that each row of the state belongs to
+    symbols = torch.full_like(limits, begin)
+    while rows:
+        values, symbols = _log_probabilities(step(symbols, state), forbidden).max(dim=-1)
+        going = []
+        for i, (symbol, value) in enumerate(zip(symbols.tolist(), values.tolist(), strict=True)):
+            hypothesis = hypotheses[rows[i]]
+            hypothesis.log_probability += value
+            if symbol == end:
+                continue
+            hypothesis.symbols.append(symbol)
+            if len(hypothesis.symbols) < bounds[rows[i]]:
+                going.append(i)
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            if rows:
+                index = torch.tensor(going, device=symbols.device)
+                state.select(index)
+                symbols = symbols[index]
+    return hypotheses
+
+
+def _beam(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    begin: int,
+    end: int,
+    beam: int,
+    length_penalty: float,
+    forbidden: Sequence[int],
+) -> list[Hypothesis]:
+    device, bounds = limits.device, limits.tolist()
+    finished: list[list[tuple[float, Hypothesis]]] = [[] for _ in bounds]
+    rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
+    state.select(torch.arange(len(rows), device=device).repeat_interleave(beam))
+    symbols = torch.full((len(rows) * beam,), begin, device=device)
+    # The hypotheses of a sentence start alike: only the first may branch at the first step.
+    scores = torch.full((len(rows), beam), -torch.inf, device=device)
+    scores[:, 0] = 0.0
+    history = torch.zeros(len(rows), beam, 0, dtype=torch.long, device=device)
+
+    def finish(sentence: int, tokens: list[int], log_probability: float, length: int) -> None:
+        value = log_probability / length**length_penalty
+        finished[sentence].append((value, Hypothesis(tokens, log_probability)))
+
+    while rows:
+        log_p = _log_probabilities(step(symbols, state), forbidden)
+        vocabulary = log_p.shape[1]
+        totals = (scores[..., None] + log_p.view(len(rows), beam, vocabulary)).flatten(1)
+        # Twice as many as needed: at most `beam` of them can be ends, so `beam` go on.
+        values, flat = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
+        parents, nexts = flat // vocabulary, flat % vocabulary
+        length = history.shape[2] + 1
+        ends = (nexts == end) & (values > -torch.inf)
+        # An end counts when it is among the `beam` best, as a hypothesis of equal rank would.
+        for row, column in ends[:, :beam].nonzero().tolist():
+            tokens = history[row, parents[row, column]].tolist()
+            finish(rows[row], tokens, values[row, column].item(), length)
+        order = ends.to(torch.int8).argsort(dim=1, stable=True)[
+            :, :beam
+        ]  # the non-ends, best first
+        scores, parents, nexts = (x.gather(1, order) for x in (values, parents, nexts))
+        scores = scores.masked_fill(nexts == end, -torch.inf)
+        history = torch.cat(
+            [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), nexts[..., None]], 2
+        )
+        base = torch.arange(len(rows), device=device)[:, None] * beam
+        moved = (base + parents).flatten()
+        going = []
+        for i, row in enumerate(rows):
+            if len(finished[row]) >= beam or not torch.isfinite(scores[i, 0]):
+                continue
+            if length >= bounds[row]:  # cut at the limit: taken as it stands
+                for j in range(beam):
+                    finish(row, history[i, j].tolist(), scores[i, j].item(), length)
+                continue
+            going.append(i)
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            if not rows:
+                break
+            kept = torch.tensor(going, device=device)
+            scores, nexts, history = scores[kept], nexts[kept], history[kept]
+            state.select(moved.view(-1, beam)[kept].flatten())
+        else:
+            state.reorder(moved)
+        symbols = nexts.flatten()
+    return [max(candidates, key=lambda c: c[0])[1] for candidates in finished]

@@ -1,0 +1,82 @@
+"""From plain mappings (YAML, JSON) to the typed, self-checking settings, and back."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vqnmt.errors import VqnmtError
+
+SettingsT = TypeVar("SettingsT")
+
+
+def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "") -> SettingsT:
+    """Build the dataclass `kind` from `values`, nested dataclasses included.
+
+    Args:
+        kind: A dataclass; a field without default must be given.
+        values: Its fields by name.
+        path: The key under which `values` stand, for errors.
+
+    Raises:
+        VqnmtError: A key is unknown or missing, or a value has the wrong type or is out of
+            range; the message names the key.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = [f for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
+    names = [f.name for f in fields]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(names)}"
+            raise VqnmtError(f"{_join(path, key)} is not a known key: {remedy}")
+    arguments = {}
+    for f in fields:
+        key = _join(path, f.name)
+        if f.name in values:
+            arguments[f.name] = _convert(hints[f.name], values[f.name], key)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise VqnmtError(f"{key} is missing: give it a value")
+    try:
+        return kind(**arguments)
+    except VqnmtError as error:
+        # A dataclass names its fields by what it is; say where it stands when that differs.
+        text = str(error)
+        raise VqnmtError(text if not path or text.startswith(path) else f"{path}: {text}") from None
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise VqnmtError(f"{key} is {value!r}: it must be a group of keys")
+        return from_mapping(hint, value, key)
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in allowed:
+        return None
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return value if int in allowed else float(value)
+    plain = tuple(typing.get_origin(a) or a for a in allowed if a is not Any)
+    exact = isinstance(value, plain) and (bool in plain or not isinstance(value, bool))
+    if Any not in allowed and not exact:
+        kinds = " or ".join(getattr(a, "__name__", str(a)) for a in plain)
+        raise VqnmtError(f"{key} is {value!r} ({type(value).__name__}): it must be of type {kinds}")
+    return value
+
+
+def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= to_flat(value, _join(path, key))
+        else:
+            flat[_join(path, key)] = value
+    return flat

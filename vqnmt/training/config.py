@@ -1,0 +1,62 @@
+"""The settings of a training."""
+
+from dataclasses import dataclass
+
+from vqnmt.errors import VqnmtError
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingConfig:
+    """How long and how a model is trained; every number of steps counts optimiser steps."""
+
+    steps: int = 1000
+    """Optimiser steps in all."""
+    batch_tokens: int = 4096
+    """Positions on the longer side of a batch, padding included, over all processes."""
+    accumulation: int = 1
+    """Batches whose gradients are summed before each optimiser step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    schedule: str = "cosine"
+    """After warm-up: `cosine` to zero at the last step, or `inverse_sqrt`."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay on matrices."""
+    beta2: float = 0.98
+    """Adam's decay of the second moment."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 where the processor has matrix units for it."""
+    log_every: int = 25
+    """Steps between two rows of metrics.jsonl."""
+    validate_every: int = 200
+    """Steps between two validations; each also saves a checkpoint and a snapshot of weights."""
+    average: int = 5
+    """The trained model is the mean of the last so many snapshots."""
+    keep: int = 2
+    """Checkpoints kept to resume from."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key in ("steps", "batch_tokens", "accumulation", "log_every", "validate_every"):
+            self._at_least(key, 1)
+        self._at_least("average", 1)
+        self._at_least("keep", 1)
+        for key, allowed in (
+            ("schedule", ("cosine", "inverse_sqrt")),
+            ("precision", ("auto", "bf16", "fp32")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise VqnmtError(
+                    f"training.{key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}"
+                )
+
+    def _at_least(self, key: str, least: int) -> None:
+        if getattr(self, key) < least:
+            raise VqnmtError(f"training.{key} is {getattr(self, key)}; it must be {least} or more")
