@@ -209,8 +209,8 @@ class Translator:
         long = [i for i, row in enumerate(rows) if len(row) > self.max_source_tokens]
         if long:
             raise VqnmtError(
-                f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the model "
-                f"takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
+                f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the "
+                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
 
 

@@ -57,10 +57,17 @@ class LatentConfig:
     """Whether the output decoder sees only earlier positions, as in the reference code."""
     source_in_compressor: bool = True
     """Whether the compressor attends to the source before it compresses."""
+    source_copy: bool = True
+    """Whether decoder positions also read the source at the same relative place (the uniform
+    copy of Gu et al. 2018), which gives attention a place to start from."""
     word_dropout: float = 0.0
     """Probability that the compressor reads an unknown word in place of a target token."""
     code_noise: float = 0.0
     """Probability that the decoder trains on the predictor's own choice in place of a code."""
+    continuous_start: float = 0.15
+    """Fraction of training at whose start the latents pass unquantised. Before the decoder has
+    learned to read latents, only the commitment loss moves the compressor, and pulls all latents
+    to one point; codes that start from latents in use stay apart."""
     predictor_gradient: bool = False
     """Whether the predictor's loss trains the compressor too, as in the reference code."""
     gold_mixing: bool = False
@@ -92,6 +99,11 @@ class LatentConfig:
                 "student.gold_mixing is true, but ctc has no fixed position for a token: "
                 "set student.output=cross_entropy or student.gold_mixing=false"
             )
+        if not 0 <= self.continuous_start < 1:
+            raise VqnmtError(
+                f"student.continuous_start is {self.continuous_start}; it must be 0 or more and "
+                "below 1"
+            )
         if not 0 <= self.compression <= 6:
             raise VqnmtError(f"student.compression is {self.compression}; choose 0 to 6")
 
@@ -120,8 +132,10 @@ class LatentTransformer(nn.Module):
         self.decompressor = Decompressor(dim, config.compression, dropout)
         self.decoder = Decoder(size, config.decoder_layers)
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
+        self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
+        self.continuous = config.continuous_start > 0
 
     @property
     def end_of_codes(self) -> int:
@@ -158,6 +172,15 @@ class LatentTransformer(nn.Module):
         missing = -labels.shape[1] % 2**self.config.compression
         return self.compressor(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
 
+    def decompress(
+        self, latents: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decompress code vectors (B, L, d) to decoder positions (B, L * 2^n_c, d)."""
+        x, mask = self.decompressor(latents, mask)
+        if self.source_copy is not None:
+            x = x + self.source_copy(uniform_copy(memory, memory_mask, mask))
+        return x, mask
+
     def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
 
@@ -177,15 +200,18 @@ class LatentTransformer(nn.Module):
         """Reconstruction + commitment + latent prediction (document 002), all named."""
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
-        bottleneck = self.quantizer(z_e, mask)
-        code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
-        prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
-
-        latents = bottleneck.quantized
-        if self.training and self.config.code_noise > 0:
-            latents = self._with_predicted(latents, code_logits)
+        if self.training and self.continuous:
+            latents, code_losses, statistics = z_e, {}, {}
+        else:
+            bottleneck = self.quantizer(z_e, mask)
+            code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
+            prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
+            latents, statistics = bottleneck.quantized, bottleneck.statistics
+            code_losses = {"prediction": prediction, **bottleneck.losses}
+            if self.training and self.config.code_noise > 0:
+                latents = self._with_predicted(latents, code_logits)
         state = self.decoder.start(memory, memory_mask)
-        positions, position_mask = self.decompressor(latents, mask)
+        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         if self.training and self.gold_probability > 0:
             positions = self._with_gold(positions, target)
         hidden, output_mask = self.decode(positions, position_mask, state)
@@ -193,14 +219,10 @@ class LatentTransformer(nn.Module):
             self.embedding.weight, hidden, output_mask, target
         )
 
-        losses = {
-            "reconstruction": reconstruction,
-            "prediction": prediction,
-            **bottleneck.losses,
-        }
+        losses = {"reconstruction": reconstruction, **code_losses}
         total = torch.stack(list(losses.values())).sum()
         terms = {name: value.detach() for name, value in losses.items()}
-        return Losses(total, tokens, {**terms, **bottleneck.statistics})
+        return Losses(total, tokens, {**terms, **statistics})
 
     def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
@@ -250,13 +272,15 @@ class LatentTransformer(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell the curricula how much of training is done, 0 to 1."""
+        self.continuous = fraction < self.config.continuous_start
         self.quantizer.set_progress(fraction)
         if self.config.gold_mixing:
             self.gold_probability = 1.0 - fraction
 
     def after_optimizer_step(self) -> None:
         """Move the codebook, once an optimiser step."""
-        self.quantizer.step()
+        if not self.continuous:
+            self.quantizer.step()
 
     # --- translation -------------------------------------------------------------------------
 
@@ -304,10 +328,27 @@ class LatentTransformer(nn.Module):
     ) -> list[list[int]]:
         latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
         state = self.decoder.start(memory, memory_mask)
-        positions, position_mask = self.decompressor(latents, mask)
+        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
         best = self.logits(hidden).argmax(dim=-1)  # (B, P)
         return self.output.read(best, output_mask)
+
+
+def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
+    """Stretch the source over the positions: position i of n reads source state i * S // n.
+
+    Args:
+        memory: (B, S, d).
+        memory_mask: (B, S).
+        mask: (B, P), True at real positions.
+
+    Returns:
+        (B, P, d).
+    """
+    lengths, sources = mask.sum(dim=1, keepdim=True), memory_mask.sum(dim=1, keepdim=True)
+    index = torch.arange(mask.shape[1], device=mask.device) * sources // lengths  # (B, P)
+    index = index.minimum(sources - 1)  # positions of the padding
+    return memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))
 
 
 def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:

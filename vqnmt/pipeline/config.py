@@ -39,8 +39,10 @@ class StudentSettings:
     upsampling: int = 2
     causal_decoder: bool = False
     source_in_compressor: bool = True
+    source_copy: bool = True
     word_dropout: float = 0.0
     code_noise: float = 0.0
+    continuous_start: float = 0.15
     predictor_gradient: bool = False
     gold_mixing: bool = False
 

@@ -210,6 +210,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, int] = {}  # a term may be missing from some batches
         self._last = ""
         self._tokens, self._start = 0, time.perf_counter()
 
@@ -218,6 +219,7 @@ class _Meter:
         self._tokens += losses.tokens
         for name, value in {"total": losses.total.detach(), **losses.terms}.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.cpu() * losses.tokens
+            self._weights[name] = self._weights.get(name, 0) + losses.tokens
 
     def summary(self) -> str:
         """Say the mean loss so far in a few characters."""
@@ -229,10 +231,12 @@ class _Meter:
     def flush(self) -> dict[str, Any]:
         """Return the means and start anew."""
         row: dict[str, Any] = {
-            f"train/{name}": (value / self._tokens).item() for name, value in self._sums.items()
+            f"train/{name}": (value / self._weights[name]).item()
+            for name, value in self._sums.items()
         }
         row["train/tokens_per_second"] = self._tokens / (time.perf_counter() - self._start)
-        self._sums, self._tokens, self._start = {}, 0, time.perf_counter()
+        self._sums, self._weights = {}, {}
+        self._tokens, self._start = 0, time.perf_counter()
         return row
 
 
