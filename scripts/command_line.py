@@ -1,9 +1,11 @@
 """What the scripts share: configuration by Hydra, and errors in one sentence."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -11,6 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vqnmt.errors import VqnmtError
+
+# Faults of the machine that its user can mend; any other OSError is a bug.
+NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -55,6 +60,19 @@ def run(main: Callable[[list[str]], None], config: str | None = None) -> None:
             return
         main(arguments)
     except VqnmtError as error:
-        sys.exit(f"error: {error}")
+        _stop(f"error: {error}", 2)
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in NAMED_FAULTS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _stop(f"error: {place}{error.strerror}: start the same command again once it is mended", 2)
     except KeyboardInterrupt:
-        sys.exit("interrupted: finished parts are kept; start the same command again to go on")
+        _stop("interrupted: finished parts are kept; start the same command again to go on", 130)
+
+
+def _stop(sentence: str, status: int) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)

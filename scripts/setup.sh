@@ -5,7 +5,7 @@
 #   sh scripts/setup.sh                           with python3, or else python3.14 to python3.11
 #   PYTHON=/path/to/python sh scripts/setup.sh    with that one
 #
-# Packages come from wherever pip is configured to look (an index, a mirror, a folder of wheels:
+# Packages come from wherever pip is configured to look (an index or a folder of wheels:
 # pip.conf and PIP_* variables are honoured). The machine decides the build of torch: with an
 # NVIDIA GPU the general one with its CUDA packages, else the CPU build.
 set -eu

@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
                 ) from error
         first = number - len(lines) + 1
         for translation in translator.translate(lines, beam=options.beam, first_line=first):
-            sys.stdout.write(translation.text + "\n")
-        sys.stdout.flush()
+            sys.stdout.buffer.write(translation.text.encode() + b"\n")  # UTF-8 in any locale
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -172,25 +172,22 @@ def test_cpu_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpu_machine_takes_the_cuda_packages(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has no +cpu build")
+def test_general_build_for_a_gpu_and_as_last_resort(tmp_path: Path) -> None:
     clone = Clone(tmp_path, ("general",))
+    no_cpu_build = clone.setup()
+    assert no_cpu_build.returncode == 0, no_cpu_build.stderr
+    assert f"found torch=={TORCH}+cpu neither" in no_cpu_build.stderr
+    assert clone.packages() == {*EVERYWHERE, f"torch=={TORCH}", "cuda_packages==1.0"}
+
     clone.set_gpu(True)
-    result = clone.setup()
-    assert result.returncode == 0, result.stderr
-    assert {f"torch=={TORCH}", "cuda_packages==1.0"} <= clone.packages()
+    gpu = clone.setup()
+    assert gpu.returncode == 0, gpu.stderr
+    assert f"torch=={TORCH} for the NVIDIA GPU" in gpu.stderr
+    assert "without CUDA" not in gpu.stderr
     # A shell of the same machine that sees no GPU keeps that environment.
     clone.set_gpu(False)
     assert clone.setup().stderr == ""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has no +cpu build")
-def test_without_a_cpu_build_the_general_one_is_the_last_resort(tmp_path: Path) -> None:
-    clone = Clone(tmp_path, ("general",))
-    result = clone.setup()
-    assert result.returncode == 0, result.stderr
-    assert f"found torch=={TORCH}+cpu neither" in result.stderr
-    assert {f"torch=={TORCH}", "cuda_packages==1.0"} <= clone.packages()
 
 
 def test_no_usable_python_is_one_sentence(tmp_path: Path) -> None:

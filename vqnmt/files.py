@@ -9,6 +9,20 @@ from pathlib import Path
 from vqnmt.errors import VqnmtError
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_full(temporary: Path) -> bool:
+    """Ask the disk itself: torch, numpy and safetensors hide the number of the fault."""
+    if temporary.exists():
+        try:
+            with open(temporary, "ab") as file:
+                file.write(bytes(2**20))
+        except OSError as error:
+            return error.errno in FULL
+    return False
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of `path` and move it onto `path` when the block succeeds.
@@ -28,14 +42,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except VqnmtError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or (number is None and _is_full(temporary)):
             raise VqnmtError(
                 f"{path}: the disk is full; the previous file is untouched: "
                 "free some space and start the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise VqnmtError(f"{path}: cannot be written ({error.strerror})") from error
+        if number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise VqnmtError(f"{path}: cannot be written ({os.strerror(number)})") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

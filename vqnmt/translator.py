@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -92,16 +93,14 @@ class Translator:
         """
         folder = Path(folder)
         check_model_folder(folder)
-        try:
-            loaded = TranslationModel.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise VqnmtError(
-                f"{folder / 'model.safetensors'}: does not fit config.json or is damaged "
-                f"({type(error).__name__}): copy the folder again or save the model anew"
-            ) from error
+        loaded = _load(folder)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            module = loaded.model.to(chosen)
+        except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
+            raise VqnmtError(f"device {chosen} cannot be used ({_first_line(error)})") from error
         return cls(
-            loaded.model.to(chosen).eval(),
+            module.eval(),
             Vocabulary.load(folder / "spm.model"),
             loaded.config.source_language,
             loaded.config.target_language,
@@ -110,23 +109,32 @@ class Translator:
         )
 
     def save_pretrained(self, folder: Path | str, card: str) -> None:
-        """Write the model folder, `config.json` last: a folder without it is incomplete.
+        """Write the model folder; a full disk leaves an earlier model there as it was.
 
         Raises:
             VqnmtError: The disk is full or the folder cannot be written.
         """
         folder = Path(folder)
-        (folder / "config.json").unlink(missing_ok=True)
-        self.vocabulary.save(folder / "spm.model")
-        atomic_write_text(folder / "README.md", card)
+        folder.mkdir(parents=True, exist_ok=True)
         wrapped = TranslationModel.around(
             self.model, self.source_language, self.target_language, self.max_source_tokens
         )
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            wrapped.save_pretrained(temporary)
-            for name in ("model.safetensors", "config.json"):
+            new = Path(temporary)
+            try:
+                wrapped.save_pretrained(new)
+            except (OSError, SafetensorError) as error:
+                raise VqnmtError(
+                    f"{folder}: the model cannot be saved ({_first_line(error)}); an earlier one "
+                    "there is untouched: free some space and start the same command again"
+                ) from error
+            self.vocabulary.save(new / "spm.model")
+            atomic_write_text(new / "README.md", card)
+            # All is on disk. While names change hands, a folder without config.json is incomplete.
+            (folder / "config.json").unlink(missing_ok=True)
+            for name in ("README.md", "spm.model", "model.safetensors", "config.json"):
                 with atomic_path(folder / name) as path:
-                    os.replace(Path(temporary) / name, path)
+                    os.replace(new / name, path)
 
     @property
     def device(self) -> torch.device:
@@ -212,6 +220,40 @@ class Translator:
                 f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the "
                 f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
+
+
+def _load(folder: Path) -> Any:
+    """Load a `TranslationModel`; all weights must be there and fit."""
+    place, remedy = folder / "model.safetensors", "copy the folder again or save the model anew"
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of what does not fit is ours to give
+    try:
+        found: Any = TranslationModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except VqnmtError as error:
+        raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise VqnmtError(
+            f"{place}: does not fit config.json or is damaged ({type(error).__name__}): {remedy}"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    loaded, report = found
+    # transformers only warns of these, and leaves missing weights random.
+    for fault in ("missing", "unexpected"):
+        if names := sorted(report[f"{fault}_keys"]):
+            raise VqnmtError(
+                f"{place}: does not fit config.json: {fault} weights: {len(names)}, the first is "
+                f"{names[0].removeprefix('model.')}: {remedy}"
+            )
+    return loaded
+
+
+def _first_line(error: BaseException) -> str:
+    """Take the first line of a library's message, or the error's type where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def check_model_folder(folder: Path) -> None:

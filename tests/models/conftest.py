@@ -51,6 +51,7 @@ def make_latent(size) -> Callable[..., LatentTransformer]:
             "encoder_layers": 1,
             "decoder_layers": 1,
             "compression": 1,
+            "continuous_start": 0.0,
         }
         if settings.get("output") == "cross_entropy":
             defaults["upsampling"] = 1

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vqnmt.errors import VqnmtError
+from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig
-from vqnmt.models.latent import pad_codes, prediction_loss
+from vqnmt.models.latent import pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.tokens import PAD
 
 OUTPUTS = pytest.mark.parametrize("output", ["ctc", "cross_entropy"])
@@ -239,6 +240,46 @@ def test_progress_reaches_the_quantizer(make_latent):
     assert model.quantizer.samples == 6
 
 
+def test_latents_pass_unquantised_at_the_start(make_latent, pairs):
+    model = make_latent(continuous_start=0.25, quantizer={"decay": 0.5})
+    before = model.quantizer.codebook.vectors.clone()
+    seen = []
+    model.decompressor.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for fraction in (0.0, 0.24):
+        model.set_progress(fraction)
+        losses = model(*pairs)
+        assert set(losses.terms) == {"reconstruction"}
+        z_e, mask = model.compress(pairs[1], *model.encode(pairs[0]))
+        torch.testing.assert_close(seen[-1], z_e)
+        model.after_optimizer_step()
+    assert torch.equal(model.quantizer.codebook.vectors, before)
+    assert model.quantizer.epoch_statistics().positions == 0
+    model.set_progress(0.25)
+    losses = model(*pairs)
+    assert {"reconstruction", "prediction", "commitment"} <= set(losses.terms)
+    assert torch.cdist(seen[-1][mask].detach(), before).min(-1).values.max() < 1e-3
+    model.after_optimizer_step()
+    assert not torch.equal(model.quantizer.codebook.vectors, before)
+
+
+def test_evaluation_is_quantised_even_at_the_start(make_latent, pairs):
+    model = make_latent(continuous_start=0.5).eval()
+    assert "prediction" in model(*pairs).terms
+
+
+@pytest.mark.parametrize("positions", [1, 4, 9])
+def test_uniform_copy_reads_the_source_at_the_same_relative_place(positions):
+    memory = torch.randn(2, 5, 3)
+    memory_mask = torch.arange(5) < torch.tensor([[5], [2]])
+    mask = torch.arange(12) < torch.tensor([[positions], [12]])
+    found = uniform_copy(memory, memory_mask, mask)
+    assert found.shape == (2, 12, 3)
+    for i in range(positions):
+        assert torch.equal(found[0, i], memory[0, i * 5 // positions])
+    for i in range(12):
+        assert torch.equal(found[1, i], memory[1, i * 2 // 12])
+
+
 # --- translation -----------------------------------------------------------------------------
 
 
@@ -351,14 +392,17 @@ def test_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make
 @OUTPUTS
 @QUANTIZERS
 def test_learns_eight_pairs_by_heart(make_latent, output, name):
-    quantizer = {"name": name, "initialisation": "kmeans", "codebook_size": 16, "decay": 0.9}
+    quantizer = {"name": name, "initialisation": "kmeans", "codebook_size": 24, "decay": 0.9}
     if name == "soft_em":
         quantizer["samples_end"] = 1
-    model = make_latent(output=output, quantizer=quantizer)
+    size = TransformerConfig(dim=32, feedforward=64, heads=2, dropout=0.0)
+    model = make_latent(
+        output=output, quantizer=quantizer, transformer=size, continuous_start=0.15
+    )
     source, target = torch.randint(4, 12, (8, 5)), torch.randint(4, 12, (8, 6))
     target[::2, 4:] = PAD
-    steps = 250
-    optimizer = torch.optim.Adam(model.parameters(), 0.005)
+    steps = 200
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for step in range(steps):
         model.set_progress(step / steps)

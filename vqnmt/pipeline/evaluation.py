@@ -16,6 +16,7 @@ from vqnmt.evaluation.records import (
     Record,
     current_commit,
     describe_hardware,
+    read_records,
     write_records,
 )
 from vqnmt.evaluation.report import Example, Picture, write_report
@@ -66,6 +67,11 @@ class Evaluation:
 
     def __init__(self, pipeline: TranslationPipeline, overrides: list[str]) -> None:
         self.config, self.corpus, self.stages = pipeline.config, pipeline.corpus, pipeline.stages
+        settings = {
+            "evaluation": dataclasses.asdict(self.config.evaluation),
+            "teacher": self.config.teacher,
+        }
+        self.stage = pipeline.stage("evaluation", settings, after="student")
         self.folder, self.student, self.overrides = pipeline.folder, pipeline.student, overrides
         self.student_name = student_name(self.config)
         self.systems = {
@@ -76,12 +82,20 @@ class Evaluation:
         self.outputs: dict[str, dict[str, list[Translation]]] = {}
 
     def run(self) -> list[Record]:
-        """Score, time, and write results.json, report.md and the model card."""
+        """Score, time, and write results.json, report.md and the model card, unless done."""
+        path = self.folder / "results.json"
+        if self.stage.complete and path.exists() and (self.folder / "report.md").exists():
+            return read_records(path)
+        with self.stage.work():
+            return self._measure(path)
+
+    def _measure(self, path: Path) -> list[Record]:
         metrics = {name: self._scores(name) for name in self.systems}
         self._oracle(metrics[self.student_name])
         self._speed(metrics)
         records = [self._record(name, values) for name, values in metrics.items()]
-        write_records(self.folder / "results.json", records)
+        path.unlink(missing_ok=True)  # what an earlier evaluation found has no place beside these
+        write_records(path, records)
         if self.config.records is not None:
             corpus = self.corpus
             name = f"{corpus.name}-{corpus.source_language}-{corpus.target_language}.json"
@@ -166,7 +180,11 @@ class Evaluation:
             records=records,
             corpus=corpus_facts(self.corpus),
             settings=to_flat(dataclasses.asdict(self.config)),
-            wall_seconds={name: stage.seconds for name, stage in self.stages.items()},
+            wall_seconds={
+                name: stage.seconds
+                for name, stage in self.stages.items()
+                if stage is not self.stage
+            },
             pictures=self._pictures(records),
             examples=self._examples(),
         )

@@ -30,6 +30,10 @@ class Stage:
         if self.path.exists():
             self._read()
 
+    def has(self, *names: str) -> bool:
+        """Say whether the stage is complete and its files `names` are still there."""
+        return self.complete and all((self.folder / name).is_file() for name in names)
+
     def _read(self) -> None:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
@@ -43,8 +47,8 @@ class Stage:
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise VqnmtError(
-                    f"{self.folder} was made with {key}={before.get(key)}, now asked for is "
-                    f"{now.get(key)}: name another run=..., or remove this folder"
+                    f"{self.folder} was made with {key}={_text(before.get(key))}, now asked for is "
+                    f"{_text(now.get(key))}: name another run=..., or remove this folder"
                 )
 
     @contextmanager
@@ -62,3 +66,8 @@ class Stage:
     def _write(self) -> None:
         content = {"settings": self.settings, "complete": self.complete, "seconds": self.seconds}
         atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")
+
+
+def _text(value: Any) -> str:
+    """Write a value as on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)

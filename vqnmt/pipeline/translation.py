@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.stage import Stage
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
-from vqnmt.translator import TextTranslator, Translator
+from vqnmt.translator import MODEL_FILES, TextTranslator, Translator
 
 
 class TranslationPipeline:
@@ -65,9 +66,13 @@ class TranslationPipeline:
     def prepare_corpus(self) -> None:
         """Stage 1: fetch, split and filter the text."""
         state = PartialState()
-        stage = self._stage("corpus", {"fingerprint": self.config.corpus.fingerprint()})
-        with state.main_process_first(), stage.work():
-            self.corpus = prepare_corpus(self.config.corpus, self.folder / "corpus")
+        config = self.config.corpus
+        asked = dataclasses.asdict(config)
+        del asked["cache"]  # where downloads stand decides nothing
+        # The fingerprint covers the contents of the user's own files too.
+        stage = self.stage("corpus", {"corpus": asked, "digest of the text": config.fingerprint()})
+        with state.main_process_first(), nullcontext() if stage.complete else stage.work():
+            self.corpus = prepare_corpus(config, stage.folder)
         report = self.corpus.report["parts"]
         for part, facts in report.items():
             dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
@@ -76,10 +81,11 @@ class TranslationPipeline:
     def train_vocabulary(self) -> None:
         """Stage 2: the joint sentencepiece vocabulary."""
         config, train = self.config.vocabulary, self.corpus.train
-        stage = self._stage("vocabulary", dataclasses.asdict(config), after="corpus")
+        settings = {"vocabulary": dataclasses.asdict(config), "seed": self.config.seed}
+        stage = self.stage("vocabulary", settings, after="corpus")
         path = stage.folder / "spm.model"
         with PartialState().main_process_first():
-            if not stage.complete:
+            if not stage.has("spm.model"):
                 with stage.work():
                     Vocabulary.train(
                         [*train.sources, *train.targets],
@@ -90,6 +96,7 @@ class TranslationPipeline:
                     ).save(path)
             self.vocabulary = Vocabulary.load(path)
         say(f"vocabulary: {len(self.vocabulary):,} pieces")
+        self._check_lengths()
 
     def train_teacher(self) -> None:
         """Stage 3: our own autoregressive Transformer, or a checkpoint from elsewhere."""
@@ -98,16 +105,15 @@ class TranslationPipeline:
             self.teacher = ForeignTranslator(config.teacher)
             return
         settings = {
-            "model": dataclasses.asdict(config.teacher_model),
-            "training": dataclasses.asdict(config.teacher_training),
-            "seed": config.seed,
-            "max_train_tokens": config.max_train_tokens,
+            "teacher_model": dataclasses.asdict(config.teacher_model),
+            "teacher_training": dataclasses.asdict(config.teacher_training),
+            **self._common_settings(),
         }
-        stage = self._stage("teacher", settings, after="vocabulary")
+        stage = self.stage("teacher", settings, after="vocabulary")
         set_seed(config.seed)
         model = AutoregressiveTransformer(config.teacher_model.model(len(self.vocabulary)))
         translator = self._translator(model)
-        if not stage.complete:
+        if not stage.has(*MODEL_FILES):
             observer = BleuObserver(translator, self.corpus.valid, self.corpus.target_language)
             with stage.work():
                 self._train(
@@ -123,18 +129,29 @@ class TranslationPipeline:
     def distill(self) -> list[str]:
         """Stage 4: the teacher's beam output for the training sources."""
         config = self.config
-        settings = {"beam": config.beam, "teacher": config.teacher}
-        after = "teacher" if config.teacher == "own" else "corpus"
-        stage = self._stage("distilled", settings, after=after)
+        settings = {
+            "beam": config.beam,
+            "teacher": config.teacher,
+            "max_source_tokens": config.max_source_tokens,
+        }
+        after = "teacher" if config.teacher == "own" else "vocabulary"
+        stage = self.stage("distilled", settings, after=after)
         sources, targets = self.corpus.train.sources, self.corpus.train.targets
         path = stage.folder / f"train.{self.corpus.target_language}"
-        if not stage.complete:
+        if not stage.has(path.name):
             with stage.work():
                 # A source may stand in several pairs; its translation is one.
                 distinct = list(dict.fromkeys(sources))
-                found = distill(self.teacher, distinct, stage.folder / "parts", beam=config.beam)
-                texts = dict(zip(distinct, found, strict=True))
-                atomic_write_text(path, "".join(texts[source] + "\n" for source in sources))
+                fitting = [
+                    source
+                    for source, row in zip(distinct, self.vocabulary.encode(distinct), strict=True)
+                    if len(row) <= config.max_source_tokens
+                ]
+                if long := len(distinct) - len(fitting):
+                    say(f"distillation: {long:,} sources over max_source_tokens stay empty")
+                found = distill(self.teacher, fitting, stage.folder / "parts", beam=config.beam)
+                texts = dict(zip(fitting, found, strict=True))
+                atomic_write_text(path, "".join(texts.get(source, "") + "\n" for source in sources))
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         if len(lines) != len(targets):
             raise VqnmtError(
@@ -147,23 +164,22 @@ class TranslationPipeline:
         """Stage 5: the latent Transformer, on distilled or raw `targets`."""
         config = self.config
         settings = {
-            "model": dataclasses.asdict(config.student_model),
-            "training": dataclasses.asdict(config.student_training),
-            "seed": config.seed,
-            "max_train_tokens": config.max_train_tokens,
+            "student_model": dataclasses.asdict(config.student_model),
+            "student_training": dataclasses.asdict(config.student_training),
+            **self._common_settings(),
             "distill": config.distill,
             "warm_start": config.warm_start,
         }
         before = "distilled" if config.distill else "teacher"
         after = before if before in self.stages else "vocabulary"
-        stage = self._stage("student", settings, after=after)
+        stage = self.stage("student", settings, after=after)
         set_seed(config.seed)
         model = LatentTransformer(config.student_model.model(len(self.vocabulary)))
         if config.warm_start and isinstance(self.teacher, Translator):
             copied = model.start_from(self.teacher.model)
             say(f"student: {copied:,} weights start as the teacher's")
         translator = self._translator(model)
-        if not stage.complete:
+        if not stage.has(*MODEL_FILES):
             observer = LatentObserver(translator, self.corpus.valid, self.corpus.target_language)
             with stage.work():
                 self._train(stage, model, translator, targets, observer, config.student_training)
@@ -171,13 +187,33 @@ class TranslationPipeline:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _stage(self, name: str, settings: dict[str, Any], after: str | None = None) -> Stage:
+    def stage(self, name: str, settings: dict[str, Any], after: str | None = None) -> Stage:
         """Open a stage whose settings include a digest of all that stands before it."""
         if after is not None:
             before = json.dumps(self.stages[after].settings, sort_keys=True)
-            settings = settings | {after: hashlib.sha256(before.encode()).hexdigest()[:12]}
+            digest = hashlib.sha256(before.encode()).hexdigest()[:12]
+            settings = settings | {f"digest of {after}": digest}
         self.stages[name] = Stage(self.folder / name, settings)
         return self.stages[name]
+
+    def _common_settings(self) -> dict[str, Any]:
+        keys = ("seed", "max_train_tokens", "max_source_tokens")
+        return {key: getattr(self.config, key) for key in keys}
+
+    def _check_lengths(self) -> None:
+        """Refuse, before hours of training, validation and test sources that are too long.
+
+        Raises:
+            VqnmtError: Names the set, the number of such sources and the length needed.
+        """
+        limit = self.config.max_source_tokens
+        for name, text in {"valid": self.corpus.valid, **self.corpus.test}.items():
+            lengths = [len(row) for row in self.vocabulary.encode(text.sources)]
+            if long := [length for length in lengths if length > limit]:
+                raise VqnmtError(
+                    f"max_source_tokens is {limit}, but {len(long)} sources of {name} are longer, "
+                    f"up to {max(long)} tokens: set max_source_tokens={max(long)} or more"
+                )
 
     def _translator(self, model: nn.Module) -> Translator:
         corpus, limit = self.corpus, self.config.max_source_tokens

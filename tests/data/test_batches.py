@@ -1,0 +1,137 @@
+"""Tokenised text on disk, and the plan of batches."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqnmt.data import batches as module
+from vqnmt.data.batches import ParallelBatches, TokenizedText, pad, plan_batches
+from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.errors import VqnmtError
+
+
+class Letters:
+    """A stand-in vocabulary: a letter is a piece."""
+
+    def encode(self, sentences: list[str]) -> list[list[int]]:
+        return [[ord(letter) for letter in sentence] for sentence in sentences]
+
+
+SENTENCES = ["one", "", "three and more", "ü", "", "x" * 50]
+
+
+def texts(rows: list[int]) -> TokenizedText:
+    """Sentences of these lengths, all tokens different."""
+    offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    return TokenizedText(np.arange(4, 4 + offsets[-1], dtype=np.int32), offsets)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_sentences_come_back_whatever_the_chunk(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    text = TokenizedText.encode(iter(SENTENCES), Letters(), tmp_path / "text")
+    again = TokenizedText.open(tmp_path / "text")
+    assert isinstance(again.tokens, np.memmap)
+    for found in (text, again):
+        assert len(found) == len(SENTENCES)
+        assert found.lengths.tolist() == [len(sentence) for sentence in SENTENCES]
+        assert ["".join(map(chr, found[i])) for i in range(len(found))] == SENTENCES
+
+
+def test_sentences_come_back_through_a_real_vocabulary(tmp_path):
+    lines = [f"the light {i} of room {i % 7} is on" for i in range(200)] + ["", "ß → 光"]
+    vocabulary = Vocabulary.train(lines, 300)
+    text = TokenizedText.encode(lines, vocabulary, tmp_path / "text")
+    assert vocabulary.decode([text[i].tolist() for i in range(len(text))]) == lines
+
+
+@pytest.mark.parametrize("sentences", [[], [""], ["", ""]])
+def test_text_without_tokens(tmp_path, sentences):
+    text = TokenizedText.encode(sentences, Letters(), tmp_path / "text")
+    assert len(text) == len(sentences)
+    assert all(len(text[i]) == 0 for i in range(len(text)))
+
+
+def test_names_with_a_dot_keep_their_files_apart(tmp_path):
+    for name, sentence in (("train.en", "yes"), ("train.de", "doch")):
+        TokenizedText.encode([sentence], Letters(), tmp_path / name)
+    for name, sentence in (("train.en", "yes"), ("train.de", "doch")):
+        text = TokenizedText.open(tmp_path / name)
+        assert "".join(map(chr, text[0])) == sentence
+
+
+def test_a_failure_while_encoding_leaves_nothing(tmp_path):
+    def sentences():
+        yield "fine"
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        TokenizedText.encode(sentences(), Letters(), tmp_path / "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+pairs_of_lengths = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(lengths=pairs_of_lengths, budget=st.integers(1, 120), epoch=st.integers(0, 3))
+def test_each_pair_stands_in_one_batch_within_the_budget(lengths, budget, epoch):
+    source, target = np.array(lengths, dtype=np.int64).T
+    plan = plan_batches(source, target, budget, 1, epoch)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(lengths)))
+    for batch in plan:
+        assert len(batch) > 0
+        width = max(source[batch].max(), target[batch].max())
+        assert width * len(batch) <= budget or len(batch) == 1
+
+
+def test_the_plan_follows_from_seed_and_epoch():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 9, 300), generator.integers(1, 9, 300)
+
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return [batch.tolist() for batch in plan_batches(*lengths, 64, seed, epoch)]
+
+    assert plan(1, 0) == plan(1, 0)
+    for other in (plan(1, 1), plan(2, 0)):
+        assert other != plan(1, 0)
+        assert sorted(map(sorted, other)) != sorted(map(sorted, plan(1, 0)))  # not the order alone
+
+
+def test_batches_are_of_similar_lengths_and_in_random_order():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 40, 2000)
+    plan = plan_batches(lengths, lengths, 400, 1, 0)
+    padding = sum(lengths[b].max() * len(b) - lengths[b].sum() for b in plan)
+    assert padding < 0.05 * lengths.sum()
+    means = np.array([lengths[b].mean() for b in plan])
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_pad():
+    found = pad([[1, 2], np.array([3], dtype=np.int32), []])
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[1, 2], [3, 0], [0, 0]]
+    assert pad([]).shape == (0, 0)
+
+
+def test_parallel_batches_collate_what_they_plan():
+    sources, targets = texts([3, 1, 4, 9, 2]), texts([2, 5, 1, 1, 2])
+    batches = ParallelBatches(sources, targets, 8, seed=1, max_tokens=5)
+    assert len(batches) == 4  # pair 3 has 9 tokens
+    seen = []
+    for indices in batches.plan(0):
+        source, target = batches.collate(indices)
+        assert source.shape[0] == target.shape[0] == len(indices)
+        for row, index in enumerate(indices):
+            seen.append(int(index))
+            assert [t for t in source[row].tolist() if t] == sources[index].tolist()
+            assert [t for t in target[row].tolist() if t] == targets[index].tolist()
+    assert sorted(seen) == [0, 1, 2, 4]
+
+
+def test_no_pair_within_the_limit_is_an_error():
+    with pytest.raises(VqnmtError, match=r"max_train_tokens is 2.*shortest of 2 pairs has 3"):
+        ParallelBatches(texts([3, 4]), texts([1, 5]), 8, seed=1, max_tokens=2)
