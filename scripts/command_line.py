@@ -1,7 +1,10 @@
 """What the scripts share: configuration by Hydra, and errors in one sentence."""
 
+import argparse
+import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import to_flat
 
 # Faults of the machine that its user can mend; any other OSError is a bug.
 NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+# For argparse: keep the line breaks of a script's docstring.
+RAW = argparse.RawDescriptionHelpFormatter
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -31,18 +38,27 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
             composed = compose(name, overrides)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise VqnmtError(f"command line: {_sentence(error)}") from error
+        raise VqnmtError(_sentence(str(error), name)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _sentence(error: Exception) -> str:
-    """Join Hydra's lines to one sentence, without its hints at Hydra's own syntax."""
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
-    return "; ".join(line for line in kept if "To append to your config" not in line) + (
-        " (--help lists all keys)"
-    )
+def _sentence(message: str, name: str) -> str:
+    """Say Hydra's message in one sentence, without its hints at its own syntax."""
+    if match := re.search(r"Could not override '([^']*)'", message):
+        keys = to_flat(load_config(name, []))
+        near = difflib.get_close_matches(match[1], keys, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "--help lists all keys"
+        return f"{match[1]} is not a known key: {remedy}"
+    if match := re.search(r"Could not find '([^/']*)/([^']*)'", message):
+        group, choice = match.groups()
+        choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        near = difflib.get_close_matches(choice, choices, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(choices)}"
+        return f"{group}={choice} is not a known choice: {remedy}"
+    lines = [line.strip().rstrip(".") for line in message.splitlines()]
+    kept = [x for x in lines if x and not x.startswith(("full_key", "object_type", "See http"))]
+    return f"command line: {'; '.join(kept)} (write key=value; --help lists all keys)"
 
 
 def run(main: Callable[[list[str]], None], config: str | None = None) -> None:

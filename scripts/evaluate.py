@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from command_line import load_config, run
+from command_line import RAW, load_config, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
@@ -23,7 +23,7 @@ from vqnmt.translator import Translator
 
 def main(arguments: list[str]) -> None:
     """Translate and score."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--source", help="file of sources")
     parser.add_argument("--reference", help="file of references")

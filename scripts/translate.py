@@ -7,7 +7,7 @@ import argparse
 import sys
 from itertools import islice
 
-from command_line import run
+from command_line import RAW, run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.translator import Translator
@@ -18,13 +18,11 @@ CHUNK = 1000
 
 def main(arguments: list[str]) -> None:
     """Translate standard input to standard output."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     options = parser.parse_args(arguments)
-    if options.beam < 1:
-        raise VqnmtError(f"--beam is {options.beam}; it must be 1 or more")
     translator = Translator.from_pretrained(options.model, options.device)
     number = 0
     while raw := list(islice(sys.stdin.buffer, CHUNK)):

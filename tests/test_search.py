@@ -132,12 +132,15 @@ def test_a_narrow_beam_is_that_of_plain_python(seed, beam):
 
 @pytest.mark.parametrize("beam", [2, 3, 4])
 def test_poor_ends_do_not_stop_a_beam_that_holds_a_better_hypothesis(beam):
-    # Symbols 2, 3, end have probability 0.99 each; what else is alive ends at the second step.
-    tables = torch.zeros(1, 6, 6, 6)
-    tables[0, :, :, END] = 3.0
-    tables[0, 0, BEGIN] = torch.tensor([-9.0, -9.0, 9.0, 0.0, 0.0, 0.0])
-    tables[0, 1, 2] = torch.tensor([4.0, -9.0, -9.0, 9.0, -9.0, -9.0])
-    tables[0, 2, 3] = torch.tensor([9.0, -9.0, -9.0, 0.0, -9.0, -9.0])
+    # The sequence 2, 3 has probability 0.98. One poor hypothesis ends at the first step, and as
+    # many as are left of the beam at the second, before 2, 3 can end.
+    tables = torch.full((1, 6, 6, 6), -20.0)
+    tables[0, 0] = 0.0
+    tables[0, 0, BEGIN] = first = torch.tensor([4.0, -20.0, 9.0, 3.0, 2.0, -20.0])
+    tables[0, 1] -= 0.7 * first
+    tables[0, 1, 2, [END, 3]] = torch.tensor([4.0, 9.0]) - 0.7 * first[[END, 3]]
+    tables[0, 1, [3, 4], END] = 9.0
+    tables[0, 2, 3, END] = 9.0
     (greedy,) = run(tables, [5])
     (found,) = run(tables, [5], beam=beam)
     assert greedy.symbols == [2, 3] and greedy.log_probability > -0.1

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from vqnmt.errors import VqnmtError
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _is_full(temporary: Path) -> bool:
-    """Ask the disk itself: torch, numpy and safetensors hide the number of the fault."""
-    if temporary.exists():
+def _is_full(temporary: Path, error: Exception) -> bool:
+    """Find out why a write failed: torch, numpy and safetensors hide the number of the fault."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    if temporary.exists():  # ask the disk itself
         try:
             with open(temporary, "ab") as file:
                 file.write(bytes(2**20))
@@ -46,7 +47,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number in FULL or (number is None and _is_full(temporary)):
+        if number in FULL or (number is None and _is_full(temporary, error)):
             raise VqnmtError(
                 f"{path}: the disk is full; the previous file is untouched: "
                 "free some space and start the same command again"

@@ -70,10 +70,10 @@ def search(
 
 
 def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
-    logits = logits.float()
-    for symbol in forbidden:
-        logits[:, symbol] = -torch.inf
-    return logits.log_softmax(dim=-1)
+    if forbidden:  # on a copy: the logits are the step function's
+        index = torch.tensor(forbidden, device=logits.device)
+        logits = logits.index_fill(1, index, -torch.inf)
+    return logits.float().log_softmax(dim=-1)
 
 
 def _greedy(
@@ -157,7 +157,12 @@ def _beam(
         moved = (base + parents).flatten()
         going = []
         for i, row in enumerate(rows):
-            if len(finished[row]) >= beam or not torch.isfinite(scores[i, 0]):
+            if len(finished[row]) >= beam:
+                # Goes on while a hypothesis is better, at its present length, than all ended.
+                best = max(value for value, _ in finished[row])
+                if best >= scores[i, 0].item() / length**length_penalty:
+                    continue
+            if not torch.isfinite(scores[i, 0]):
                 continue
             if length >= bounds[row]:  # cut at the limit: taken as it stands
                 for j in range(beam):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,13 +124,15 @@ class Translator:
             new = Path(temporary)
             try:
                 wrapped.save_pretrained(new)
-            except (OSError, SafetensorError) as error:
+                shutil.copymode(new / "config.json", new / "model.safetensors")  # was private
+                self.vocabulary.save(new / "spm.model")
+                atomic_write_text(new / "README.md", card)
+            except (OSError, SafetensorError, VqnmtError) as error:
+                reason = _first_line(error.__cause__ or error)
                 raise VqnmtError(
-                    f"{folder}: the model cannot be saved ({_first_line(error)}); an earlier one "
-                    "there is untouched: free some space and start the same command again"
+                    f"{folder}: the model cannot be saved ({reason}); an earlier one there is "
+                    "untouched: free some space and start the same command again"
                 ) from error
-            self.vocabulary.save(new / "spm.model")
-            atomic_write_text(new / "README.md", card)
             # All is on disk. While names change hands, a folder without config.json is incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             for name in ("README.md", "spm.model", "model.safetensors", "config.json"):
@@ -158,8 +161,10 @@ class Translator:
             first_line: Number of the first sentence, for errors.
 
         Raises:
-            VqnmtError: Sources are longer than the model takes.
+            VqnmtError: Sources are longer than the model takes, or `beam` is below 1.
         """
+        if beam < 1:
+            raise VqnmtError(f"beam is {beam}; it must be 1 or more")
         rows = self.vocabulary.encode(list(sentences))
         self._refuse_too_long(rows, first_line)
         translations = [Translation("") for _ in rows]

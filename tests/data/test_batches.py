@@ -72,7 +72,9 @@ def test_a_failure_while_encoding_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-pairs_of_lengths = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60)
+pairs_of_lengths = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

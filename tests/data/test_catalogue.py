@@ -4,8 +4,8 @@ import hashlib
 import json
 
 import pytest
-from tests.data.stand_ins import lines, repinned, write, write_tar, write_wheel, write_zip
 
+from tests.data.stand_ins import lines, repinned, write, write_tar, write_wheel, write_zip
 from vqnmt.data import catalogue
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import prepare_corpus

@@ -2,8 +2,8 @@ import json
 import random
 
 import pytest
-from tests.data.stand_ins import lines, write
 
+from tests.data.stand_ins import lines, write
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import load_corpus, prepare_corpus
 from vqnmt.errors import VqnmtError

@@ -3,8 +3,8 @@ import http.server
 import threading
 
 import pytest
-from tests.data.stand_ins import write_wheel
 
+from tests.data.stand_ins import write_wheel
 from vqnmt.data.sources import RemoteFile, fetch, file_checksum
 from vqnmt.errors import VqnmtError
 

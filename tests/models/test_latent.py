@@ -396,9 +396,7 @@ def test_learns_eight_pairs_by_heart(make_latent, output, name):
     if name == "soft_em":
         quantizer["samples_end"] = 1
     size = TransformerConfig(dim=32, feedforward=64, heads=2, dropout=0.0)
-    model = make_latent(
-        output=output, quantizer=quantizer, transformer=size, continuous_start=0.15
-    )
+    model = make_latent(output=output, quantizer=quantizer, transformer=size, continuous_start=0.15)
     source, target = torch.randint(4, 12, (8, 5)), torch.randint(4, 12, (8, 6))
     target[::2, 4:] = PAD
     steps = 200

@@ -50,22 +50,27 @@ class TokenizedText:
     ) -> "TokenizedText":
         """Encode `sentences` chunk by chunk into `path`.tokens and `path`.offsets.npy."""
         lengths = [np.zeros(1, dtype=np.int64)]
-        with atomic_path(path.with_suffix(".tokens")) as temporary, open(temporary, "wb") as file:
+        with atomic_path(beside(path, ".tokens")) as temporary, open(temporary, "wb") as file:
             for chunk in _chunks(sentences):
                 rows = vocabulary.encode(chunk)
                 lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
                 np.array([t for row in rows for t in row], dtype=np.int32).tofile(file)
-        with atomic_path(path.with_suffix(".offsets.npy")) as temporary, open(temporary, "wb") as f:
+        with atomic_path(beside(path, ".offsets.npy")) as temporary, open(temporary, "wb") as f:
             np.save(f, np.concatenate(lengths).cumsum())
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> "TokenizedText":
         """Open what `encode` has written."""
-        offsets = np.load(path.with_suffix(".offsets.npy"))
+        offsets = np.load(beside(path, ".offsets.npy"))
         if offsets[-1] == 0:  # an empty file cannot be mapped
             return cls(np.zeros(0, dtype=np.int32), offsets)
-        return cls(np.memmap(path.with_suffix(".tokens"), dtype=np.int32, mode="r"), offsets)
+        return cls(np.memmap(beside(path, ".tokens"), dtype=np.int32, mode="r"), offsets)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Append `ending` to the whole name: unlike a suffix it replaces nothing."""
+    return path.with_name(path.name + ending)
 
 
 def _chunks(sentences: Iterable[str]) -> Iterator[list[str]]:
@@ -150,7 +155,7 @@ class ParallelBatches:
         if len(self.kept) == 0:
             raise VqnmtError(
                 f"max_train_tokens is {max_tokens}, but the shortest of {len(sources):,} pairs "
-                f"has {longest.min(initial=0)} tokens: raise it"
+                f"has {min(longest.tolist(), default=0)} tokens: raise it"
             )
 
     def __len__(self) -> int:

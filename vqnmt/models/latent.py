@@ -159,7 +159,9 @@ class LatentTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Compress `target` (B, T) to continuous latents z_e (B, L, d) and their mask (B, L)."""
         labels = self.output.labels(target)  # (B, T or T + 1)
+        labels = F.pad(labels, (0, int(labels.shape[1] == 0)), value=PAD)
         mask = labels != PAD
+        mask[:, 0] = True  # an empty target has one code too: the decoder needs a position
         if self.training and self.config.word_dropout > 0:
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.word_dropout
             labels = labels.masked_fill(dropped & mask, UNK)

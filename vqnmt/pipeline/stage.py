@@ -53,7 +53,11 @@ class Stage:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Count the time of the block, and mark the stage complete when it succeeds."""
+        """Count the time of the block, and mark the stage complete when it succeeds.
+
+        A block that fails before it leaves anything behind leaves the stage as if never begun,
+        so that its settings can still be changed.
+        """
         self._write()
         start = time.perf_counter()
         try:
@@ -61,7 +65,11 @@ class Stage:
             self.complete = True
         finally:
             self.seconds += time.perf_counter() - start
-            self._write()
+            if self.complete or any(path != self.path for path in self.folder.iterdir()):
+                self._write()
+            else:
+                self.path.unlink()
+                self.folder.rmdir()
 
     def _write(self) -> None:
         content = {"settings": self.settings, "complete": self.complete, "seconds": self.seconds}

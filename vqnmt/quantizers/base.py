@@ -167,6 +167,14 @@ class Quantizer(nn.Module, ABC):
         """Forget the statistics of this mode (training or evaluation)."""
         self._counters[self.training].reset()
 
+    def running_state(self) -> dict[str, Tensor]:
+        """Return the training statistics so far, for a checkpoint in the middle of an epoch."""
+        return self._counters[True].state()
+
+    def load_running_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from the statistics that `running_state` returned."""
+        self._counters[True].load(state)
+
     def _device(self) -> torch.device:
         """Where the quantizer's tensors are."""
         for tensor in (*self.parameters(), *self.buffers()):

@@ -62,6 +62,16 @@ class UsageCounter:
         """Forget everything."""
         self._usage = self._sums = None
 
+    def state(self) -> dict[str, Tensor]:
+        """Return this process's sums, for a checkpoint."""
+        if self._usage is None or self._sums is None:
+            return {}
+        return {"usage": self._usage, "sums": self._sums}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from the sums of `state`."""
+        self._usage, self._sums = state.get("usage"), state.get("sums")
+
     def summarise(self, device: torch.device) -> CodebookStatistics:
         """Sum over all processes and summarise; every process must call it.
 

@@ -1,10 +1,11 @@
 """Checkpoints to resume from and snapshots of weights to average."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
@@ -25,8 +26,10 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write `state` completely or not at all, then remove what is too old."""
+        buffer = io.BytesIO()  # torch.save to a file would hide the error of a full disk
+        torch.save(state, buffer)
         with atomic_path(self._path(step)) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         for old in self._numbered("checkpoint-*.pt")[: -self.keep]:
             old.unlink()
 
@@ -51,7 +54,7 @@ class Checkpoints:
     def snapshot(self, step: int, model: nn.Module) -> None:
         """Write the weights of `model`, and keep the last `average` of such files."""
         with atomic_path(self.folder / f"weights-{step}.safetensors") as temporary:
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+            temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
         for old in self._numbered("weights-*.safetensors")[: -self.average]:
             old.unlink()
 

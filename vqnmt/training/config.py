@@ -46,8 +46,12 @@ class TrainingConfig:
         """
         for key in ("steps", "batch_tokens", "accumulation", "log_every", "validate_every"):
             self._at_least(key, 1)
-        self._at_least("average", 1)
-        self._at_least("keep", 1)
+        for key in ("average", "keep"):
+            self._at_least(key, 1)
+        self._at_least("warmup", 0)
+        for key in ("learning_rate", "clip_norm"):
+            if not getattr(self, key) > 0:
+                raise VqnmtError(f"training.{key} is {getattr(self, key)}; it must be above 0")
         for key, allowed in (
             ("schedule", ("cosine", "inverse_sqrt")),
             ("precision", ("auto", "bf16", "fp32")),

@@ -72,15 +72,16 @@ class Trainer:
         name: str,
     ) -> None:
         self.config, self.batches, self.observer, self.name = config, batches, observer, name
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=autocast_type(config.precision)
-        )
+        # Autocast is entered below: accelerate's own fixes one precision for the process's life.
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        self.bf16 = wants_bf16(config.precision)
         self.inner = model
         self.optimizer = make_optimizer(model, config, self.accelerator.device)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
         self.step, self.epoch, self.position = 0, 0, 0
+        self._meter = _Meter()
         self._stop = False
 
     def train(self) -> dict[str, Tensor]:
@@ -103,9 +104,14 @@ class Trainer:
 
     def _run(self, progress: Progress) -> Iterator[dict[str, Any]]:
         config = self.config
-        meter = _Meter()
+        meter = self._meter
         while self.step < config.steps:
             plan = self._shares(self.batches.plan(self.epoch))
+            if not plan:
+                raise VqnmtError(
+                    f"{self.folder}: epoch {self.epoch} has no batch for each process: lower "
+                    "training.batch_tokens"
+                )
             while self.position < len(plan) and self.step < config.steps:
                 group = plan[self.position : self.position + config.accumulation]
                 self._optimize(group, meter)
@@ -141,7 +147,8 @@ class Trainer:
             settings["lr"] = learning_rate(config, self.step)
         for indices in group:
             source, target = (x.to(self.accelerator.device) for x in self.batches.collate(indices))
-            losses: Losses = model(source, target)
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
+                losses: Losses = model(source, target)
             self.accelerator.backward(losses.total / len(group))
             meter.add(losses)
         norm = self.accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -189,6 +196,12 @@ class Trainer:
                     "position": self.position,
                 },
                 "random": random_states,
+                "meter": self._meter.state(),
+                "running": {
+                    name: module.running_state()
+                    for name, module in self.inner.named_modules()
+                    if hasattr(module, "running_state")
+                },
             },
         )
 
@@ -200,6 +213,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["position"].items():
             setattr(self, key, value)
+        self._meter.load(state["meter"])
+        for name, running in state["running"].items():
+            call(self.inner.get_submodule(name), "load_running_state", running)
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random"]["cuda"])
@@ -221,11 +237,20 @@ class _Meter:
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.cpu() * losses.tokens
             self._weights[name] = self._weights.get(name, 0) + losses.tokens
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for the next row to come out the same."""
+        return {"sums": self._sums, "weights": self._weights}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; the token rate starts anew."""
+        self._sums, self._weights = state["sums"], state["weights"]
+
     def summary(self) -> str:
         """Say the mean loss so far in a few characters."""
         if self._tokens:
             rate = self._tokens / (time.perf_counter() - self._start)
-            self._last = f"loss {self._sums['total'] / self._tokens:.3f} · {rate:,.0f} tokens/s"
+            loss = self._sums["total"] / self._weights["total"]
+            self._last = f"loss {loss:.3f} · {rate:,.0f} tokens/s"
         return self._last
 
     def flush(self) -> dict[str, Any]:
@@ -283,17 +308,17 @@ def make_optimizer(
     )
 
 
-def autocast_type(precision: str) -> str:
-    """Resolve `training.precision` to what accelerate calls it: "bf16" or "no".
+def wants_bf16(precision: str) -> bool:
+    """Resolve `training.precision`.
 
     `auto` takes bf16 on a GPU that has it and on a CPU with AMX tiles, whose bf16 matrix product
     is several times faster than fp32; elsewhere bf16 on a CPU is slower.
     """
     if precision == "auto":
         if torch.cuda.is_available():
-            return "bf16" if torch.cuda.is_bf16_supported() else "no"
-        return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
-    return "bf16" if precision == "bf16" else "no"
+            return torch.cuda.is_bf16_supported()
+        return torch.cpu._is_amx_tile_supported()
+    return precision == "bf16"
 
 
 def _readable(values: dict[str, Any]) -> str:

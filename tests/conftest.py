@@ -1,0 +1,150 @@
+"""A toy corpus, and one finished run of the whole pipeline on it, shared by all tests."""
+
+import contextlib
+import importlib
+import io
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a script left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call_script(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
+    """Run a script in this process, which saves the seconds of its imports.
+
+    Only what `command_line.run` lets through as an exception, a bug, is raised.
+    """
+    if str(SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(SCRIPTS))
+    module, command_line = importlib.import_module(name), importlib.import_module("command_line")
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
+    status = 0
+    with (
+        mock.patch.object(sys, "argv", [f"scripts/{name}.py", *map(str, arguments)]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            command_line.run(module.main)
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    return Outcome(status, *texts)
+
+
+def toy_pairs(count: int, seed: int = 1) -> list[tuple[str, str]]:
+    """Distinct sentences of made-up words with their word-by-word translations."""
+    generator = random.Random(seed)
+    syllables = ["ba", "do", "fi", "gu", "ka", "le"]
+    words = sorted(a + b for a in syllables for b in syllables)
+    generator.shuffle(words)
+    lexicon = {
+        word: other.title() if i % 3 == 0 else other + "en"
+        for i, (word, other) in enumerate(zip(words[:18], words[18:], strict=True))
+    }
+    sentences: dict[tuple[str, ...], None] = {}
+    while len(sentences) < count:
+        sentences[tuple(generator.choices(words[:18], k=generator.randint(3, 7)))] = None
+    return [(" ".join(s), " ".join(lexicon[word] for word in s)) for s in sentences]
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with train.en and train.de, 600 pairs."""
+    folder = tmp_path_factory.mktemp("toy")
+    pairs = toy_pairs(600)
+    for side, language in enumerate(("en", "de")):
+        text = "".join(pair[side] + "\n" for pair in pairs)
+        (folder / f"train.{language}").write_text(text, encoding="utf-8")
+    return folder
+
+
+def training(name: str, steps: int, **further: object) -> list[str]:
+    """Overrides of a short training."""
+    values = {
+        "steps": steps,
+        "batch_tokens": 512,
+        "learning_rate": 0.01,
+        "warmup": 10,
+        "log_every": 10,
+        "validate_every": max(steps // 3, 1),
+        **further,
+    }
+    return [f"{name}_training.{key}={value}" for key, value in values.items()]
+
+
+@pytest.fixture(scope="session")
+def overrides(toy_corpus: Path) -> list[str]:
+    """Overrides that train on the toy corpus; the run folder is not among them."""
+    return [
+        "records=null",
+        "model=tiny",
+        "corpus=files",
+        f"corpus.train.source={toy_corpus / 'train.en'}",
+        f"corpus.train.target={toy_corpus / 'train.de'}",
+        "corpus.valid_share=0.05",
+        "corpus.test_share=0.05",
+        "corpus.min_test_words=3",
+        "vocabulary.size=330",
+        "student_model.quantizer.codebook_size=16",
+        "max_source_tokens=60",
+        *training("teacher", 90, average=2),
+        # With an average over one snapshot, the last validation saw the final model.
+        *training("student", 60, average=1),
+        "evaluation.latency_sentences=3",
+        "evaluation.latency_rounds=1",
+        "evaluation.latency_warmup=1",
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its overrides and what it printed."""
+
+    folder: Path
+    overrides: list[str]
+    outcome: Outcome
+
+    @property
+    def records(self) -> list[dict]:
+        """The content of results.json."""
+        return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+    def lines(self, file: str) -> list[str]:
+        """The lines of a text file in the run folder."""
+        return (self.folder / file).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, overrides: list[str]) -> Run:
+    """Return one run of `train_nmt.py` on the toy corpus; tests must not change its folder."""
+    folder = tmp_path_factory.mktemp("run") / "toy"
+    outcome = call_script("train_nmt", f"run={folder}", *overrides)
+    assert outcome.status == 0, outcome.err
+    return Run(folder, overrides, outcome)
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., Outcome]:
+    """Return `call_script`."""
+    return call_script

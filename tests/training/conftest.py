@@ -1,0 +1,127 @@
+"""A tiny translation task, and a trainer of it that leaves everything in `tmp_path`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vqnmt.data.batches import pad, plan_batches
+from vqnmt.layers import TransformerConfig
+from vqnmt.models import (
+    AutoregressiveConfig,
+    AutoregressiveTransformer,
+    LatentConfig,
+    LatentTransformer,
+)
+from vqnmt.quantizers import QuantizerConfig
+from vqnmt.training.config import TrainingConfig
+from vqnmt.training.loop import Trainer
+
+
+class TinyBatches:
+    """24 random sentence pairs, planned like a real corpus."""
+
+    def __init__(self, batch_tokens: int = 40) -> None:
+        generator = np.random.default_rng(0)
+        self.batch_tokens = batch_tokens
+        self.rows = [
+            [generator.integers(4, 12, generator.integers(2, 7)).tolist() for _ in range(24)]
+            for _ in range(2)
+        ]
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.on_batch: Callable[[int], None] = lambda count: None
+
+    def plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        lengths = [np.array([len(row) for row in side]) for side in self.rows]
+        return plan_batches(*lengths, self.batch_tokens, 1, epoch)
+
+    def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        source, target = (pad([side[i] for i in indices]) for side in self.rows)
+        self.seen.append((source, target))
+        self.on_batch(len(self.seen))
+        return source, target
+
+
+class Watcher:
+    """Looks at a fixed batch, and draws random numbers as a sampling validation would."""
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        torch.rand(3)
+        source, target = TinyBatches().collate(np.arange(4))
+        return {"valid/total": model(source, target).total.item()}
+
+    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
+        if not isinstance(model, LatentTransformer):
+            return {}
+        statistics = model.quantizer.epoch_statistics()
+        model.quantizer.reset_statistics()
+        return {
+            "epoch/perplexity": statistics.perplexity,
+            "epoch/usage": statistics.usage.tolist(),
+        }
+
+
+def tiny_model(kind: str) -> nn.Module:
+    torch.manual_seed(5)
+    size = TransformerConfig(dim=8, feedforward=12, heads=2, dropout=0.1)
+    if kind == "autoregressive":
+        return AutoregressiveTransformer(
+            AutoregressiveConfig(
+                vocabulary_size=12, transformer=size, encoder_layers=1, decoder_layers=1
+            )
+        )
+    return LatentTransformer(
+        LatentConfig(
+            vocabulary_size=12,
+            transformer=size,
+            quantizer=QuantizerConfig(
+                name=kind, codebook_size=6, samples=4, samples_end=1, kmeans_vectors=60
+            ),
+            encoder_layers=1,
+            decoder_layers=1,
+            compression=1,
+            word_dropout=0.1,
+            code_noise=0.2,
+            continuous_start=0.2,
+        )
+    )
+
+
+@pytest.fixture
+def make_trainer(tmp_path) -> Callable[..., Trainer]:
+    """Build a trainer: `make_trainer("soft_em", folder="a", steps=9)`."""
+
+    def make(
+        model: str | nn.Module = "autoregressive",
+        folder: str = "run",
+        batches: TinyBatches | None = None,
+        watcher: Any = None,
+        seed: int = 3,
+        **settings: Any,
+    ) -> Trainer:
+        defaults = {
+            "steps": 6,
+            "warmup": 2,
+            "learning_rate": 0.01,
+            "precision": "fp32",
+            "log_every": 1,
+            "validate_every": 3,
+        }
+        return Trainer(
+            tiny_model(model) if isinstance(model, str) else model,
+            batches or TinyBatches(),
+            watcher or Watcher(),
+            TrainingConfig(**(defaults | settings)),
+            Path(tmp_path) / folder,
+            seed,
+            "tiny",
+        )
+
+    return make
