@@ -9,6 +9,7 @@ from pathlib import Path
 from vqnmt.errors import VqnmtError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_PLACE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def _is_full(temporary: Path, error: Exception) -> bool:
@@ -52,11 +53,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 f"{path}: the disk is full; the previous file is untouched: "
                 "free some space and start the same command again"
             ) from error
-        if number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if number in NO_PLACE:
             raise VqnmtError(f"{path}: cannot be written ({os.strerror(number)})") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none, or not even a folder for it
+            temporary.unlink()
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:

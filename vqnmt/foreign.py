@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vqnmt.errors import VqnmtError
@@ -26,19 +27,25 @@ class ForeignTranslator:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             self.model = AutoModelForSeq2SeqLM.from_pretrained(name).to(device).eval()
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise VqnmtError(
                 f"teacher={name}: transformers cannot load it as a sequence-to-sequence model "
                 f"({first}): give teacher=own, a folder or a name on the Hub"
             ) from error
-        self.batch_size = batch_size
+        self.name, self.batch_size = name, batch_size
+        # Models with relative or computed positions have no such limit.
+        self.max_source_tokens = getattr(self.model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
     def translate(
         self, sentences: Sequence[str], *, beam: int = 1, progress: Progress | None = None
     ) -> list[Translation]:
-        """Translate `sentences`, in order; an empty one stays empty."""
+        """Translate `sentences`, in order; an empty one stays empty.
+
+        Raises:
+            VqnmtError: Sources are longer than the model takes.
+        """
         translations = [Translation("") for _ in sentences]
         order = sorted(
             (i for i, s in enumerate(sentences) if s.strip()), key=lambda i: len(sentences[i])
@@ -48,13 +55,18 @@ class ForeignTranslator:
             inputs = self.tokenizer(
                 [sentences[i] for i in indices], return_tensors="pt", padding=True
             ).to(self.model.device)
-            longest = 2 * inputs["input_ids"].shape[1] + 10
+            length = inputs["input_ids"].shape[1]
+            if self.max_source_tokens is not None and length > self.max_source_tokens:
+                raise VqnmtError(
+                    f"teacher={self.name}: a source has {length} tokens and the model takes "
+                    f"{self.max_source_tokens}: lower corpus.max_words"
+                )
             output = self.model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 num_beams=beam,
                 do_sample=False,
-                max_new_tokens=longest,
+                max_new_tokens=2 * length + 10,
             )
             texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
             for i, text in zip(indices, texts, strict=True):

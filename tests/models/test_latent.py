@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig
 from vqnmt.models.latent import pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.tokens import PAD
@@ -384,33 +383,3 @@ def test_start_from_copies_the_teachers_weights(make_latent, make_autoregressive
 def test_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make_autoregressive):
     with pytest.raises(VqnmtError, match=r"embedding.weight has shape \(9, 16\)"):
         make_latent().start_from(make_autoregressive(vocabulary_size=9))
-
-
-# --- learning --------------------------------------------------------------------------------
-
-
-@OUTPUTS
-@QUANTIZERS
-def test_learns_eight_pairs_by_heart(make_latent, output, name):
-    quantizer = {"name": name, "initialisation": "kmeans", "codebook_size": 24, "decay": 0.9}
-    if name == "soft_em":
-        quantizer["samples_end"] = 1
-    size = TransformerConfig(dim=32, feedforward=64, heads=2, dropout=0.0)
-    model = make_latent(output=output, quantizer=quantizer, transformer=size, continuous_start=0.15)
-    source, target = torch.randint(4, 12, (8, 5)), torch.randint(4, 12, (8, 6))
-    target[::2, 4:] = PAD
-    steps = 200
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-    for step in range(steps):
-        model.set_progress(step / steps)
-        optimizer.zero_grad()
-        model(source, target).total.backward()
-        optimizer.step()
-        schedule.step()
-        model.after_optimizer_step()
-    model.eval()
-    expected = [real(row) for row in target]
-    assert model.reconstruct(source, target) == expected
-    for beam in (1, 4):
-        assert [tokens for _, tokens in model.generate(source, beam)] == expected

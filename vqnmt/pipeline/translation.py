@@ -257,6 +257,11 @@ class TranslationPipeline:
         fit = self.config.corpus.pair_filter()
         sources = self.corpus.train.sources
         pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if not fit.reason(s, t)]
+        if not pairs:
+            raise VqnmtError(
+                f"{name}: none of {len(sources):,} pairs passes the filters corpus.max_words and "
+                "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
+            )
         limit = self.config.max_train_tokens
         state = PartialState()
         if state.is_main_process:

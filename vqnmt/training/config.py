@@ -12,9 +12,10 @@ class TrainingConfig:
     steps: int = 1000
     """Optimiser steps in all."""
     batch_tokens: int = 4096
-    """Positions on the longer side of a batch, padding included, over all processes."""
+    """Positions on the longer side of a batch, padding included; each process takes its own
+    batches."""
     accumulation: int = 1
-    """Batches whose gradients are summed before each optimiser step."""
+    """Batches whose gradients are averaged for each optimiser step."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     warmup: int = 100

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -73,7 +73,12 @@ class Trainer:
     ) -> None:
         self.config, self.batches, self.observer, self.name = config, batches, observer, name
         # Autocast is entered below: accelerate's own fixes one precision for the process's life.
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",
+            # A curriculum may leave out parts of a model for a while.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
         self.bf16 = wants_bf16(config.precision)
         self.inner = model
         self.optimizer = make_optimizer(model, config, self.accelerator.device)
@@ -92,14 +97,17 @@ class Trainer:
         """
         set_seed(self.seed)
         self._resume()
-        metrics = MetricsLog(self.folder, self.step)
+        metrics = MetricsLog(self.folder, self.step) if self.accelerator.is_main_process else None
         with (
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             _Signals(self._request_stop),
         ):
             for row in self._run(progress):
-                metrics.write(self.step, row)
-        metrics.close()
+                if metrics is not None:
+                    metrics.write(self.step, row)
+        if metrics is not None:
+            metrics.close()
+        self.accelerator.wait_for_everyone()  # until the last snapshot is written
         return self.checkpoints.averaged({name for name, _ in self.inner.named_parameters()})
 
     def _run(self, progress: Progress) -> Iterator[dict[str, Any]]:
@@ -131,7 +139,7 @@ class Trainer:
                     progress.write(f"{self.name}: step {self.step:,} · {_readable(values)}")
                     yield values
                     self._save(snapshot=True)
-                if self._stop:
+                if self._stop_is_asked():
                     self._save(snapshot=False)
                     raise VqnmtError(
                         f"{self.folder}: interrupted at step {self.step} and saved: start the "
@@ -173,6 +181,11 @@ class Trainer:
             values = self.observer.validate(self.inner)
         self.model.train()
         return values
+
+    def _stop_is_asked(self) -> bool:
+        """Whether any process has been asked to stop; all stop at the same step."""
+        asked = torch.tensor(float(self._stop), device=self.accelerator.device)
+        return self.accelerator.reduce(asked, reduction="sum").item() > 0
 
     def _request_stop(self) -> None:
         self._stop = True

@@ -1,0 +1,107 @@
+"""The switches of the main job, each run for a few steps; and a teacher from elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+
+from vqnmt.errors import VqnmtError
+from vqnmt.foreign import ForeignTranslator
+
+FEW_STEPS = [
+    *("teacher_training.steps=3", "student_training.steps=3"),
+    *("teacher_training.validate_every=3", "student_training.validate_every=3"),
+    "evaluation.latency_sentences=0",
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "system"),
+    [
+        pytest.param(["distill=false", "warm_start=false"], "vq_ctc_nc3", id="raw-text"),
+        pytest.param(
+            ["quantizer=soft_em", "distill=false", "student_model.compression=2"],
+            "vq_em_ctc_nc2",
+            id="soft-em",
+        ),
+        pytest.param(
+            [
+                "student_model.output=cross_entropy",
+                "student_model.upsampling=1",
+                "student_model.gold_mixing=true",
+                "student_model.causal_decoder=true",
+                "student_model.source_in_compressor=false",
+                "distill=false",
+            ],
+            "vq_nc3",
+            id="as-in-the-reference-code",
+        ),
+    ],
+)
+def test_variant_runs(
+    tmp_path: Path, overrides: list[str], script: Callable, changes: list[str], system: str
+) -> None:
+    run = tmp_path / "run"
+    outcome = script("train_nmt", f"run={run}", *overrides, *FEW_STEPS, *changes)
+    assert outcome.status == 0, outcome.err
+    assert f"| {system} " in outcome.out
+    assert not (run / "distilled").exists()
+    assert (run / "student" / "model.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def foreign_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random T5 with a tokenizer that needs no vocabulary file."""
+    folder = tmp_path_factory.mktemp("foreign")
+    torch.manual_seed(1)
+    config = T5Config(
+        **{"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1},
+        **{"num_heads": 2, "decoder_start_token_id": 0},
+    )
+    model = T5ForConditionalGeneration(config)
+    model.generation_config.max_length = 5  # the caller's own limit must win
+    model.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_foreign_teacher_distils_and_is_measured(
+    tmp_path: Path, overrides: list[str], script: Callable, foreign_checkpoint: Path, toy_corpus
+) -> None:
+    for language in ("en", "de"):
+        lines = (toy_corpus / f"train.{language}").read_text().splitlines(keepends=True)
+        (tmp_path / f"few.{language}").write_text("".join(lines[:60]))
+    run = tmp_path / "run"
+    outcome = script(
+        "train_nmt",
+        *(f"run={run}", *overrides, *FEW_STEPS, f"teacher={foreign_checkpoint}", "beam=2"),
+        *(f"corpus.train.source={tmp_path / 'few.en'}", "corpus.valid_share=0.1"),
+        *(f"corpus.train.target={tmp_path / 'few.de'}", "corpus.test_share=0.1"),
+        *("vocabulary.size=300", "corpus.max_ratio=50"),
+    )
+    assert outcome.status == 0, outcome.err
+    assert not (run / "teacher").exists()
+    sources, texts = (
+        (run / path).read_text(encoding="utf-8").split("\n")[:-1]
+        for path in ("corpus/train.en", "distilled/train.de")
+    )
+    assert len(texts) == len(sources) and any(texts)
+    teacher = ForeignTranslator(str(foreign_checkpoint))
+    assert teacher.translate(sources[:1], beam=2)[0].text == texts[0]
+
+
+def test_foreign_translator_keeps_order_and_empty_lines(foreign_checkpoint: Path) -> None:
+    teacher = ForeignTranslator(str(foreign_checkpoint), batch_size=2)
+    sentences = ["eins zwei drei", "", "vier", "  ", "fuenf sechs"]
+    together = [translation.text for translation in teacher.translate(sentences, beam=2)]
+    assert together == [teacher.translate([s], beam=2)[0].text for s in sentences]
+    assert together[1] == together[3] == ""
+
+
+@pytest.mark.parametrize("name", ["missing", "no-model"])
+def test_teacher_that_cannot_be_loaded_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "no-model").mkdir()
+    with pytest.raises(VqnmtError, match=f"teacher={tmp_path / name}: .*own, a folder or a name"):
+        ForeignTranslator(str(tmp_path / name))

@@ -1,0 +1,71 @@
+"""Plain mappings to typed settings, with the key in every error."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from vqnmt.errors import VqnmtError
+from vqnmt.settings import from_mapping, to_flat
+
+
+@dataclass(kw_only=True)
+class Inner:
+    rate: float = 0.5
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise VqnmtError(f"rate is {self.rate}; it must be 0 or more")
+
+
+@dataclass(kw_only=True)
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=Inner)
+    flag: bool = False
+    words: list[str] = field(default_factory=list)
+    further: Any = None
+
+
+def test_builds_nested_dataclasses() -> None:
+    built = from_mapping(
+        Outer, {"name": "x", "inner": {"rate": 1, "size": None}, "words": ["a"], "further": 3}
+    )
+    assert built == Outer(name="x", inner=Inner(rate=1.0), words=["a"], further=3)
+    assert isinstance(built.inner.rate, float), "YAML writes 1 for 1.0"
+    assert from_mapping(Outer, {"name": "x", "inner": Inner(rate=2.0)}).inner.rate == 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "^name is missing"),
+        ({"name": "x", "flagg": True}, "^flagg is not a known key: did you mean flag"),
+        ({"name": "x", "zzz": True}, "^zzz is not a known key: choose among name, inner"),
+        ({"name": "x", "inner": {"size": 1.5}}, r"^inner\.size is 1\.5 \(float\): .* int or None"),
+        (
+            {"name": "x", "inner": {"raet": 1}},
+            r"^inner\.raet is not a known key: did you mean rate",
+        ),
+        ({"name": "x", "inner": 3}, "^inner is 3: it must be a group"),
+        ({"name": "x", "inner": {"rate": -1}}, "^inner: rate is -1.0; it must be 0 or more"),
+        ({"name": 3}, r"^name is 3 \(int\): it must be of type str"),
+        ({"name": "x", "flag": 1}, r"^flag is 1 \(int\): it must be of type bool"),
+        ({"name": "x", "inner": {"size": True}}, r"^inner\.size is True \(bool\)"),
+        ({"name": "x", "inner": {"rate": True}}, r"^inner\.rate is True \(bool\)"),
+        ({"name": "x", "words": "a"}, "^words is 'a' .*list"),
+        ({"name": None}, "^name is None"),
+    ],
+)
+def test_errors_name_the_key(values: dict, message: str) -> None:
+    with pytest.raises(VqnmtError, match=message):
+        from_mapping(Outer, values)
+
+
+def test_flat() -> None:
+    assert to_flat({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {
+        "a.b.c": 1,
+        "a.d": [2],
+        "e": None,
+    }
