@@ -47,23 +47,29 @@ class ForeignTranslator:
             VqnmtError: Sources are longer than the model takes.
         """
         translations = [Translation("") for _ in sentences]
-        order = sorted(
-            (i for i, s in enumerate(sentences) if s.strip()), key=lambda i: len(sentences[i])
-        )
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            inputs = self.tokenizer(
-                [sentences[i] for i in indices], return_tensors="pt", padding=True
-            ).to(self.model.device)
-            length = inputs["input_ids"].shape[1]
+        order = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        rows = self.tokenizer([sentences[i] for i in order])["input_ids"] if order else []
+        # A batch holds sources of one length: its limit is each one's own, and nothing is padded.
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        for i, row in zip(order, rows, strict=True):
+            by_length.setdefault(len(row), []).append((i, row))
+        batches = [
+            same[start : start + self.batch_size]
+            for _, same in sorted(by_length.items())
+            for start in range(0, len(same), self.batch_size)
+        ]
+        for batch in batches:
+            indices = [i for i, _ in batch]
+            source = torch.tensor([row for _, row in batch], device=self.model.device)  # (B, S)
+            length = source.shape[1]
             if self.max_source_tokens is not None and length > self.max_source_tokens:
                 raise VqnmtError(
                     f"teacher={self.name}: a source has {length} tokens and the model takes "
                     f"{self.max_source_tokens}: lower corpus.max_words"
                 )
             output = self.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                input_ids=source,
+                attention_mask=torch.ones_like(source),
                 num_beams=beam,
                 do_sample=False,
                 max_new_tokens=2 * length + 10,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -42,9 +43,23 @@ def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "
     try:
         return kind(**arguments)
     except VqnmtError as error:
-        # A dataclass names its fields by what it is; say where it stands when that differs.
-        text = str(error)
-        raise VqnmtError(text if not path or text.startswith(path) else f"{path}: {text}") from None
+        raise VqnmtError(_located(str(error), names, path)) from None
+
+
+def _located(text: str, names: list[str], path: str) -> str:
+    """Name the fields by where they stand.
+
+    A dataclass does not know that: of "training.steps is 0", raised for the settings under
+    `teacher_training`, this makes "teacher_training.steps is 0".
+    """
+    first = re.match(r"(?:(\w+)\.)?(\w+)", text)
+    if not path or text.startswith(f"{path}.") or first is None:
+        return text
+    if first[2] not in names:
+        return f"{path}: {text}"
+    if first[1] is None:
+        return f"{path}.{text}"
+    return re.sub(rf"\b{first[1]}\.(?=\w)", f"{path}.", text)
 
 
 def _join(path: str, key: object) -> str:
