@@ -73,3 +73,13 @@ def test_bar_on_a_terminal(
     assert captured.out == "" and "a line\n" in captured.err
     assert "training:" in captured.err and "10.0/10.0" in captured.err
     assert "loss 1.5" in captured.err
+
+
+def test_only_the_first_process_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with Progress("training", 10) as progress:
+        progress.update(10)
+        progress.write("a line")
+    assert capsys.readouterr() == ("", "") and progress.done == 10

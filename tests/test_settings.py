@@ -49,7 +49,7 @@ def test_builds_nested_dataclasses() -> None:
             r"^inner\.raet is not a known key: did you mean rate",
         ),
         ({"name": "x", "inner": 3}, "^inner is 3: it must be a group"),
-        ({"name": "x", "inner": {"rate": -1}}, "^inner: rate is -1.0; it must be 0 or more"),
+        ({"name": "x", "inner": {"rate": -1}}, r"^inner\.rate is -1\.0; it must be 0 or more"),
         ({"name": 3}, r"^name is 3 \(int\): it must be of type str"),
         ({"name": "x", "flag": 1}, r"^flag is 1 \(int\): it must be of type bool"),
         ({"name": "x", "inner": {"size": True}}, r"^inner\.size is True \(bool\)"),
@@ -61,6 +61,32 @@ def test_builds_nested_dataclasses() -> None:
 def test_errors_name_the_key(values: dict, message: str) -> None:
     with pytest.raises(VqnmtError, match=message):
         from_mapping(Outer, values)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("size is 1", "outer.inner.size is 1"),
+        (
+            "kind.size is 1: set kind.rate=2 in kind.",
+            "outer.inner.size is 1: set outer.inner.rate=2 in kind.",
+        ),
+        ("outer.inner.size is 1", "outer.inner.size is 1"),
+        ("file x: no such file", "outer.inner: file x: no such file"),
+    ],
+)
+def test_errors_of_a_dataclass_say_where_it_stands(message: str, expected: str) -> None:
+    @dataclass
+    class Kind:
+        size: int = 1
+        rate: float = 1.0
+
+        def __post_init__(self) -> None:
+            raise VqnmtError(message)
+
+    with pytest.raises(VqnmtError) as caught:
+        from_mapping(Kind, {}, "outer.inner")
+    assert str(caught.value) == expected
 
 
 def test_flat() -> None:

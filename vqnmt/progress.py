@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -28,7 +29,9 @@ class Progress:
         self.note = ""
         self._start = self._last = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        # Of several processes one speaks; launchers number them so.
+        self._silent = os.environ.get("RANK", "0") != "0"
+        if sys.stderr.isatty() and not self._silent:
             self._bar = tqdm(
                 desc=description, total=total, unit=unit, initial=initial, unit_scale=True
             )
@@ -48,11 +51,13 @@ class Progress:
         """Print one line without tearing the bar."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
-        else:
+        elif not self._silent:
             print(line, file=sys.stderr, flush=True)
 
     def _print_line(self) -> None:
         self._last = time.monotonic()
+        if self._silent:
+            return
         rate = (self.done - self.initial) / max(self._last - self._start, 1e-9)
         parts = [f"{self.description}: {self.done:,}"]
         if self.total:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ class Stage:
             self._read()
 
     def has(self, *names: str) -> bool:
-        """Say whether the stage is complete and its files `names` are still there."""
+        """Say whether the stage is complete, by now, and its files `names` are still there."""
+        if not self.complete and self.path.exists():
+            self._read()  # another process may have completed it
         return self.complete and all((self.folder / name).is_file() for name in names)
 
     def _read(self) -> None:
@@ -51,6 +53,10 @@ class Stage:
                     f"{_text(now.get(key))}: name another run=..., or remove this folder"
                 )
 
+    def work_unless_it_has(self, *names: str) -> AbstractContextManager[None]:
+        """Return `work()`, or nothing to enter where the stage is complete."""
+        return nullcontext() if self.has(*names) else self.work()
+
     @contextmanager
     def work(self) -> Iterator[None]:
         """Count the time of the block, and mark the stage complete when it succeeds.
@@ -65,11 +71,13 @@ class Stage:
             self.complete = True
         finally:
             self.seconds += time.perf_counter() - start
-            if self.complete or any(path != self.path for path in self.folder.iterdir()):
+            left = self.folder.iterdir() if self.folder.exists() else ()
+            if self.complete or any(path != self.path for path in left):
                 self._write()
             else:
-                self.path.unlink()
-                self.folder.rmdir()
+                with suppress(OSError):  # other processes do the same
+                    self.path.unlink()
+                    self.folder.rmdir()
 
     def _write(self) -> None:
         content = {"settings": self.settings, "complete": self.complete, "seconds": self.seconds}

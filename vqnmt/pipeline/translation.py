@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
@@ -49,6 +49,8 @@ class TranslationPipeline:
         self.config = config
         self.folder = Path(config.run)
         self.stages: dict[str, Stage] = {}
+        # accelerate takes processes on CPUs together only if the first to ask says so.
+        PartialState(cpu=not torch.cuda.is_available())
         # Results of the stages before; each stage sets its own.
         self.corpus: Corpus
         self.vocabulary: Vocabulary
@@ -71,7 +73,7 @@ class TranslationPipeline:
         del asked["cache"]  # where downloads stand decides nothing
         # The fingerprint covers the contents of the user's own files too.
         stage = self.stage("corpus", {"corpus": asked, "digest of the text": config.fingerprint()})
-        with state.main_process_first(), nullcontext() if stage.complete else stage.work():
+        with state.main_process_first(), stage.work_unless_it_has("corpus.json"):
             self.corpus = prepare_corpus(config, stage.folder)
         report = self.corpus.report["parts"]
         for part, facts in report.items():

@@ -1,0 +1,132 @@
+"""Every choice of every configuration group composes and passes the checks of the settings."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from vqnmt.errors import VqnmtError
+from vqnmt.pipeline import PipelineConfig
+from vqnmt.settings import from_mapping, to_flat
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIGS = ROOT / "configs"
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path.is_file()
+)
+# Where there is no default: the corpus of the user's own files.
+NEEDED = {"corpus=files": ["corpus.train.tsv=text.tsv"]}
+
+
+@pytest.fixture
+def compose(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    load_config = importlib.import_module("command_line").load_config
+    return lambda *overrides: load_config("train_nmt", list(overrides))
+
+
+def test_defaults_compose(compose) -> None:
+    values = compose()
+    config = from_mapping(PipelineConfig, values)
+    assert config.corpus.name == "homeassistant" and config.run == "runs/homeassistant-en-de"
+    assert config.student_model.quantizer.name == "ema" and config.distill
+    assert "omegaconf" not in {type(value).__module__ for value in to_flat(values).values()}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice_composes(compose, choice: str) -> None:
+    values = compose(choice, *NEEDED.get(choice, []))
+    config = from_mapping(PipelineConfig, values)
+    group, name = choice.split("=")
+    if group == "corpus":
+        assert config.corpus.name == name
+        assert config.run == f"runs/{name}-en-de"
+    if group == "quantizer":
+        assert config.student_model.quantizer.name == name.removesuffix("_reference")
+    # What the file sets is what the settings hold: nothing is dropped on the way.
+    flat = to_flat(dataclasses.asdict(config))
+    assert {key: flat[key] for key in to_flat(values)} == to_flat(values)
+
+
+def test_choices_combine(compose) -> None:
+    values = compose(
+        *("corpus=multi30k", "model=base", "quantizer=soft_em", "training=long", "seed=7"),
+        *("student_model.output=cross_entropy", "student_model.upsampling=1"),
+        *("student_model.gold_mixing=true", "teacher=some/checkpoint", "records=null"),
+    )
+    config = from_mapping(PipelineConfig, values)
+    assert config.student_model.transformer.dim == 512 and config.student_model.gold_mixing
+    assert config.student_training.steps > config.teacher_training.steps > 10_000
+    assert config.records is None and config.seed == 7
+
+
+@pytest.mark.parametrize("model", ["tiny", "small", "base"])
+@pytest.mark.parametrize("training", ["short", "long"])
+def test_every_key_can_be_set_on_the_command_line(compose, model: str, training: str) -> None:
+    values = compose(f"model={model}", f"training={training}", "quantizer=soft_em")
+    missing = to_flat(dataclasses.asdict(from_mapping(PipelineConfig, values))).keys() - (
+        to_flat(values).keys()
+    )
+    # Fine settings of two groups, which have their defaults in the code.
+    further = ("corpus.", "student_model.quantizer.")
+    assert sorted(key for key in missing if not key.startswith(further)) == []
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_key_has_a_comment(file: Path) -> None:
+    """Above it or at its first mention in the file; groups are explained by their keys."""
+    above = ""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        key = re.match(r" *([a-z_0-9]+):(.*)", line)
+        explained = above.lstrip().startswith("#") or file.stem == "long"
+        if key and file.parent.name in ("quantizer", "model") and not explained:
+            plain = {"name", "encoder_layers", "decoder_layers", "label_smoothing", "transformer"}
+            groups = {"teacher_model", "student_model", "defaults", "codebook_size"}
+            overridden = {"decay", "distance_scale", "initialisation", "restart_threshold"}
+            assert key[1] in plain | groups | overridden, f"{key[1]} has no comment"
+        above = line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student_model.outputt=ctc", r"student_model\.outputt .*did you mean student_model\.outp"),
+        ("zzzz=1", "zzzz is not a known key"),
+        ("corpus=homeasistant", "corpus=homeasistant .*did you mean homeassistant"),
+        ("quantizer=soft_emm", "quantizer=soft_emm .*did you mean soft_em"),
+        ("quantizer=other", "quantizer=other .*choose among ema, gradient"),
+        ("model", "model.*write key=value"),
+        ("seed=${nothing}", "nothing"),
+    ],
+)
+def test_composition_errors_are_one_sentence(compose, override: str, message: str) -> None:
+    with pytest.raises(VqnmtError, match=message) as caught:
+        compose(override)
+    assert "\n" not in str(caught.value) and "hydra" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=abc", r"^seed is 'abc' \(str\)"),
+        ("seed=1.5", r"^seed is 1\.5"),
+        ("distill=1", r"^distill is 1 \(int\)"),
+        ("beam=0", "^beam is 0"),
+        ("run=", "^run is ''"),
+        ("+unknown=1", "^unknown is not a known key"),
+        ("teacher_training.steps=0", r"^teacher_training\.steps is 0"),
+        ("teacher_training.schedule=linear", r"^teacher_training\.schedule is 'linear'"),
+        ("student_model.output=crf", r"^student_model\.output is 'crf'; choose one of"),
+        ("student_model.output=cross_entropy", r"^student_model\.upsampling is 2, but"),
+        ("student_model.gold_mixing=true", r"^student_model\.gold_mixing is true"),
+        ("student_model.quantizer.codebook_size=0", r"^student_model\.quantizer\.codebook_size is"),
+        ("vocabulary.size=100", r"vocabulary\.size is 100"),
+        ("corpus.source_language=de", "source_language and target_language are both 'de'"),
+        ("corpus.max_ratio=0.5", r"corpus\.max_ratio is 0\.5"),
+    ],
+)
+def test_wrong_values_are_named(compose, override: str, message: str) -> None:
+    with pytest.raises(VqnmtError, match=message):
+        from_mapping(PipelineConfig, compose(override))
