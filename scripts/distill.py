@@ -8,6 +8,7 @@ The text stands in <run>/distilled; train_nmt.py with the same keys goes on from
 from command_line import load_config, run
 
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.progress import say
 from vqnmt.settings import from_mapping
 
 
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> None:
     pipeline.train_vocabulary()
     pipeline.train_teacher()
     texts = pipeline.distill()
-    print(f"{len(texts):,} translations: {pipeline.stages['distilled'].folder}")
+    say(f"{len(texts):,} translations: {pipeline.stages['distilled'].folder}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,21 @@ from pathlib import Path
 from command_line import run
 
 from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import read_records
 from vqnmt.evaluation.report import results_table
+from vqnmt.evaluation.speed import speed_table
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- records: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# Files of records with columns of their own.
+TABLES = {
+    "results/quantizers/collapse.json": collapse_table,
+    "results/quantizers/students.json": students_table,
+    "results/quantizers/speed.json": speed_table,
+}
 
 
 def updated(text: str) -> str:
@@ -24,10 +33,13 @@ def updated(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         records = read_records(ROOT / match[2])
+        if not records:
+            return f"{match[1]}\nNothing is recorded yet.\n\n{match[3]}"
         seeds = ", ".join(sorted({str(record.seed) for record in records}))
         hardware = records[0].hardware
+        lay_out = TABLES.get(match[2], results_table)
         note = f"Seed {seeds}; {hardware['processor']}, {hardware['threads']} threads."
-        return f"{match[1]}\n{results_table(records)}\n\n{note}\n\n{match[3]}"
+        return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[3]}"
 
     return BLOCK.sub(table, text)
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
+
+# One thread here and in the processes that tests start: sums come out in one order, and test
+# processes do not fight for cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

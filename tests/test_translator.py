@@ -233,7 +233,7 @@ def setting(key: str, value: object) -> Callable[[Path], None]:
         (config(architecture="recurrent"), r"config\.json: .*architecture is 'recurrent'"),
         (setting("decoder_layer", 3), r"config\.json: .*decoder_layer is not a known key"),
         (setting("decoder_layers", 2), r"model\.safetensors: does not fit config\.json"),
-        (setting("vocabulary_size", 500), r"model\.safetensors: does not fit config\.json"),
+        (config(vocabulary_size=500), r"model\.safetensors: does not fit config\.json"),
     ],
 )
 def test_damaged_folder_is_refused(

@@ -5,10 +5,17 @@ import sys
 import time
 from types import TracebackType
 
+from accelerate import PartialState
 from tqdm import tqdm
 
 # Seconds between two plain lines in a log file.
 PLAIN_INTERVAL = 15.0
+
+
+def say(line: str) -> None:
+    """Print a line once, whatever the number of processes."""
+    if PartialState().is_main_process:
+        print(line, flush=True)
 
 
 class Progress:

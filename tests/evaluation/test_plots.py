@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqnmt.evaluation import plot_bleu_latency, plot_code_usage, plot_training
+from vqnmt.evaluation import plot_bleu_latency, plot_code_usage, plot_training, plots
 from vqnmt.evaluation.plots import _overlap
 
 
@@ -101,11 +101,18 @@ def test_code_usage_shapes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bleu_latency(tmp_path, make_record):
-    def point(name, median, bleu):
+@pytest.fixture
+def point(make_record):
+    """Build the record of a point: name, median latency, BLEU."""
+
+    def make(name, median, bleu):
         metrics = {"latency_ms.median": median, "latency_ms.p90": median * 2, "bleu.test": bleu}
         return make_record(name, metrics=metrics)
 
+    return make
+
+
+def test_bleu_latency(tmp_path, make_record, point):
     records = [point("AR beam 4", 60.0, 34.0), point("student", 12.0, 30.0)]
     path = tmp_path / "picture.png"
     plot_bleu_latency(records, path)
@@ -118,6 +125,21 @@ def test_bleu_latency(tmp_path, make_record):
     assert (tmp_path / "same.png").read_bytes() == path.read_bytes()
     plot_bleu_latency([point(f"system {n}", 10.0, 30.0) for n in range(20)], path)
     plot_bleu_latency([], path)
+
+
+@pytest.mark.parametrize("bleus", [(0.0, 0.0), (0.0, 0.5), (0.02, 0.6), (30.0, 34.0)])
+def test_bleu_axis_does_not_go_below_0(tmp_path, monkeypatch, point, bleus):
+    limits = []
+    save = plots._save
+
+    def look(figure, path):
+        limits.append(figure.axes[0].get_ylim())
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", look)
+    plot_bleu_latency([point(f"s{bleu}", 10.0, bleu) for bleu in bleus], tmp_path / "picture.png")
+    ((low, high),) = limits
+    assert 0 <= low <= min(bleus) and high > max(bleus)
 
 
 def test_overlap():

@@ -11,7 +11,7 @@ from vqnmt.evaluation import (
     results_table,
     write_report,
 )
-from vqnmt.evaluation.report import TABLE_WIDTH
+from vqnmt.evaluation.report import TABLE_WIDTH, corpus_section
 
 CORPUS = CorpusFacts(
     name="homeassistant",
@@ -68,10 +68,19 @@ def test_table_rows(records):
 def test_table_of_one_test_set_and_missing_numbers(make_record):
     table = cells(results_table([make_record("only BLEU", metrics={"bleu.test": 1.0})]))
     assert table[0][:2] == ["system", "BLEU"]
-    assert table[2] == ["only BLEU", "1.00", "-", "-", "-", "-", "0.0M"]
+    assert table[2] == ["only BLEU", "1.00", "-", "-", "-", "-", "1.0K"]
     unscored = cells(results_table([make_record("fast", metrics={"latency_ms.median": 3.0})]))
-    assert unscored[2] == ["fast", "-", "-", "3.0", "-", "-", "0.0M"]
+    assert unscored[2] == ["fast", "-", "-", "3.0", "-", "-", "1.0K"]
     assert len(results_table([]).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "written"),
+    [(12_345, "12.3K"), (99_999, "100.0K"), (100_000, "0.1M"), (7_340_000, "7.3M")],
+)
+def test_small_models_keep_their_size(make_record, parameters, written):
+    table = cells(results_table([make_record(parameters=parameters)]))
+    assert table[2][-1] == written
 
 
 def test_table_lines_are_equally_long_and_fit_a_terminal(measured, records):
@@ -103,7 +112,7 @@ def test_report(tmp_path, records):
         title="A run",
         records=records,
         corpus=CORPUS,
-        settings={"seed": 1, "model.codes": 256},
+        settings={"seed": "1", "model.codes": "256"},
         wall_seconds={"corpus": 10.0, "teacher": 300.26},
         pictures=[Picture(file="usage.png", alt="Share of each code")],
         examples=[example] * 10,
@@ -125,6 +134,14 @@ def test_report(tmp_path, records):
     assert "- Hardware: processor a processor, threads 2, torch 2" in text
     assert "- Commit abc, seed 1" in text
     assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_a_corpus_without_attribution():
+    fields = {key: getattr(CORPUS, key) for key in CORPUS.__slots__}
+    own = CorpusFacts(**(fields | {"licence": "the user's own", "attribution": ""}))
+    text = corpus_section(own)
+    assert "en to de. Licence: the user's own.\n" in text and "Attribution" not in text
+    assert "Attribution" not in model_card(title="t", description="d", corpus=own)
 
 
 def front_matter(card):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, Encoder, TransformerConfig
 from vqnmt.layers.transformer import (
     Attention,
@@ -40,6 +41,24 @@ def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
 def copy_pairs(*pairs: tuple[nn.Module, nn.Module]) -> None:
     for ours, theirs in pairs:
         theirs.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 3}, r"^transformer\.heads is 3, which does not divide transformer\.dim=8"),
+        ({"heads": 0}, r"^transformer\.heads is 0; it must be 1 or more"),
+        ({"dim": -8}, r"^transformer\.dim is -8; it must be 1 or more"),
+        ({"dim": 9, "heads": 3}, r"^transformer\.dim is 9; it must be even"),
+        ({"feedforward": 0}, r"^transformer\.feedforward is 0; it must be 1 or more"),
+        ({"dropout": 1.0}, r"^transformer\.dropout is 1\.0; it must be 0 or more and below 1"),
+        ({"dropout": -0.1}, r"^transformer\.dropout is -0\.1"),
+        ({"dropout": float("nan")}, r"^transformer\.dropout is nan"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(settings, message):
+    with pytest.raises(VqnmtError, match=message):
+        TransformerConfig(**({"dim": 8, "heads": 2} | settings))
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])

@@ -30,10 +30,12 @@ def size() -> TransformerConfig:
 def make_autoregressive(size) -> Callable[..., AutoregressiveTransformer]:
     """Build a tiny model: `make_autoregressive(encoder_layers=1)`."""
 
-    def make(**settings) -> AutoregressiveTransformer:
-        defaults = {"vocabulary_size": VOCABULARY, "transformer": size}
+    def make(vocabulary_size: int = VOCABULARY, **settings) -> AutoregressiveTransformer:
+        defaults = {"transformer": size}
         layers = {"encoder_layers": 1, "decoder_layers": 2}
-        return AutoregressiveTransformer(AutoregressiveConfig(**(defaults | layers | settings)))
+        return AutoregressiveTransformer(
+            AutoregressiveConfig(**(defaults | layers | settings)), vocabulary_size
+        )
 
     return make
 
@@ -45,7 +47,6 @@ def make_latent(size) -> Callable[..., LatentTransformer]:
     def make(quantizer: dict | None = None, **settings) -> LatentTransformer:
         bottleneck = {"codebook_size": 8, "initialisation": "normal", "restart_threshold": 0.0}
         defaults = {
-            "vocabulary_size": VOCABULARY,
             "transformer": size,
             "quantizer": QuantizerConfig(**(bottleneck | (quantizer or {}))),
             "encoder_layers": 1,
@@ -55,7 +56,7 @@ def make_latent(size) -> Callable[..., LatentTransformer]:
         }
         if settings.get("output") == "cross_entropy":
             defaults["upsampling"] = 1
-        return LatentTransformer(LatentConfig(**(defaults | settings)))
+        return LatentTransformer(LatentConfig(**(defaults | settings)), VOCABULARY)
 
     return make
 

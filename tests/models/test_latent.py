@@ -358,7 +358,7 @@ def test_pad_codes():
 )
 def test_settings_that_do_not_fit_are_named(settings, named):
     with pytest.raises(VqnmtError, match=named):
-        LatentConfig(vocabulary_size=12, **settings)
+        LatentConfig(**settings)
 
 
 # --- start from a teacher --------------------------------------------------------------------
@@ -383,3 +383,21 @@ def test_start_from_copies_the_teachers_weights(make_latent, make_autoregressive
 def test_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make_autoregressive):
     with pytest.raises(VqnmtError, match=r"embedding.weight has shape \(9, 16\)"):
         make_latent().start_from(make_autoregressive(vocabulary_size=9))
+
+
+# --- the blank in translation ----------------------------------------------------------------
+
+
+def test_blank_penalty_moves_the_best_path_towards_words(make_latent):
+    model = make_latent(output="ctc").eval()
+    source, target = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[4, 9, 5, 6]])
+    hidden, seen = [], model.logits
+    model.logits = lambda h: hidden.append(seen(h)) or hidden[-1].clone()
+    free = model.reconstruct(source, target)
+    (scores,) = hidden  # (1, P, V)
+    margin = (scores[..., 0] - scores[..., 1:].amax(dim=-1)).max()
+    model.blank_penalty.fill_(margin.item() + 1e-3)  # no position prefers the blank any more
+    words = scores[0, :, 1:].argmax(dim=-1) + 1
+    assert model.reconstruct(source, target) == [words.unique_consecutive().tolist()]
+    assert free == [[t for t in scores[0].argmax(-1).unique_consecutive().tolist() if t]]
+    assert torch.equal(model.state_dict()["blank_penalty"], model.blank_penalty)

@@ -1,5 +1,6 @@
 """One run from text to report: its outputs, a second start, changed settings, interruptions."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -83,6 +84,11 @@ def test_report_shows_table_pictures_and_ten_translations(finished_run) -> None:
     assert report.count("| codes | ") == 10
     for key in ("student_model.quantizer.codebook_size | 16", "vocabulary.size | 310", "## Corpus"):
         assert key in report
+    # Values as one writes them, and a test set by its own name.
+    for row in ("| records | null |", "| distill | true |", "| seed | 1 |", "| test | 27 |"):
+        assert row in report
+    assert "test.test" not in report + finished_run.outcome.out
+    assert "corpus: test has 27 pairs" in finished_run.outcome.out
 
 
 def printed_table(out: str) -> str:
@@ -124,10 +130,18 @@ def test_validation_in_training_scores_as_the_saved_model(finished_run) -> None:
 
 def test_second_start_skips_every_stage(finished_run, script: Callable) -> None:
     before = contents(finished_run.folder)
-    with mock.patch("vqnmt.translator.Translator.translate", side_effect=AssertionError("worked")):
+    builds = ("AutoregressiveTransformer", "LatentTransformer", "TokenizedText", "ParallelBatches")
+    with contextlib.ExitStack() as stack:
+        for name in (
+            "translator.Translator.translate",
+            *(f"pipeline.translation.{b}" for b in builds),
+        ):
+            stack.enter_context(mock.patch(f"vqnmt.{name}", side_effect=AssertionError("worked")))
         again = script("train_nmt", f"run={finished_run.folder}", *finished_run.overrides)
     assert again.status == 0, again.err
     assert printed_table(again.out) == printed_table(finished_run.outcome.out)
+    for line in ("teacher: trained already\n", "student: trained already\n"):
+        assert line in again.out and line not in finished_run.outcome.out
     after = contents(finished_run.folder)
     assert [name for name in after if after[name] != before.get(name)] == []
     assert after.keys() == before.keys()
@@ -251,6 +265,18 @@ def test_interrupted_run_goes_on_and_ends_the_same(
             for folder in (run, finished_run.folder)
         )
         assert found == expected
+
+
+def test_advice_after_a_diverged_training_works(
+    tmp_path: Path, overrides, script: Callable
+) -> None:
+    few = [*overrides, "teacher_training.steps=4", "teacher_training.clip_norm=1e30"]
+    wild = [f"run={tmp_path / 'run'}", *few, "teacher_training.learning_rate=1e30"]
+    stopped = script("distill", *wild)
+    assert stopped.status == 2
+    assert "lower teacher_training.learning_rate and name another run=" in stopped.err
+    assert script("distill", f"run={tmp_path / 'run'}", *few).status == 2, "the advice has a reason"
+    assert script("distill", f"run={tmp_path / 'other'}", *few).status == 0
 
 
 def test_interrupt_elsewhere_is_one_sentence(tmp_path: Path, overrides, script: Callable) -> None:

@@ -9,8 +9,9 @@ from torch import distributed
 
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.quantizers.codebook import Codebook
 
-NAMES = ["gradient", "ema", "hard_em", "soft_em"]
+NAMES = ["gradient", "ema", "hard_em", "soft_em", "product", "residual"]
 STARTS = ["normal", "kmeans"]
 
 
@@ -22,7 +23,7 @@ def train(rank: int, world: int) -> dict:
             torch.manual_seed(rank)  # differently seeded ranks, as careless users have them
             config = QuantizerConfig(
                 name=name,
-                codebook_size=12,
+                codebook_size=16,
                 decay=0.9,
                 temperature=1e-6,
                 initialisation=start,
@@ -31,11 +32,15 @@ def train(rank: int, world: int) -> dict:
             quantizer = build_quantizer(config, 6)
             generator = torch.Generator().manual_seed(7)
             with torch.no_grad():  # what DistributedDataParallel does when it is built
-                quantizer.codebook.vectors.copy_(torch.randn(12, 6, generator=generator))
-                if hasattr(quantizer.codebook, "sums"):
-                    quantizer.codebook.sums.copy_(quantizer.codebook.vectors)
-                if rank:
-                    quantizer.codebook.seed.fill_(99)
+                for codebook in quantizer.modules():
+                    if not isinstance(codebook, Codebook):
+                        continue
+                    vectors = torch.randn(codebook.vectors.shape, generator=generator)
+                    codebook.vectors.copy_(vectors)
+                    if hasattr(codebook, "sums"):
+                        codebook.sums.copy_(codebook.vectors)
+                    if rank:
+                        codebook.seed.fill_(99)
             for step in range(8):
                 z = torch.randn(20, 6, generator=generator)
                 # the first step leaves rank 1 without any vector
@@ -46,6 +51,24 @@ def train(rank: int, world: int) -> dict:
             state = {k: v for k, v in quantizer.state_dict().items() if not k.endswith("seed")}
             results[name, start] = state, quantizer.epoch_statistics()
     return results
+
+
+def check_fault(name: str, rank: int) -> None:
+    """A fault that rank 1 finds on its device stops all parts on both ranks."""
+    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=4), 4)
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    quantizer(torch.randn(5, 4))
+    if rank == 1:
+        for module in quantizer.modules():
+            if hasattr(module, "_finite"):
+                module._finite = torch.tensor(False)
+    with pytest.raises(VqnmtError, match="step 0"):
+        quantizer.step()
+    for key, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[key]), (name, key)
+    quantizer.step()  # nothing is left of the faulty batch
+    for key, value in quantizer.state_dict().items():
+        assert key.endswith("steps") or torch.equal(value, before[key]), (name, key)
 
 
 def worker(rank: int, folder: str) -> None:
@@ -61,6 +84,8 @@ def worker(rank: int, folder: str) -> None:
         quantizer.codebook._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="codebook step 0"):
         quantizer.step()
+    for name in ("product", "residual", "gumbel_softmax"):
+        check_fault(name, rank)
     torch.save(results, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
 

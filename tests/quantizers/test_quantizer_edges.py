@@ -9,6 +9,13 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em"]
+FURTHER = ["gumbel_softmax", "semhash", "product", "residual", "fsq", "lfq", "sim_vq"]
+
+
+def build_any(name: str):
+    """Any quantizer with 4 codes of dimension 4."""
+    config = QuantizerConfig(name=name, codebook_size=4, levels=[4])
+    return build_quantizer(config, 4)
 
 
 @pytest.mark.parametrize("start", ["normal", "kmeans"])
@@ -32,34 +39,40 @@ def test_odd_sizes(name, start, shape, size):
     quantizer.epoch_statistics()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + FURTHER)
 def test_all_masked_is_an_empty_batch(name):
-    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=5), 4)
+    quantizer = build_any(name)
     before = {key: value.clone() for key, value in quantizer.state_dict().items()}
     z = torch.randn(2, 3, 4, requires_grad=True)
     out = quantizer(z, torch.zeros(2, 3, dtype=torch.bool))
     (out.quantized.sum() + sum(out.losses.values())).backward()
     quantizer.step()
     assert out.quantized.abs().sum() == 0 and z.grad.abs().sum() == 0
-    assert sum(out.losses.values()).item() == 0
+    assert all(value.item() == 0 for value in out.losses.values())
+    assert all(value == 0 for value in out.statistics.values())
     for key, value in quantizer.state_dict().items():
         assert key.endswith("steps") or torch.equal(value, before[key])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + FURTHER)
 def test_non_finite_input_names_the_step_and_spares_the_codebook(name, value):
     torch.manual_seed(0)
-    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=5), 4)
+    quantizer = build_any(name)
     for _ in range(3):
         quantizer(torch.randn(30, 4))
         quantizer.step()
     before = {key: item.clone() for key, item in quantizer.state_dict().items()}
     z = torch.randn(30, 4)
     z[7, 2] = value
-    with pytest.raises(VqnmtError, match="codebook step 3"):
+    with pytest.raises(VqnmtError, match="step 3"):
         quantizer(z)
+    positions = quantizer.epoch_statistics().positions
+    assert positions == 90
+    quantizer.step()  # nothing is left of the faulty batch
     for key, item in quantizer.state_dict().items():
+        if key.endswith("steps"):
+            continue
         assert torch.equal(item, before[key])
 
 
@@ -104,11 +117,39 @@ def test_wrong_shapes_are_refused():
         ("kmeans_vectors", 0),
         ("kmeans_iterations", 0),
         ("restart_threshold", 1.0),
+        ("prior_weight", -0.1),
+        ("noise", float("inf")),
+        ("part", "product"),
+        ("parts", 0),
+        ("projection", "linear"),
+        ("entropy_weight", -1.0),
     ],
 )
 def test_settings_out_of_range_name_their_key(key, value):
     with pytest.raises(VqnmtError, match=rf"quantizer\.{key} is"):
         QuantizerConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "semhash", "codebook_size": 100}, "is 100: .*power of two.* such as 64 or 128"),
+        ({"name": "lfq", "codebook_size": 1}, "is 1: .*power of two.* such as 2 or 4"),
+        ({"name": "product", "codebook_size": 50}, "is 50: .*quantizer.parts=2, such as 49 or 64"),
+        ({"name": "residual", "parts": 3, "codebook_size": 9}, "is 9: .*such as 8 or 27"),
+        ({"name": "product", "part": "semhash", "codebook_size": 9}, "is 9: .*such as 4 or 16"),
+        ({"name": "fsq", "codebook_size": 64}, r"is 64: .*256, the product .*\[8, 8, 4\]"),
+    ],
+)
+def test_codebook_sizes_that_do_not_fit(settings, message):
+    with pytest.raises(VqnmtError, match=rf"quantizer\.codebook_size {message}"):
+        QuantizerConfig(**settings)
+
+
+@pytest.mark.parametrize("levels", [[], [8, 2], [8, 4.0], [True, 8]])
+def test_levels_that_do_not_fit(levels):
+    with pytest.raises(VqnmtError, match=r"quantizer\.levels is .*integers of 3 or more"):
+        QuantizerConfig(name="fsq", levels=levels)
 
 
 def test_the_reference_start_excludes_restarts():

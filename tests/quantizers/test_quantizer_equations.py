@@ -44,7 +44,8 @@ def test_nearest_codes_do_not_depend_on_blocks(monkeypatch):
     quantizer = build_quantizer(config("ema", codebook_size=50), 8).eval()
     z = torch.randn(101, 8)
     whole = quantizer.nearest(z)
-    monkeypatch.setattr("vqnmt.quantizers.distances.BLOCK_ELEMENTS", 50 * 9)
+    monkeypatch.setattr("vqnmt.quantizers.distances._CPU_ROWS", 9)
+    monkeypatch.setattr("vqnmt.quantizers.distances._CPU_ELEMENTS", 50)
     assert torch.equal(quantizer.nearest(z), whole)
 
 

@@ -47,6 +47,22 @@ class TinyBatches:
         return source, target
 
 
+class Planned(TinyBatches):
+    """The same pairs in batches that are given by hand, the same in every epoch."""
+
+    def __init__(self, *plan: range) -> None:
+        super().__init__()
+        self.given = [np.array(indices) for indices in plan]
+
+    def plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        return self.given
+
+
+# All pairs in one batch; in three and in five batches, of which one holds a single pair.
+WHOLE, PARTS = (range(24),), (range(20), range(20, 21), range(21, 24))
+FIVE = (range(6), range(6, 12), range(12, 18), range(18, 19), range(19, 24))
+
+
 class Watcher:
     """Looks at a fixed batch, and draws random numbers as a sampling validation would."""
 
@@ -73,13 +89,10 @@ def tiny_model(kind: str) -> nn.Module:
     size = TransformerConfig(dim=8, feedforward=12, heads=2, dropout=0.1)
     if kind == "autoregressive":
         return AutoregressiveTransformer(
-            AutoregressiveConfig(
-                vocabulary_size=12, transformer=size, encoder_layers=1, decoder_layers=1
-            )
+            AutoregressiveConfig(transformer=size, encoder_layers=1, decoder_layers=1), 12
         )
     return LatentTransformer(
         LatentConfig(
-            vocabulary_size=12,
             transformer=size,
             quantizer=QuantizerConfig(
                 name=kind, codebook_size=6, samples=4, samples_end=1, kmeans_vectors=60
@@ -90,8 +103,40 @@ def tiny_model(kind: str) -> nn.Module:
             word_dropout=0.1,
             code_noise=0.2,
             continuous_start=0.2,
-        )
+        ),
+        12,
     )
+
+
+def plain_model() -> nn.Module:
+    """The autoregressive model without dropout: its gradient follows from weights and data."""
+    model = tiny_model("autoregressive")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def watch_gradients(trainer: Trainer) -> list[dict[str, Tensor]]:
+    """Return a list that gets the gradient of each optimiser step, before it is clipped."""
+    found: list[dict[str, Tensor]] = []
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def look(parameters: Any, norm: float) -> Any:
+        named = trainer.inner.named_parameters()
+        found.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        return clip(parameters, norm)
+
+    trainer.accelerator.clip_grad_norm_ = look
+    return found
+
+
+def assert_same_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Compare to 1e-6 of the whole gradient's norm."""
+    assert one.keys() == other.keys()
+    norm = torch.stack([value.norm() for value in other.values()]).norm()
+    for name, value in other.items():
+        assert (one[name] - value).norm() <= 1e-6 * norm, name
 
 
 @pytest.fixture

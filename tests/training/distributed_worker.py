@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TinyBatches, Watcher, tiny_model
+from conftest import FIVE, PARTS, Planned, Watcher, plain_model, tiny_model, watch_gradients
 
 from vqnmt.errors import VqnmtError
 from vqnmt.training.config import TrainingConfig
@@ -16,18 +16,23 @@ from vqnmt.training.loop import Trainer
 def main(kind: str, folder: Path, signalled: int) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    batches = TinyBatches()
+    settings = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1}
+    if kind == "plain":
+        model, batches = plain_model(), Planned(*PARTS)
+        config = TrainingConfig(steps=1, accumulation=3, **settings)
+    else:
+        model, batches = tiny_model(kind), Planned(*FIVE)
+        config = TrainingConfig(steps=8, validate_every=4, **settings)
     if rank == signalled:
         batches.on_batch = lambda count: count == 3 and os.kill(os.getpid(), signal.SIGTERM)
-    config = TrainingConfig(
-        steps=8, warmup=2, learning_rate=0.01, precision="fp32", log_every=1, validate_every=4
-    )
-    trainer = Trainer(tiny_model(kind), batches, Watcher(), config, folder, 3, "tiny")
+    trainer = Trainer(model, batches, Watcher(), config, folder, 3, "tiny")
+    gradients = watch_gradients(trainer)
     try:
         averaged = trainer.train()
     except VqnmtError as error:
         averaged = {"error": str(error)}
     state = {"step": trainer.step, "weights": trainer.inner.state_dict(), "averaged": averaged}
+    state["gradients"] = gradients
     torch.save(state, folder / f"rank-{rank}.pt")
 
 

@@ -11,12 +11,21 @@ import torch
 
 from vqnmt.training.metrics import read_metrics
 
+from .conftest import (
+    WHOLE,
+    Planned,
+    TinyBatches,
+    assert_same_gradients,
+    plain_model,
+    watch_gradients,
+)
+
 pytestmark = pytest.mark.distributed
 
 
 def launch(kind: str, folder: Path, signalled: int = -1) -> list[dict]:
     """Run two processes to their end; return what each left."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -63,6 +72,39 @@ def test_two_processes_train_one_model(tmp_path, kind):
         if "train/total" in row
     ]
     assert steps == list(range(1, 9))  # one process writes
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path, make_trainer):
+    # Three batches accumulated, one with a single pair for both, against one batch of all pairs.
+    found = launch("plain", tmp_path / "two")
+    trainer = make_trainer(plain_model(), batches=Planned(*WHOLE), steps=1)
+    expected = watch_gradients(trainer)
+    trainer.train()
+    for state in found:
+        assert_same_gradients(state["gradients"][0], expected[0])
+
+
+def test_two_stopped_processes_go_on_as_if_never_stopped(tmp_path):
+    # Each with its own dropout and its own counts of used codes.
+    whole = launch("ema", tmp_path / "whole")
+    stopped = launch("ema", tmp_path / "stopped", signalled=1)
+    assert stopped[0]["step"] in (3, 4)
+    resumed = launch("ema", tmp_path / "stopped")
+    for rank in range(2):
+        for name, value in whole[rank]["weights"].items():
+            assert torch.equal(value, resumed[rank]["weights"][name]), (rank, name)
+    rows = [
+        [
+            {key: value for key, value in row.items() if "per_second" not in key}
+            for row in read_metrics(tmp_path / name / "metrics.jsonl")
+        ]
+        for name in ("whole", "stopped")
+    ]
+    assert rows[0] == rows[1]
+    # The first two steps are in the continuous start. A code stands for two tokens, and the
+    # single pair of the fourth batch is counted once, by the one process that has it.
+    (usage,) = (row["epoch/usage"] for row in rows[0] if "epoch/usage" in row)
+    assert sum(usage) == sum(-(-len(target) // 2) for target in TinyBatches().rows[1][12:])
 
 
 @pytest.mark.parametrize("signalled", [0, 1])

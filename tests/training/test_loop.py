@@ -10,8 +10,9 @@ from torch import nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.models import Losses
-from vqnmt.training.loop import make_optimizer, wants_bf16
+from vqnmt.training.loop import wants_bf16
 from vqnmt.training.metrics import read_metrics
+from vqnmt.training.optimizer import make_optimizer
 from vqnmt.training.schedule import learning_rate
 
 from .conftest import TinyBatches, Watcher, tiny_model
@@ -44,6 +45,11 @@ def assert_same_weights(one: dict, other: dict) -> None:
 
 
 # --- repeatable ------------------------------------------------------------------------------
+
+
+def test_tests_run_on_one_thread():
+    assert torch.get_num_threads() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # of the processes that tests start
 
 
 @MODELS
@@ -142,52 +148,6 @@ def test_a_finished_run_is_not_trained_again(make_trainer):
 
 
 # --- right -----------------------------------------------------------------------------------
-
-
-def by_hand(model: nn.Module, config, groups: list[list[tuple]]) -> None:
-    """The same optimiser steps without the loop."""
-    optimizer = make_optimizer(model, config, torch.device("cpu"))
-    for step, group in enumerate(groups):
-        for settings in optimizer.param_groups:
-            settings["lr"] = learning_rate(config, step)
-        optimizer.zero_grad()
-        torch.stack([model(*batch).total for batch in group]).mean().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-
-
-@pytest.mark.parametrize("accumulation", [1, 2, 3])
-def test_steps_are_those_taken_by_hand(make_trainer, accumulation):
-    def model() -> nn.Module:
-        model = tiny_model("autoregressive")
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return model
-
-    batches = TinyBatches()
-    trainer = make_trainer(
-        model(), batches=batches, accumulation=accumulation, steps=5, clip_norm=0.5
-    )
-    trainer.train()
-    seen, groups, other = batches.seen, [], TinyBatches()
-    epoch, sizes = 0, []
-    while len(sizes) < 5:  # a group does not reach over the end of an epoch
-        plan = other.plan(epoch)
-        sizes += [len(plan[i : i + accumulation]) for i in range(0, len(plan), accumulation)]
-        epoch += 1
-    for size in sizes[:5]:
-        groups.append(seen[:size])
-        seen = seen[size:]
-    assert not seen
-    expected = model().train()
-    by_hand(expected, trainer.config, groups)
-    for (name, found), value in zip(
-        trainer.inner.named_parameters(), expected.parameters(), strict=True
-    ):
-        if name.endswith("key_value.bias"):
-            continue  # the softmax does not see keys' bias: Adam divides rounding by rounding
-        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_every_pair_is_seen_once_an_epoch(make_trainer):
@@ -314,7 +274,7 @@ def tiny_config(**settings):
 
 def test_weight_decay_is_on_matrices_only():
     model = tiny_model("autoregressive")
-    optimizer = make_optimizer(model, tiny_config(weight_decay=0.5), torch.device("cpu"))
+    optimizer = make_optimizer(model, tiny_config(optimizer="adamw", weight_decay=0.5), bf16=False)
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         assert decays[id(parameter)] == (0.5 if parameter.dim() > 1 else 0.0), name
@@ -335,6 +295,13 @@ def test_a_signal_saves_and_the_handlers_come_back(make_trainer, number):
     assert [row["step"] for row in rows(trainer.folder)] == [1, 2]
 
 
+def test_a_signal_in_the_last_step_does_not_lose_the_end(make_trainer):
+    expected = make_trainer(folder="whole").train()
+    trainer = make_trainer(folder="signalled")
+    stop_after(trainer, 6)
+    assert_same_weights(trainer.train(), expected)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_stops_the_run(make_trainer, value):
     trainer = make_trainer(steps=6, validate_every=2)
@@ -347,7 +314,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(make_trainer, value):
         return losses
 
     trainer.inner.forward = forward
-    with pytest.raises(VqnmtError, match=r"gradient is (nan|inf) at step 4: lower training\."):
+    remedy = r"lower tiny_training\.learning_rate and name another run="
+    with pytest.raises(VqnmtError, match=rf"gradient is (nan|inf) at step 4: {remedy}"):
         trainer.train()
     # The last checkpoint is from before, and goes on.
     assert (trainer.folder / "checkpoint-2.pt").exists()

@@ -100,7 +100,9 @@ def plot_training(
         _save(figure, path)
 
 
-def plot_code_usage(usage: np.ndarray, steps: np.ndarray, path: Path | str) -> None:
+def plot_code_usage(
+    usage: np.ndarray, steps: np.ndarray, path: Path | str, title: str | None = None
+) -> None:
     """Draw which codes are used while training goes on (index collapse, Roy et al. 2018).
 
     Codes stand from left to right by their use over the whole training, steps run upwards, and
@@ -114,6 +116,7 @@ def plot_code_usage(usage: np.ndarray, steps: np.ndarray, path: Path | str) -> N
             the one before.
         steps: The T steps, rising.
         path: The PNG file to write.
+        title: Stands above the codes; None for "Use of K codes".
 
     Raises:
         ValueError: The shapes do not fit, or there is no row.
@@ -145,7 +148,7 @@ def plot_code_usage(usage: np.ndarray, steps: np.ndarray, path: Path | str) -> N
             rasterized=True,
         )
         heat.set(
-            title=f"Use of {codes} codes",
+            title=f"Use of {codes} codes" if title is None else title,
             xlabel="code, from the most to the least used",
             ylabel="training step",
         )
@@ -196,8 +199,10 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         panel = figure.subplots()
         for index, (_, median, p90, bleu) in enumerate(points):
             colour, marker = _COLOURS[index % 7], _MARKERS[index % 7]
-            panel.plot([median], [bleu], linestyle="", color=colour, marker=marker, markersize=8)
-            panel.plot([median, p90], [bleu, bleu], color=colour, linewidth=1)
+            # Over the axes, on which a point at BLEU 0 lies.
+            style: dict[str, Any] = {"color": colour, "clip_on": False, "zorder": 3}
+            panel.plot([median], [bleu], linestyle="", marker=marker, markersize=8, **style)
+            panel.plot([median, p90], [bleu, bleu], linewidth=1, **style)
         panel.set(
             title="Quality and time for one sentence (the lines reach to the 90th percentile)",
             xlabel="latency at batch 1, median (ms)",
@@ -205,6 +210,9 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
             xlim=(0, 1.15 * max((point[2] for point in points), default=1)),
         )
         panel.margins(y=0.2)
+        low, high = panel.get_ylim()
+        if low < 0:  # there is no negative BLEU
+            panel.set_ylim(0, max(high, 1))
         _label_points(figure, panel, points)
         _save(figure, path)
 

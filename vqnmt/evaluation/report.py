@@ -25,7 +25,7 @@ class CorpusFacts:
     licence: str
     """Licence of the text."""
     attribution: str
-    """Who made it and where it is from."""
+    """Who made it and where it is from; empty for the user's own."""
     counts: dict[str, int]
     """Sentence pairs of each split, in the order to show."""
     dropped: dict[str, int] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def results_table(records: Sequence[Record]) -> str:
     )
     for row in rows:
         row[0] = row[0] if len(row[0]) <= width - 4 else row[0][: max(width - 5, 0)] + "…"
-    return _markdown_table(header, rows, text_columns=2 if several else 1)
+    return markdown_table(header, rows, text_columns=2 if several else 1)
 
 
 def write_report(
@@ -93,7 +93,7 @@ def write_report(
     title: str,
     records: Sequence[Record],
     corpus: CorpusFacts,
-    settings: Mapping[str, object],
+    settings: Mapping[str, str],
     wall_seconds: Mapping[str, float],
     pictures: Sequence[Picture] = (),
     examples: Sequence[Example] = (),
@@ -105,7 +105,7 @@ def write_report(
         title: Heading of the report.
         records: The systems of the table; their hardware, seed and signatures are shown.
         corpus: Facts of the training text.
-        settings: Configuration by key, flat.
+        settings: Configuration by key, flat, values as on the command line.
         wall_seconds: Seconds that each stage took, in order.
         pictures: Shown in order.
         examples: Sentences shown with all their translations.
@@ -119,7 +119,7 @@ def write_report(
         parts.append(f"## {len(examples)} translations side by side")
         parts += [_example(number, example) for number, example in enumerate(examples, 1)]
     parts += ["## Corpus", corpus_section(corpus), "## Settings"]
-    parts.append(_pairs("key", "value", ((key, str(value)) for key, value in settings.items())))
+    parts.append(_pairs("key", "value", settings.items()))
     stages = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
     times = ((stage, f"{seconds:,.1f}") for stage, seconds in stages)
     parts += ["## Wall time", _pairs("stage", "seconds", times)]
@@ -132,7 +132,8 @@ def corpus_section(corpus: CorpusFacts) -> str:
     """Describe a corpus in Markdown: name, languages, licence, attribution and counts."""
     lines = [
         f"{_escape(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
-        f"Licence: {_escape(corpus.licence)}. Attribution: {_escape(corpus.attribution)}",
+        f"Licence: {_escape(corpus.licence)}."
+        + (f" Attribution: {_escape(corpus.attribution)}" if corpus.attribution else ""),
         _pairs("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
     ]
     if corpus.dropped:
@@ -205,15 +206,20 @@ def _cost(record: Record) -> list[str]:
         _number(record, "latency_ms.median", "{:.1f}"),
         _number(record, "latency_ms.p90", "{:.1f}"),
         _number(record, "speedup_over_ar_beam4", "{:.2f}×"),
-        f"{record.parameters / 1e6:.1f}M",
+        _size(record.parameters),
     ]
+
+
+def _size(parameters: int) -> str:
+    """Write a number of parameters with one decimal: 7.3M, and 12.3K below 0.1M."""
+    return f"{parameters / 1e6:.1f}M" if parameters >= 1e5 else f"{parameters / 1e3:.1f}K"
 
 
 def _number(record: Record, key: str, form: str) -> str:
     return form.format(record.metrics[key]) if key in record.metrics else "-"
 
 
-def _markdown_table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
+def markdown_table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
     """Align a table: the first `text_columns` columns to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = [

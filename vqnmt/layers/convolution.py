@@ -24,9 +24,11 @@ class Convolution(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3 * dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Convolve `x` (B, T, d), reading zeros at masked positions; returns (B, T, d)."""
-        x = F.pad(x * mask[..., None], (0, 0, 1, 1))  # (B, T + 2, d)
+        if mask is not None:
+            x = x * mask[..., None]
+        x = F.pad(x, (0, 0, 1, 1))  # (B, T + 2, d)
         windows = torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=2)  # (B, T, 3 d)
         return self.linear(windows)
 
@@ -40,8 +42,8 @@ class ResidualBlock(nn.Module):
         self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(CONVOLUTIONS)])
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Map `x` (B, T, d) to (B, T, d)."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `x` (B, T, d) to (B, T, d); without a mask all positions are real."""
         hidden = self.norms[0](x)
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             hidden = norm(convolution(F.relu(hidden), mask))
@@ -84,11 +86,10 @@ class Upsample(nn.Module):
         self.factor = factor
         self.linear = nn.Linear(dim, factor * dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `x` (B, T, d) and its mask (B, T) to (B, T * factor, d) and (B, T * factor)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (B, T, d) to (B, T * factor, d)."""
         batch, length, dim = x.shape
-        x = self.linear(x).reshape(batch, length * self.factor, dim)
-        return x, mask.repeat_interleave(self.factor, dim=1)
+        return self.linear(x).reshape(batch, length * self.factor, dim)
 
 
 class Decompressor(nn.Module):
@@ -105,6 +106,8 @@ class Decompressor(nn.Module):
         Returns:
             The positions (B, L * 2^n_c, d) and their mask (B, L * 2^n_c).
         """
+        alone = len(x) == 1  # a single sentence has no padding to hide
         for block, doubling in zip(self.blocks, self.doublings, strict=True):
-            x, mask = doubling(block(x, mask), mask)
+            x = doubling(block(x, None if alone else mask))
+            mask = mask.repeat_interleave(2, dim=1)
         return x, mask

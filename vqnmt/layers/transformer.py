@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.errors import VqnmtError
+
 
 @dataclass(kw_only=True, slots=True)
 class TransformerConfig:
@@ -24,6 +26,30 @@ class TransformerConfig:
     """Attention heads; divides `dim`."""
     dropout: float = 0.1
     """Dropout on embeddings and on every sub-layer's output."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key in ("dim", "feedforward", "heads"):
+            if getattr(self, key) < 1:
+                raise VqnmtError(f"transformer.{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.dim % 2:
+            raise VqnmtError(
+                f"transformer.dim is {self.dim}; it must be even, because a position is written "
+                "in pairs of a sine and a cosine"
+            )
+        if self.dim % self.heads:
+            raise VqnmtError(
+                f"transformer.heads is {self.heads}, which does not divide transformer.dim="
+                f"{self.dim}: choose a number of heads that does"
+            )
+        if not 0 <= self.dropout < 1:
+            raise VqnmtError(
+                f"transformer.dropout is {self.dropout}; it must be 0 or more and below 1"
+            )
 
 
 class Attention(nn.Module):

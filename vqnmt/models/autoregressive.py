@@ -17,8 +17,6 @@ from vqnmt.search import Hypothesis, search
 class AutoregressiveConfig:
     """Size and training loss of the autoregressive Transformer."""
 
-    vocabulary_size: int
-    """Pieces in the joint vocabulary."""
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of both stacks."""
     encoder_layers: int = 3
@@ -34,12 +32,16 @@ class AutoregressiveTransformer(nn.Module):
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS:
     the model adds its own.
+
+    Args:
+        config: Size and loss.
+        vocabulary_size: Pieces in the joint vocabulary.
     """
 
-    def __init__(self, config: AutoregressiveConfig) -> None:
+    def __init__(self, config: AutoregressiveConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = tied_embedding(config.vocabulary_size, config.transformer.dim)
+        self.embedding = tied_embedding(vocabulary_size, config.transformer.dim)
         self.encoder = Encoder(config.transformer, config.encoder_layers)
         self.decoder = Decoder(config.transformer, config.decoder_layers)
 

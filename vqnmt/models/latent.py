@@ -35,8 +35,6 @@ from vqnmt.search import Hypothesis, search
 class LatentConfig:
     """Size, bottleneck and losses of the latent Transformer."""
 
-    vocabulary_size: int
-    """Pieces in the joint vocabulary."""
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of all stacks."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -113,13 +111,19 @@ class LatentTransformer(nn.Module):
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
     Codes are 0 .. K - 1; the predictor has one more symbol, K, which ends the codes.
+
+    Args:
+        config: Size, bottleneck and losses.
+        vocabulary_size: Pieces in the joint vocabulary.
     """
 
-    def __init__(self, config: LatentConfig) -> None:
+    blank_penalty: Tensor
+
+    def __init__(self, config: LatentConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
-        self.embedding = tied_embedding(config.vocabulary_size, dim)
+        self.embedding = tied_embedding(vocabulary_size, dim)
         self.encoder = Encoder(size, config.encoder_layers)
         self.target_positions = Positions(size)
         self.target_reader = DecoderLayer(size) if config.source_in_compressor else None
@@ -134,6 +138,9 @@ class LatentTransformer(nn.Module):
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
+        # Taken from the blank's score in translation, in nats: a decoder in doubt prefers the
+        # blank, because all that it might write shares what probability is left.
+        self.register_buffer("blank_penalty", torch.zeros(()))
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -190,7 +197,9 @@ class LatentTransformer(nn.Module):
         `upsampling` positions a token.
         """
         hidden = self.decoder(x, state, mask, self.config.causal_decoder)
-        return (hidden, mask) if self.upsample is None else self.upsample(hidden, mask)
+        if self.upsample is None:
+            return hidden, mask
+        return self.upsample(hidden), mask.repeat_interleave(self.config.upsampling, dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score all pieces for `hidden` (..., d); returns (..., V)."""
@@ -332,7 +341,9 @@ class LatentTransformer(nn.Module):
         state = self.decoder.start(memory, memory_mask)
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
-        best = self.logits(hidden).argmax(dim=-1)  # (B, P)
+        logits = self.logits(hidden)  # (B, P, V)
+        logits[..., PAD] -= self.blank_penalty
+        best = logits.argmax(dim=-1)  # (B, P)
         return self.output.read(best, output_mask)
 
 

@@ -17,7 +17,7 @@ from vqnmt.models.losses import Losses
 from vqnmt.settings import from_mapping
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.
-FORMAT = 1
+FORMAT = 2
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
@@ -31,6 +31,7 @@ class TranslationConfig(PretrainedConfig):
     Args:
         architecture: A key of `ARCHITECTURES`.
         settings: The architecture's config as a plain mapping.
+        vocabulary_size: Pieces in the joint vocabulary.
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
@@ -43,6 +44,7 @@ class TranslationConfig(PretrainedConfig):
         self,
         architecture: str = "latent",
         settings: dict[str, Any] | None = None,
+        vocabulary_size: int = 1,
         source_language: str = "en",
         target_language: str = "de",
         max_source_tokens: int = 256,
@@ -51,6 +53,7 @@ class TranslationConfig(PretrainedConfig):
     ) -> None:
         self.architecture = architecture
         self.settings = settings or {}
+        self.vocabulary_size = vocabulary_size
         self.source_language = source_language
         self.target_language = target_language
         self.max_source_tokens = max_source_tokens
@@ -71,7 +74,9 @@ class TranslationModel(PreTrainedModel):
                 f"{', '.join(ARCHITECTURES)}"
             )
         settings, module = ARCHITECTURES[config.architecture]
-        self.model = module(from_mapping(settings, config.settings, "settings"))
+        self.model = module(
+            from_mapping(settings, config.settings, "settings"), config.vocabulary_size
+        )
         self.post_init()
 
     @classmethod
@@ -86,6 +91,7 @@ class TranslationModel(PreTrainedModel):
             TranslationConfig(
                 architecture=architecture,
                 settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
+                vocabulary_size=model.embedding.num_embeddings,  # type: ignore
                 source_language=source_language,
                 target_language=target_language,
                 max_source_tokens=max_source_tokens,

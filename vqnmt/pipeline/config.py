@@ -5,58 +5,8 @@ from dataclasses import dataclass, field
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.errors import VqnmtError
-from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveConfig, LatentConfig
-from vqnmt.quantizers import QuantizerConfig
 from vqnmt.training.config import TrainingConfig
-
-
-@dataclass(kw_only=True, slots=True)
-class TeacherSettings:
-    """The autoregressive Transformer, but for what the vocabulary decides."""
-
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    label_smoothing: float = 0.1
-
-    def model(self, vocabulary_size: int) -> AutoregressiveConfig:
-        """Complete the settings for a vocabulary."""
-        return AutoregressiveConfig(vocabulary_size=vocabulary_size, **_fields(self))
-
-
-@dataclass(kw_only=True, slots=True)
-class StudentSettings:
-    """The latent Transformer, but for what the vocabulary decides; see `LatentConfig`."""
-
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    encoder_layers: int = 3
-    predictor_layers: int = 1
-    decoder_layers: int = 3
-    compression: int = 3
-    output: str = "ctc"
-    upsampling: int = 2
-    causal_decoder: bool = False
-    source_in_compressor: bool = True
-    source_copy: bool = True
-    word_dropout: float = 0.0
-    code_noise: float = 0.0
-    continuous_start: float = 0.15
-    predictor_gradient: bool = False
-    gold_mixing: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values as `LatentConfig` does."""
-        self.model(vocabulary_size=1)
-
-    def model(self, vocabulary_size: int) -> LatentConfig:
-        """Complete the settings for a vocabulary."""
-        return LatentConfig(vocabulary_size=vocabulary_size, **_fields(self))
-
-
-def _fields(settings: TeacherSettings | StudentSettings) -> dict:
-    return {name: getattr(settings, name) for name in settings.__slots__}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +21,19 @@ class EvaluationConfig:
     """Sentences that each system translates before the clock runs."""
     examples: int = 10
     """Translations that the report shows side by side."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key in self.__slots__:
+            least = 1 if key == "latency_rounds" else 0
+            if getattr(self, key) < least:
+                raise VqnmtError(
+                    f"evaluation.{key} is {getattr(self, key)}; it must be {least} or more"
+                )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,8 +53,11 @@ class PipelineConfig:
     max_source_tokens: int = 512
     """Longer sources are refused in translation."""
     teacher: str = "own"
-    """`own` trains our autoregressive Transformer; else a checkpoint for transformers."""
-    teacher_model: TeacherSettings = field(default_factory=TeacherSettings)
+    """`own` trains our autoregressive Transformer; else the model folder of one, or a checkpoint
+    for transformers."""
+    teacher_prefix: str = ""
+    """Text before every source of a transformers teacher, such as T5 needs."""
+    teacher_model: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """Our own teacher."""
     teacher_training: TrainingConfig = field(default_factory=TrainingConfig)
     """How it is trained."""
@@ -101,7 +67,7 @@ class PipelineConfig:
     """Whether the student trains on the teacher's output or on the raw text."""
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
-    student_model: StudentSettings = field(default_factory=StudentSettings)
+    student_model: LatentConfig = field(default_factory=LatentConfig)
     """The student."""
     student_training: TrainingConfig = field(default_factory=TrainingConfig)
     """How it is trained."""
@@ -121,3 +87,8 @@ class PipelineConfig:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
         if not self.run.strip():
             raise VqnmtError(f"run is {self.run!r}; give the run a folder, such as run=runs/first")
+        if self.teacher_prefix and self.teacher == "own":
+            raise VqnmtError(
+                f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "
+                "empty, or name a transformers teacher"
+            )

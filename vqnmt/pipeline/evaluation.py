@@ -24,6 +24,7 @@ from vqnmt.evaluation.scores import score
 from vqnmt.files import atomic_write_text
 from vqnmt.foreign import ForeignTranslator
 from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.pipeline.stage import as_text
 from vqnmt.pipeline.translation import TranslationPipeline, corpus_facts
 from vqnmt.progress import Progress
 from vqnmt.settings import to_flat
@@ -67,10 +68,8 @@ class Evaluation:
 
     def __init__(self, pipeline: TranslationPipeline, overrides: list[str]) -> None:
         self.config, self.corpus, self.stages = pipeline.config, pipeline.corpus, pipeline.stages
-        settings = {
-            "evaluation": dataclasses.asdict(self.config.evaluation),
-            "teacher": self.config.teacher,
-        }
+        evaluation = dataclasses.asdict(self.config.evaluation)
+        settings = {"evaluation": evaluation, **pipeline.teacher_settings}
         self.stage = pipeline.stage("evaluation", settings, after="student")
         self.folder, self.student, self.overrides = pipeline.folder, pipeline.student, overrides
         self.student_name = student_name(self.config)
@@ -179,7 +178,10 @@ class Evaluation:
             title=f"{self.student_name} on {self.corpus.name}",
             records=records,
             corpus=corpus_facts(self.corpus),
-            settings=to_flat(dataclasses.asdict(self.config)),
+            settings={
+                key: as_text(value)
+                for key, value in to_flat(dataclasses.asdict(self.config)).items()
+            },
             wall_seconds={
                 name: stage.seconds
                 for name, stage in self.stages.items()

@@ -9,6 +9,10 @@ from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
 from vqnmt.translator import Translator
 
+BLANK_PENALTIES = (0.0, 1.0, 2.0)
+"""What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
+the less the decoder is trained."""
+
 
 class BleuObserver:
     """BLEU of greedy translations on the validation set.
@@ -40,12 +44,26 @@ class LatentObserver(BleuObserver):
     """BLEU from predicted and from oracle codes, and the use of the codebook."""
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
-        """Score translations by predicted codes, and by the codes of the true targets."""
-        found = self.translator.translate(self.valid.sources)
+        """Choose the penalty of the blank, then score predicted codes and those of the targets."""
+        assert isinstance(model, LatentTransformer)
+        found = {penalty: self._predicted(model, penalty) for penalty in self._penalties(model)}
+        best = max(found, key=lambda penalty: found[penalty]["valid/bleu_predicted"])
+        model.blank_penalty.fill_(best)
         oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
         return {
-            "valid/bleu_predicted": self.bleu([translation.text for translation in found]),
+            **found[best],
             "valid/bleu_oracle": self.bleu(oracle),
+            "valid/blank_penalty": best,
+        }
+
+    def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
+        return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
+
+    def _predicted(self, model: LatentTransformer, penalty: float) -> dict[str, float]:
+        model.blank_penalty.fill_(penalty)
+        found = self.translator.translate(self.valid.sources)
+        return {
+            "valid/bleu_predicted": self.bleu([translation.text for translation in found]),
             "valid/codes": sum(len(t.codes) for t in found) / len(found),
         }
 

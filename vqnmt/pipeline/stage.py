@@ -49,8 +49,8 @@ class Stage:
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise VqnmtError(
-                    f"{self.folder} was made with {key}={_text(before.get(key))}, now asked for is "
-                    f"{_text(now.get(key))}: name another run=..., or remove this folder"
+                    f"{self.folder} was made with {key}={as_text(before.get(key))}, now asked for "
+                    f"is {as_text(now.get(key))}: name another run=..., or remove this folder"
                 )
 
     def work_unless_it_has(self, *names: str) -> AbstractContextManager[None]:
@@ -84,6 +84,6 @@ class Stage:
         atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")
 
 
-def _text(value: Any) -> str:
-    """Write a value as on the command line."""
+def as_text(value: Any) -> str:
+    """Write a value as on the command line and in YAML: null, true, 0.1."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -19,11 +19,12 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.report import CorpusFacts
 from vqnmt.files import atomic_write_text
-from vqnmt.foreign import ForeignTranslator
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.stage import Stage
+from vqnmt.pipeline.teachers import load_teacher
+from vqnmt.progress import say
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 from vqnmt.translator import MODEL_FILES, TextTranslator, Translator
@@ -49,6 +50,8 @@ class TranslationPipeline:
         self.config = config
         self.folder = Path(config.run)
         self.stages: dict[str, Stage] = {}
+        # What decides the teacher's output, for the stages that use it.
+        self.teacher_settings: dict[str, Any] = {"teacher": config.teacher}
         # accelerate takes processes on CPUs together only if the first to ask says so.
         PartialState(cpu=not torch.cuda.is_available())
         # Results of the stages before; each stage sets its own.
@@ -78,7 +81,8 @@ class TranslationPipeline:
         report = self.corpus.report["parts"]
         for part, facts in report.items():
             dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
-            say(f"corpus: {part} has {facts['pairs']:,} pairs; dropped: {dropped or 'none'}")
+            counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
+            say(f"corpus: {_split_name(part)} has {counts}")
 
     def train_vocabulary(self) -> None:
         """Stage 2: the joint sentencepiece vocabulary."""
@@ -98,13 +102,17 @@ class TranslationPipeline:
                     ).save(path)
             self.vocabulary = Vocabulary.load(path)
         say(f"vocabulary: {len(self.vocabulary):,} pieces")
-        self._check_lengths()
+        self._check_lengths(self.vocabulary)
 
     def train_teacher(self) -> None:
-        """Stage 3: our own autoregressive Transformer, or a checkpoint from elsewhere."""
+        """Stage 3: our own autoregressive Transformer, trained in this run or loaded."""
         config = self.config
         if config.teacher != "own":
-            self.teacher = ForeignTranslator(config.teacher)
+            path = self.stages["vocabulary"].folder / "spm.model"
+            self.teacher, self.teacher_settings = load_teacher(config, self.corpus, path)
+            if isinstance(self.teacher, Translator):
+                self._check_lengths(self.teacher.vocabulary)
+                self._new_student()  # a warm start that does not fit is told now, not in hours
             return
         settings = {
             "teacher_model": dataclasses.asdict(config.teacher_model),
@@ -112,20 +120,11 @@ class TranslationPipeline:
             **self._common_settings(),
         }
         stage = self.stage("teacher", settings, after="vocabulary")
-        set_seed(config.seed)
-        model = AutoregressiveTransformer(config.teacher_model.model(len(self.vocabulary)))
-        translator = self._translator(model)
-        if not stage.has(*MODEL_FILES):
-            observer = BleuObserver(translator, self.corpus.valid, self.corpus.target_language)
-            with stage.work():
-                self._train(
-                    stage,
-                    model,
-                    translator,
-                    self.corpus.train.targets,
-                    observer,
-                    config.teacher_training,
-                )
+        if not self._trained_already(stage):
+            set_seed(config.seed)
+            model = AutoregressiveTransformer(config.teacher_model, len(self.vocabulary))
+            targets = self.corpus.train.targets
+            self._train(stage, model, BleuObserver, targets, config.teacher_training)
         self.teacher = Translator.from_pretrained(stage.folder)
 
     def distill(self) -> list[str]:
@@ -133,8 +132,8 @@ class TranslationPipeline:
         config = self.config
         settings = {
             "beam": config.beam,
-            "teacher": config.teacher,
             "max_source_tokens": config.max_source_tokens,
+            **self.teacher_settings,
         }
         after = "teacher" if config.teacher == "own" else "vocabulary"
         stage = self.stage("distilled", settings, after=after)
@@ -144,9 +143,12 @@ class TranslationPipeline:
             with stage.work():
                 # A source may stand in several pairs; its translation is one.
                 distinct = list(dict.fromkeys(sources))
+                vocabulary = self.vocabulary
+                if isinstance(self.teacher, Translator):
+                    vocabulary = self.teacher.vocabulary
                 fitting = [
                     source
-                    for source, row in zip(distinct, self.vocabulary.encode(distinct), strict=True)
+                    for source, row in zip(distinct, vocabulary.encode(distinct), strict=True)
                     if len(row) <= config.max_source_tokens
                 ]
                 if long := len(distinct) - len(fitting):
@@ -172,19 +174,16 @@ class TranslationPipeline:
             "distill": config.distill,
             "warm_start": config.warm_start,
         }
+        if config.teacher != "own" and config.warm_start and isinstance(self.teacher, Translator):
+            settings |= self.teacher_settings
         before = "distilled" if config.distill else "teacher"
         after = before if before in self.stages else "vocabulary"
         stage = self.stage("student", settings, after=after)
-        set_seed(config.seed)
-        model = LatentTransformer(config.student_model.model(len(self.vocabulary)))
-        if config.warm_start and isinstance(self.teacher, Translator):
-            copied = model.start_from(self.teacher.model)
-            say(f"student: {copied:,} weights start as the teacher's")
-        translator = self._translator(model)
-        if not stage.has(*MODEL_FILES):
-            observer = LatentObserver(translator, self.corpus.valid, self.corpus.target_language)
-            with stage.work():
-                self._train(stage, model, translator, targets, observer, config.student_training)
+        if not self._trained_already(stage):
+            model, copied = self._new_student()
+            if copied:
+                say(f"student: {copied:,} weights start as the teacher's")
+            self._train(stage, model, LatentObserver, targets, config.student_training)
         self.student = Translator.from_pretrained(stage.folder)
 
     # --- helpers -----------------------------------------------------------------------------
@@ -202,55 +201,69 @@ class TranslationPipeline:
         keys = ("seed", "max_train_tokens", "max_source_tokens")
         return {key: getattr(self.config, key) for key in keys}
 
-    def _check_lengths(self) -> None:
+    def _check_lengths(self, vocabulary: Vocabulary) -> None:
         """Refuse, before hours of training, validation and test sources that are too long.
+
+        Args:
+            vocabulary: Counts their tokens: this run's, or a loaded teacher's.
 
         Raises:
             VqnmtError: Names the set, the number of such sources and the length needed.
         """
         limit = self.config.max_source_tokens
         for name, text in {"valid": self.corpus.valid, **self.corpus.test}.items():
-            lengths = [len(row) for row in self.vocabulary.encode(text.sources)]
+            lengths = [len(row) for row in vocabulary.encode(text.sources)]
             if long := [length for length in lengths if length > limit]:
                 raise VqnmtError(
                     f"max_source_tokens is {limit}, but {len(long)} sources of {name} are longer, "
                     f"up to {max(long)} tokens: set max_source_tokens={max(long)} or more"
                 )
 
-    def _translator(self, model: nn.Module) -> Translator:
-        corpus, limit = self.corpus, self.config.max_source_tokens
-        return Translator(
-            model,
-            self.vocabulary,
-            corpus.source_language,
-            corpus.target_language,
-            max_source_tokens=limit,
-        )
+    def _trained_already(self, stage: Stage) -> bool:
+        if found := stage.has(*MODEL_FILES):
+            say(f"{stage.folder.name}: trained already")
+        return found
+
+    def _new_student(self) -> tuple[LatentTransformer, int]:
+        """Return the untrained student, and how many of its weights are the teacher's."""
+        set_seed(self.config.seed)
+        model = LatentTransformer(self.config.student_model, len(self.vocabulary))
+        if not (self.config.warm_start and isinstance(self.teacher, Translator)):
+            return model, 0
+        return model, model.start_from(self.teacher.model)
 
     def _train(
         self,
         stage: Stage,
         model: nn.Module,
-        translator: Translator,
+        observer: type[BleuObserver],
         targets: list[str],
-        observer: BleuObserver,
         training: TrainingConfig,
     ) -> None:
         """Train `model` on the training sources and `targets`; leave the model folder."""
-        name, seed = stage.folder.name, self.config.seed
-        batches = self._batches(stage.folder / "tokens", targets, training.batch_tokens, name)
-        trainer = Trainer(model, batches, observer, training, stage.folder / "training", seed, name)
-        model.load_state_dict(trainer.train())
-        model.eval()
-        if PartialState().is_main_process:
-            corpus = self.corpus
-            card = model_card(
-                title=f"vqnmt {name}: {corpus.name}",
-                description=f"The {name} of a vqnmt run.",
-                corpus=corpus_facts(corpus),
-            )
-            translator.save_pretrained(stage.folder, card)
-        PartialState().wait_for_everyone()
+        name, seed, corpus = stage.folder.name, self.config.seed, self.corpus
+        translator = Translator(
+            model,
+            self.vocabulary,
+            corpus.source_language,
+            corpus.target_language,
+            max_source_tokens=self.config.max_source_tokens,
+        )
+        watch = observer(translator, corpus.valid, corpus.target_language)
+        with stage.work():
+            batches = self._batches(stage.folder / "tokens", targets, training.batch_tokens, name)
+            folder = stage.folder / "training"
+            trainer = Trainer(model, batches, watch, training, folder, seed, name)
+            model.load_state_dict(trainer.train())
+            model.eval()
+            if PartialState().is_main_process:
+                card = model_card(
+                    title=f"vqnmt {name}: {corpus.name}",
+                    description=f"The {name} of a vqnmt run.",
+                    corpus=corpus_facts(corpus),
+                )
+                translator.save_pretrained(stage.folder, card)
+            PartialState().wait_for_everyone()
 
     def _batches(
         self, folder: Path, targets: list[str], batch_tokens: int, name: str
@@ -279,10 +292,9 @@ class TranslationPipeline:
         return batches
 
 
-def say(line: str) -> None:
-    """Print a line once, whatever the number of processes."""
-    if PartialState().is_main_process:
-        print(line, flush=True)
+def _split_name(part: str) -> str:
+    """Name a part of the corpus as the tables do: a test set by its own name."""
+    return part.removeprefix("test.")
 
 
 def corpus_facts(corpus: Corpus) -> CorpusFacts:
@@ -298,6 +310,6 @@ def corpus_facts(corpus: Corpus) -> CorpusFacts:
         target_language=corpus.target_language,
         licence=corpus.report["licence"],
         attribution=corpus.report["attribution"],
-        counts={part: facts["pairs"] for part, facts in parts.items()},
+        counts={_split_name(part): facts["pairs"] for part, facts in parts.items()},
         dropped=dropped,
     )

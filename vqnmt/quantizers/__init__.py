@@ -1,9 +1,14 @@
-"""Discrete bottlenecks: encoder vectors in, straight-through code vectors and codes out.
+"""Discrete bottlenecks: encoder vectors in, code vectors and codes out, trained straight through.
 
 - `gradient`: nearest neighbour, codebook loss and commitment loss (van den Oord et al.);
 - `ema`: the codebook is a moving average of the vectors assigned to it;
 - `hard_em`: the codebook is the mean of the vectors assigned to it in the last batch;
-- `soft_em`: m codes drawn from the posterior at each position (Roy et al. 2018).
+- `soft_em`: m codes drawn from the posterior at each position (Roy et al. 2018);
+- `gumbel_softmax`: a relaxed draw of one code (Jang et al. 2017);
+- `semhash`: the bits of a noisy saturating sigmoid (Kaiser et al. 2018);
+- `product`: several of these side by side, each for a part of the vector;
+- `residual`: several of these in turn, each for what the earlier ones left;
+- `fsq`, `lfq`, `sim_vq`: those of vector-quantize-pytorch, an optional extra.
 
 The package needs only torch and `vqnmt.errors`.
 """
@@ -12,18 +17,30 @@ from vqnmt.quantizers.base import Quantizer, QuantizerOutput
 from vqnmt.quantizers.build import build_quantizer
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.ema import EMAQuantizer, HardEMQuantizer
+from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
 from vqnmt.quantizers.gradient import GradientQuantizer
+from vqnmt.quantizers.gumbel_softmax import GumbelSoftmaxQuantizer
+from vqnmt.quantizers.product import ProductQuantizer
+from vqnmt.quantizers.residual import ResidualQuantizer
+from vqnmt.quantizers.semhash import SemanticHashingQuantizer
 from vqnmt.quantizers.soft_em import SoftEMQuantizer
 from vqnmt.quantizers.statistics import CodebookStatistics
 
 __all__ = [
     "CodebookStatistics",
     "EMAQuantizer",
+    "FSQQuantizer",
     "GradientQuantizer",
+    "GumbelSoftmaxQuantizer",
     "HardEMQuantizer",
+    "LFQQuantizer",
+    "ProductQuantizer",
     "Quantizer",
     "QuantizerConfig",
     "QuantizerOutput",
+    "ResidualQuantizer",
+    "SemanticHashingQuantizer",
+    "SimVQQuantizer",
     "SoftEMQuantizer",
     "build_quantizer",
 ]

@@ -16,15 +16,15 @@ class QuantizerOutput:
     """What a quantizer returns for `z_e` of shape `(..., d)`."""
 
     quantized: Tensor
-    """`(..., d)` in the dtype of `z_e`; its gradient passes straight through to `z_e`; 0 where
-    masked."""
+    """`(..., d)` in the dtype of `z_e`; 0 where masked. Its gradient passes straight through to
+    `z_e`, except for quantizers whose value has a gradient of its own."""
 
     codes: Tensor
-    """`(...)` int64, the nearest code; 0 where masked."""
+    """`(...)` int64, the nearest (or most likely) code; 0 where masked."""
 
     samples: Tensor
-    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label;
-    `codes[..., None]` for hard quantizers and in evaluation."""
+    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label: those
+    drawn in training; `codes[..., None]` for hard quantizers and in evaluation."""
 
     losses: dict[str, Tensor]
     """Loss terms by name, fp32 scalars, already weighted: the caller adds them up."""
@@ -37,7 +37,7 @@ class QuantizerOutput:
 class Assignment:
     """What a quantizer decides for the N unmasked vectors, all in fp32."""
 
-    quantized: Tensor  # (N, d), without gradient
+    quantized: Tensor  # (N, d); its gradient is dropped where the quantizer is straight-through
     codes: Tensor  # (N,)
     samples: Tensor  # (N, m)
     losses: dict[str, Tensor]
@@ -79,6 +79,12 @@ class Quantizer(nn.Module, ABC):
         dim: d, the size of the vectors.
     """
 
+    straight_through = True
+    """Whether z_e gets the gradient of the value as it is; else the value has its own."""
+
+    stochastic = False
+    """Whether the value in training comes of codes that are drawn, not of the nearest alone."""
+
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
         if dim < 1:
@@ -109,7 +115,9 @@ class Quantizer(nn.Module, ABC):
             if kept is not None:
                 rows = rows[kept]  # (N, d)
             assignment = self._assign(rows.float())
-        quantized = StraightThrough.apply(rows, assignment.quantized.to(z_e.dtype))
+        quantized = assignment.quantized.to(z_e.dtype)
+        if self.straight_through:
+            quantized = StraightThrough.apply(rows, quantized)
         if not in_backward():
             self._counters[self.training].add(
                 assignment.codes,
@@ -143,11 +151,38 @@ class Quantizer(nn.Module, ABC):
     def _nearest(self, vectors: Tensor) -> Tensor:
         """The nearest codes `(N,)` of `(N, d)` fp32 vectors."""
 
+    @abstractmethod
+    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
+        """Refuse NaN and infinity in `vectors`, fp32 of any shape.
+
+        Args:
+            vectors: What to check.
+            remember: Whether `step` shall raise the error, where it is not raised at once.
+
+        Returns:
+            Bool scalar: all is finite.
+
+        Raises:
+            VqnmtError: On the CPU; names the step. Elsewhere it would cost a synchronisation.
+        """
+
+    @abstractmethod
     def step(self) -> None:
         """Move the codebook by what was accumulated; call after each step of the optimiser.
 
-        Every process must call it. Quantizers without a codebook of their own do nothing.
+        Every process must call it.
+
+        Raises:
+            VqnmtError: A vector was not finite; the codebook is left as it was.
         """
+
+    def clear(self) -> None:
+        """Forget what was accumulated since the last step; by default nothing is."""
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the codebook is past its start from the first vectors, where it has one."""
+        return True
 
     def set_progress(self, fraction: float) -> None:
         """Tell the annealed settings how far training is, from 0 to 1; by default nothing."""

@@ -1,11 +1,19 @@
 """From the settings to the quantizer."""
 
+import dataclasses
+from collections.abc import Callable
+
+from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.ema import EMAQuantizer, HardEMQuantizer
+from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
 from vqnmt.quantizers.gradient import GradientQuantizer
+from vqnmt.quantizers.gumbel_softmax import GumbelSoftmaxQuantizer
+from vqnmt.quantizers.product import ProductQuantizer
+from vqnmt.quantizers.residual import ResidualQuantizer
+from vqnmt.quantizers.semhash import SemanticHashingQuantizer
 from vqnmt.quantizers.soft_em import SoftEMQuantizer
-from vqnmt.quantizers.vector_quantizer import VectorQuantizer
 
 
 def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
@@ -14,11 +22,38 @@ def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
     Args:
         config: The settings.
         dim: d, the size of the encoder's vectors.
+
+    Raises:
+        VqnmtError: d does not fit the settings, or a package is missing.
     """
-    classes: dict[str, type[VectorQuantizer]] = {
+    builders: dict[str, Callable[[QuantizerConfig, int], Quantizer]] = {
         "gradient": GradientQuantizer,
         "ema": EMAQuantizer,
         "hard_em": HardEMQuantizer,
         "soft_em": SoftEMQuantizer,
+        "gumbel_softmax": GumbelSoftmaxQuantizer,
+        "semhash": SemanticHashingQuantizer,
+        "product": _product,
+        "residual": _residual,
+        "fsq": FSQQuantizer,
+        "lfq": LFQQuantizer,
+        "sim_vq": SimVQQuantizer,
     }
-    return classes[config.name](config, dim)
+    return builders[config.name](config, dim)
+
+
+def _product(config: QuantizerConfig, dim: int) -> ProductQuantizer:
+    if dim % config.parts:
+        raise VqnmtError(
+            f"quantizer.parts is {config.parts}: it must divide {dim}, the vectors' dimension."
+        )
+    return ProductQuantizer(_parts(config, dim // config.parts), config.projection)
+
+
+def _residual(config: QuantizerConfig, dim: int) -> ResidualQuantizer:
+    return ResidualQuantizer(_parts(config, dim))
+
+
+def _parts(config: QuantizerConfig, dim: int) -> list[Quantizer]:
+    one = dataclasses.replace(config, name=config.part, codebook_size=config.part_size)
+    return [build_quantizer(one, dim) for _ in range(config.parts)]

@@ -243,7 +243,7 @@ class Codebook(nn.Module):
         if hit_sums is None:
             return
         if self.update is Update.REPLACE:
-            means = hit_sums / hits.clamp(min=_SMALLEST_COUNT)[:, None]
+            means = hit_sums.div_(hits.clamp(min=_SMALLEST_COUNT)[:, None])
             self.vectors.copy_(torch.where(hits[:, None] > 0, means, self.vectors))
             return
         self.sums.mul_(decay).add_(hit_sums, alpha=1 - decay)
@@ -251,7 +251,7 @@ class Codebook(nn.Module):
         if self.config.epsilon > 0:
             total, size = counts.sum(), counts.shape[0]
             counts = (counts + self.config.epsilon) / (total + size * self.config.epsilon) * total
-        means = self.sums / counts.clamp(min=_SMALLEST_COUNT)[:, None]
+        means = torch.div(self.sums, counts.clamp(min=_SMALLEST_COUNT)[:, None], out=hit_sums)
         self.vectors.copy_(torch.where(counts[:, None] > _SMALLEST_COUNT, means, self.vectors))
 
     def _restart(self, pool: Tensor, generator: torch.Generator) -> None:

@@ -1,12 +1,15 @@
 """The settings of a quantizer: one dataclass for all of them, which checks itself."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vqnmt.errors import VqnmtError
 
-NAMES = ("gradient", "ema", "hard_em", "soft_em")
+PARTS = ("gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash")
+COMPOSITES = ("product", "residual")
+NAMES = (*PARTS, *COMPOSITES, "fsq", "lfq", "sim_vq")
+PROJECTIONS = ("none", "random", "learnt")
 INITIALISATIONS = ("kmeans", "normal", "reference")
 DISTANCE_SCALES = ("none", "sqrt_dim", "dim")
 
@@ -23,13 +26,15 @@ class QuantizerConfig:
     """
 
     name: str = "ema"
-    """`gradient`, `ema`, `hard_em` or `soft_em`."""
+    """`gradient`, `ema`, `hard_em`, `soft_em`, `gumbel_softmax`, `semhash`, `product`, `residual`,
+    or `fsq`, `lfq`, `sim_vq` of vector-quantize-pytorch."""
 
     codebook_size: int = 256
-    """K, the number of codes."""
+    """K, the number of codes; of the combined codes where there are `parts`, each of which has
+    K^(1/parts); a power of two for `semhash` and `lfq`; the product of `levels` for `fsq`."""
 
     beta: float = 0.25
-    """Weight of the commitment loss."""
+    """Weight of the commitment loss (not `gumbel_softmax`, `semhash`, `fsq`)."""
 
     decay: float = 0.999
     """lambda of the moving averages, per optimiser step (`hard_em`, `gradient`: of the usage)."""
@@ -44,10 +49,12 @@ class QuantizerConfig:
     """m at the end of training, approached linearly; None = `samples` throughout (`soft_em`)."""
 
     temperature: float = 1.0
-    """Divides the scaled distances of the posterior; towards 0 it becomes hard (`soft_em`)."""
+    """Divides the scaled distances of the posterior (`soft_em`) or the noisy logits of the draw
+    (`gumbel_softmax`); towards 0 both become hard."""
 
     temperature_end: float | None = None
-    """Temperature at the end of training, approached linearly; None = constant (`soft_em`)."""
+    """Temperature at the end of training, approached linearly; None = constant (`soft_em`,
+    `gumbel_softmax`)."""
 
     distance_scale: str = "sqrt_dim"
     """Squared distances are divided by 1 (`none`, the reference), sqrt(d) or d (`soft_em`)."""
@@ -65,30 +72,59 @@ class QuantizerConfig:
     restart_threshold: float = 0.1
     """A code used less than this fraction of the mean usage is restarted; 0 = never."""
 
+    hard_samples: bool = False
+    """Whether the value in training is one code vector, with the gradient of the relaxed draw,
+    and not the relaxed draw itself (`gumbel_softmax`)."""
+
+    prior_weight: float = 0.1
+    """Weight of KL(posterior || uniform prior) (`gumbel_softmax`)."""
+
+    noise: float = 1.0
+    """Standard deviation of the noise on the bits' logits in training (`semhash`)."""
+
+    part: str = "ema"
+    """The quantizer of each part, by the same settings: `gradient`, `ema`, `hard_em`, `soft_em`,
+    `gumbel_softmax` or `semhash` (`product`, `residual`)."""
+
+    parts: int = 2
+    """n, the number of parts (`product`) or stages (`residual`)."""
+
+    projection: str = "none"
+    """What the parts quantize: slices of the vector (`none`) or of a projection of it, which is
+    fixed (`random`) or trained (`learnt`) (`product`)."""
+
+    levels: list[int] = field(default_factory=lambda: [8, 8, 4])
+    """How many values each number can take; 5 or more each are advised (`fsq`)."""
+
+    entropy_weight: float = 0.1
+    """Weight of the entropy loss (`lfq`)."""
+
+    @property
+    def part_size(self) -> int:
+        """K^(1/parts), the number of codes of each part, to the nearest integer."""
+        return round(self.codebook_size ** (1 / self.parts))
+
     def __post_init__(self) -> None:
         _require("name", self.name in NAMES, self.name, f"one of {', '.join(NAMES)}")
         _require("codebook_size", self.codebook_size >= 1, self.codebook_size, "1 or more")
-        _require("beta", _finite(self.beta) and self.beta >= 0, self.beta, "0 or more")
         _require("decay", 0 <= self.decay < 1, self.decay, "in [0, 1)")
-        _require("epsilon", _finite(self.epsilon) and self.epsilon >= 0, self.epsilon, "0 or more")
-        for key in ("samples", "samples_end", "kmeans_vectors"):
+        for key in ("beta", "epsilon", "prior_weight", "noise", "entropy_weight"):
+            value = getattr(self, key)
+            _require(key, _finite(value) and value >= 0, value, "0 or more")
+        for key in ("samples", "samples_end", "kmeans_vectors", "parts"):
             value = getattr(self, key)
             _require(key, value is None or value >= 1, value, "1 or more")
         for key in ("temperature", "temperature_end"):
             value = getattr(self, key)
             _require(key, value is None or (_finite(value) and value > 0), value, "above 0")
-        _require(
-            "distance_scale",
-            self.distance_scale in DISTANCE_SCALES,
-            self.distance_scale,
-            f"one of {', '.join(DISTANCE_SCALES)}",
-        )
-        _require(
-            "initialisation",
-            self.initialisation in INITIALISATIONS,
-            self.initialisation,
-            f"one of {', '.join(INITIALISATIONS)}",
-        )
+        for key, choices in (
+            ("distance_scale", DISTANCE_SCALES),
+            ("initialisation", INITIALISATIONS),
+            ("part", PARTS),
+            ("projection", PROJECTIONS),
+        ):
+            value = getattr(self, key)
+            _require(key, value in choices, value, f"one of {', '.join(choices)}")
         _require(
             "kmeans_iterations", self.kmeans_iterations >= 1, self.kmeans_iterations, "1 or more"
         )
@@ -112,6 +148,43 @@ class QuantizerConfig:
                 self.epsilon > 0,
                 self.epsilon,
                 "above 0 beside quantizer.initialisation=reference",
+            )
+        self._check_codebook_size()
+
+    def _check_codebook_size(self) -> None:
+        """Check K against what the named quantizer makes of it."""
+        name, size, power = self.name, self.codebook_size, 1
+        if name in COMPOSITES:
+            name, size, power = self.part, self.part_size, self.parts
+            _require(
+                "codebook_size",
+                size**power == self.codebook_size,
+                self.codebook_size,
+                f"an integer to the power of quantizer.parts={power}, such as {size**power} or "
+                f"{(size + 1) ** power}",
+            )
+        if name in ("semhash", "lfq"):
+            floor = 2 ** max(size.bit_length() - 1, 1)
+            _require(
+                "codebook_size",
+                size == floor,
+                self.codebook_size,
+                f"{'a power of two' if power == 1 else f'of {power} powers of two'}, 2 or more, "
+                f"beside {name}, such as {floor**power} or {(2 * floor) ** power}",
+            )
+        if self.name == "fsq":
+            _require(
+                "levels",
+                len(self.levels) >= 1 and all(type(n) is int and n >= 3 for n in self.levels),
+                self.levels,
+                "a list of integers of 3 or more",
+            )
+            product = math.prod(self.levels)
+            _require(
+                "codebook_size",
+                size == product,
+                size,
+                f"{product}, the product of quantizer.levels={self.levels}",
             )
 
 

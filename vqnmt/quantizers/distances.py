@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# 2^22 fp32 scores = 16 MiB: large enough for a matrix product to run at full speed, small
-# enough that the reduction that follows finds most of the block in the cache.
-BLOCK_ELEMENTS = 1 << 22
+# On a CPU a block of scores should stay in the cache (2^18 fp32 scores = 1 MiB) for the passes
+# over it that follow the matrix product, but a product of fewer rows runs below full speed.
+_CPU_ELEMENTS, _CPU_ROWS = 1 << 18, 256
+# Elsewhere each block costs kernel launches: 2^24 fp32 scores = 64 MiB.
+_DEVICE_ELEMENTS = 1 << 24
 
 
 def score_blocks(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -21,14 +23,27 @@ def score_blocks(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[slice, Ten
         codebook: `(K, d)` fp32.
 
     Yields:
-        The slice of rows, and their scores `(rows, K)`, which the caller may overwrite.
+        The slice of rows, and their scores `(rows, K)`, without gradient: a buffer that the
+        caller may overwrite and that the next block reuses.
     """
-    norms = codebook.square().sum(dim=1)  # (K,)
-    rows = max(1, BLOCK_ELEMENTS // codebook.shape[0])
-    transposed = codebook.t()
-    for start in range(0, vectors.shape[0], rows):
-        block = slice(start, start + rows)
-        yield block, torch.addmm(norms, vectors[block], transposed, alpha=-2)
+    vectors, codebook = vectors.detach(), codebook.detach()
+    count, (size, dim) = vectors.shape[0], codebook.shape
+    rows = max(1, min(_block_rows(size, vectors.device), count))
+    # One product of [z, 1] and [-2 e, ||e||^2] spares the pass over the scores that adding
+    # ||e||^2 to them would take.
+    weights = codebook.new_empty(size, dim + 1)
+    scaled = weights[:, :dim]
+    torch.mul(codebook, codebook, out=scaled)
+    torch.sum(scaled, dim=1, out=weights[:, dim])
+    torch.mul(codebook, -2, out=scaled)
+    transposed = weights.t()  # (d + 1, K)
+    extended = vectors.new_ones(rows, dim + 1)
+    buffer = vectors.new_empty(rows, size)
+    for start in range(0, count, rows):
+        block = slice(start, min(start + rows, count))
+        rows = block.stop - block.start
+        extended[:rows, :dim] = vectors[block]
+        yield block, torch.mm(extended[:rows], transposed, out=buffer[:rows])
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -46,3 +61,10 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
         # On CPU `min` is twice as fast as `argmin`.
         codes[block] = scores.min(dim=1).indices
     return codes
+
+
+def _block_rows(size: int, device: torch.device) -> int:
+    """How many rows of K scores make a block."""
+    if device.type == "cpu":
+        return max(_CPU_ROWS, _CPU_ELEMENTS // size)
+    return max(1, _DEVICE_ELEMENTS // size)

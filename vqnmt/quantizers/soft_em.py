@@ -40,14 +40,22 @@ class SoftEMQuantizer(VectorQuantizer):
     def _assign(self, vectors: Tensor) -> Assignment:
         finite = self.codebook.check_finite(vectors, self._accumulates())
         with torch.no_grad():
-            # On a GPU the error waits for `step`, and sampling from NaN would abort the process.
-            codes, samples, entropies = self._posterior(torch.where(finite, vectors, 0.0))
+            seen = vectors.detach()
+            if vectors.device.type != "cpu":
+                # The error waits for `step`, and indices found among NaN would abort the process.
+                seen = torch.where(finite, seen, 0.0)
+            codes, samples, entropies = self._posterior(seen)
             nearest = self.codebook.lookup(codes).float()  # (N, d)
-            quantized = nearest
             if self.training and vectors.shape[0] > 0:
-                # (N, m) -> (N, d) without the (N, m, d) in between
-                weights = self.codebook.vectors.float()
-                quantized = functional.embedding_bag(samples, weights, mode="mean")
+                # (N, m) -> (N, d) without the (N, m, d) in between; on CPU the mode "mean" takes
+                # twice as long.
+                table = self.codebook.vectors.float()
+                quantized = functional.embedding_bag(samples, table, mode="sum")
+                quantized.div_(samples.shape[1])
+                error = mean_square(nearest.sub_(vectors))
+            else:
+                quantized = nearest
+                error = mean_square(nearest - vectors)
             if self._accumulates():
                 hits, sums = soft_counts(vectors, samples, self.codebook_size)
                 self.codebook.accumulate(vectors, hits, sums)
@@ -57,7 +65,7 @@ class SoftEMQuantizer(VectorQuantizer):
             samples=samples,
             losses={"commitment": self.config.beta * mean_square_error(vectors, quantized)},
             statistics={
-                "quantisation_error": mean_square_error(vectors.detach(), nearest),
+                "quantisation_error": error,
                 "posterior_entropy": entropies.sum() / max(entropies.numel(), 1),
             },
         )
@@ -69,22 +77,68 @@ class SoftEMQuantizer(VectorQuantizer):
             Nearest codes `(N,)`, samples `(N, m)` (the nearest code alone in evaluation) and
             the posterior's entropies `(N,)` in nats.
         """
-        count = vectors.shape[0]
+        count, size = vectors.shape[0], self.codebook_size
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
         samples = codes.new_empty(count, self.samples if self.training else 1)
         entropies = vectors.new_empty(count)
         factor = -1.0 / (self.scale * self.temperature)
+        group = group_size(size)
+        ones = vectors.new_ones(group)
+        weights = vectors.new_empty(0)
         for block, scores in score_blocks(vectors, self.codebook.vectors.float()):
+            rows = scores.shape[0]
+            if weights.shape[0] < rows:
+                # (rows, K and up to a whole group); the padding has no mass
+                weights = vectors.new_zeros(rows, -(-size // group) * group)
             lowest, codes[block] = scores.min(dim=1)
             logits = scores.sub_(lowest[:, None]).mul_(factor)  # (rows, K), at most 0
-            weights = logits.exp()
-            totals = weights.sum(dim=1)  # (rows,), at least 1
+            torch.exp(logits, out=weights[:rows, :size])
+            # (rows groups, group) -> (rows, groups); on CPU a sum takes longer than the product
+            masses = weights[:rows].view(-1, group).mv(ones).view(rows, -1)
+            totals = masses.sum(dim=1)  # (rows,), at least 1
             # H = ln Z - sum_j p_j logit_j
-            means = torch.einsum("nk,nk->n", weights, logits) / totals
-            entropies[block] = totals.log() - means
+            products = logits.mul_(weights[:rows, :size]).sum(dim=1)  # (rows,)
+            entropies[block] = totals.log() - products / totals
             if self.training:
-                samples[block] = torch.multinomial(weights, self.samples, replacement=True)
+                samples[block] = draw(weights[:rows], masses, self.samples)
         return codes, samples if self.training else codes[:, None], entropies
+
+
+def group_size(size: int) -> int:
+    """The power of two next below sqrt(K): what `draw` has to look at is then smallest."""
+    return 1 << ((size.bit_length() - 1) // 2)
+
+
+def draw(weights: Tensor, masses: Tensor, draws: int) -> Tensor:
+    """Draw from the multinomial with replacement, first a group of codes, then one of its codes.
+
+    `torch.multinomial` adds up all the weights of a row one by one, on one thread.
+
+    Args:
+        weights: `(N, G g)`, not negative, contiguous.
+        masses: `(N, G)`, the sums of g weights each; at least one is above 0.
+        draws: m.
+
+    Returns:
+        `(N, m)` indices of weights above 0.
+    """
+    rows, groups = masses.shape
+    group = weights.shape[1] // groups
+    chosen = _invert(masses.cumsum(dim=1), draws)  # (N, m)
+    first = torch.arange(0, rows * groups, groups, device=chosen.device)[:, None]  # (N, 1)
+    members = weights.view(-1, group).index_select(0, (chosen + first).flatten())  # (N m, g)
+    return chosen * group + _invert(members.cumsum(dim=1), 1).view(rows, draws)
+
+
+def _invert(cumulated: Tensor, draws: int) -> Tensor:
+    """Draw `(N, m)` indices by inverting the cumulated masses `(N, C)` at uniform points."""
+    # Also after rounding, a float below 1 times the total is below the total: an index is left.
+    targets = torch.rand(cumulated.shape[0], draws, device=cumulated.device)
+    targets.mul_(cumulated[:, -1:])
+    below = cumulated.new_empty(*targets.shape, cumulated.shape[1])  # (N, m, C)
+    # Counting is several times faster in floats than in booleans.
+    torch.le(cumulated[:, None], targets[:, :, None], out=below)
+    return (below @ cumulated.new_ones(cumulated.shape[1])).long()
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
@@ -100,17 +154,21 @@ def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[T
         1/m sum_i sum_l 1[z_i^l = j] z_e(x_i) `(K, d)`.
     """
     draws = samples.shape[1]
-    ordered, order = samples.flatten().sort(stable=True)  # (N m,)
-    edges = torch.searchsorted(
-        ordered, torch.arange(codebook_size + 1, device=samples.device)
-    )  # (K + 1,): where the draws of each code begin
-    hits = edges.diff().to(vectors.dtype) / draws
+    # The sort goes byte by byte: narrower codes take fewer passes.
+    narrow = torch.int16 if codebook_size <= 1 << 15 else torch.int32
+    ordered, order = samples.flatten().to(narrow).sort(stable=True)  # (N m,)
+    hits = torch.bincount(ordered, minlength=codebook_size)  # (K,)
     if vectors.shape[0] == 0:
-        return hits, vectors.new_zeros(codebook_size, vectors.shape[1])
+        return hits.to(vectors.dtype), vectors.new_zeros(codebook_size, vectors.shape[1])
     # One bag of vectors per code: several times faster than index_add_ over N m rows, and
     # summed in a fixed order on every device.
-    sums = functional.embedding_bag(order // draws, vectors, edges[:-1], mode="sum")
-    return hits, sums / draws
+    sums = functional.embedding_bag(order // draws, vectors, hits.cumsum(0) - hits, mode="sum")
+    return hits.to(vectors.dtype) / draws, sums.div_(draws)
+
+
+def mean_square(differences: Tensor) -> Tensor:
+    """Mean of the squares of `(N, d)`, 0 if N is 0; the norm spares a temporary of their size."""
+    return torch.linalg.vector_norm(differences).square() / max(differences.numel(), 1)
 
 
 def _between(start: float, end: float | None, fraction: float) -> float:

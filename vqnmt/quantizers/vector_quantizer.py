@@ -22,11 +22,25 @@ class VectorQuantizer(Quantizer):
     def __init__(self, config: QuantizerConfig, dim: int) -> None:
         super().__init__(config.codebook_size, dim)
         self.config = config
+        self.stochastic = config.name == "soft_em"
         self.codebook = Codebook(config, dim, self.update)
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """e_j: the vectors `(..., d)` fp32 of codes `(...)` int64."""
         return self.codebook.lookup(codes)
+
+    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
+        """Refuse NaN and infinity; see the base class."""
+        return self.codebook.check_finite(vectors, remember)
+
+    def clear(self) -> None:
+        """Forget what was accumulated since the last step."""
+        self.codebook.clear()
+
+    @property
+    def initialised(self) -> bool:
+        """Whether k-means has placed the codes, or is not asked to."""
+        return int(self.codebook.kmeans_filled) == self.codebook.kmeans_vectors.shape[0]
 
     def step(self) -> None:
         """Move the codebook by what was accumulated since the last step.
@@ -40,7 +54,7 @@ class VectorQuantizer(Quantizer):
     def freeze(self) -> None:
         """Stop the codebook for good, and forget what was accumulated."""
         super().freeze()
-        self.codebook.clear()
+        self.clear()
         self.codebook.requires_grad_(False)
 
     def _nearest(self, vectors: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ class TrainingConfig:
     steps: int = 1000
     """Optimiser steps in all."""
     batch_tokens: int = 4096
-    """Positions on the longer side of a batch, padding included; each process takes its own
-    batches."""
+    """Positions on the longer side of a batch, padding included; the processes share it out, so
+    that their number does not change it."""
     accumulation: int = 1
-    """Batches whose gradients are averaged for each optimiser step."""
+    """Batches whose gradients are averaged, by target tokens, for each optimiser step."""
+    optimizer: str = "muon"
+    """`muon`: Muon for the matrices of linear layers, AdamW for all else; or `adamw` for all."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate; the two optimisers are on one scale."""
     warmup: int = 100
     """Steps of linear warm-up."""
     schedule: str = "cosine"
@@ -54,6 +56,7 @@ class TrainingConfig:
             if not getattr(self, key) > 0:
                 raise VqnmtError(f"training.{key} is {getattr(self, key)}; it must be above 0")
         for key, allowed in (
+            ("optimizer", ("muon", "adamw")),
             ("schedule", ("cosine", "inverse_sqrt")),
             ("precision", ("auto", "bf16", "fp32")),
         ):

@@ -1,7 +1,8 @@
 """The training loop: it knows nothing of any one model.
 
 A run is fixed by its seed: the same seed gives the same losses bit for bit on one CPU, and a
-run that is stopped and resumed equals one that was not.
+run that is stopped and resumed equals one that was not. A batch is shared out over the processes,
+so that their number changes neither the batches nor the number of steps.
 """
 
 import signal
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from vqnmt.progress import Progress
 from vqnmt.training.checkpoint import Checkpoints
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.metrics import MetricsLog
+from vqnmt.training.optimizer import make_optimizer
 from vqnmt.training.schedule import learning_rate
 
 
@@ -58,7 +60,7 @@ class Trainer:
         config: How to train.
         folder: Holds `checkpoint-*.pt`, `weights-*.safetensors`, `metrics.jsonl`, events.
         seed: Fixes initial dropout and data order.
-        name: Stands at the head of progress lines.
+        name: Stands at the head of progress lines; the settings' key is `<name>_training`.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Trainer:
         )
         self.bf16 = wants_bf16(config.precision)
         self.inner = model
-        self.optimizer = make_optimizer(model, config, self.accelerator.device)
+        self.optimizer = make_optimizer(model, config, self.bf16)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
@@ -95,7 +97,7 @@ class Trainer:
         Raises:
             VqnmtError: The loss is not finite, or the run was interrupted (and saved).
         """
-        set_seed(self.seed)
+        set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
         self._resume()
         metrics = MetricsLog(self.folder, self.step) if self.accelerator.is_main_process else None
         with (
@@ -114,12 +116,9 @@ class Trainer:
         config = self.config
         meter = self._meter
         while self.step < config.steps:
-            plan = self._shares(self.batches.plan(self.epoch))
+            plan = self.batches.plan(self.epoch)
             if not plan:
-                raise VqnmtError(
-                    f"{self.folder}: epoch {self.epoch} has no batch for each process: lower "
-                    "training.batch_tokens"
-                )
+                raise VqnmtError(f"{self.folder}: epoch {self.epoch} has no batch: give it text")
             while self.position < len(plan) and self.step < config.steps:
                 group = plan[self.position : self.position + config.accumulation]
                 self._optimize(group, meter)
@@ -139,7 +138,8 @@ class Trainer:
                     progress.write(f"{self.name}: step {self.step:,} · {_readable(values)}")
                     yield values
                     self._save(snapshot=True)
-                if self._stop_is_asked():
+                # After the last step nothing is left to interrupt.
+                if self.step < config.steps and self._stop_is_asked():
                     self._save(snapshot=False)
                     raise VqnmtError(
                         f"{self.folder}: interrupted at step {self.step} and saved: start the "
@@ -147,33 +147,61 @@ class Trainer:
                     )
 
     def _optimize(self, group: list[NDArray[np.int64]], meter: "_Meter") -> None:
-        """Take one optimiser step on the batches `group`."""
+        """Take one optimiser step on the batches `group`.
+
+        The gradient is the mean over the target tokens of all batches and processes: as that of
+        one big batch for a loss that is a mean over tokens. Terms that are means over something
+        else (`prediction` and `commitment`: over codes) are weighted by target tokens too.
+        """
         model, config = self.model, self.config
+        processes = self.accelerator.num_processes
+        alone = processes == len(group) == 1  # the mean over tokens already
         model.train()
         call(self.inner, "set_progress", self.step / config.steps)
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate(config, self.step)
+        tokens = 0
         for indices in group:
-            source, target = (x.to(self.accelerator.device) for x in self.batches.collate(indices))
-            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
-                losses: Losses = model(source, target)
-            self.accelerator.backward(losses.total / len(group))
+            losses, weight = self._forward(indices)
+            self.accelerator.backward(losses.total if alone else losses.total * weight)
             meter.add(losses)
+            tokens += weight
+        if not alone:
+            # The sum over tokens, which the processes have averaged, becomes the mean.
+            count = torch.tensor(tokens, device=self.accelerator.device)
+            tokens = int(self.accelerator.reduce(count, reduction="sum").item())
+            for parameter in self.inner.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(processes / tokens)
+        meter.count(tokens)
         norm = self.accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         if not torch.isfinite(norm):
             raise VqnmtError(
                 f"{self.folder}: the gradient is {norm.item()} at step {self.step + 1}: lower "
-                "training.learning_rate, and start again to go on from the last checkpoint"
+                f"{self.name}_training.learning_rate and name another run=..., because this run's "
+                "settings cannot change"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         call(self.inner, "after_optimizer_step")
 
-    def _shares(self, plan: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """Take this process's batches; every process gets equally many."""
-        processes = self.accelerator.num_processes
-        whole = len(plan) - len(plan) % processes
-        return plan[self.accelerator.process_index : whole : processes]
+    def _forward(self, indices: NDArray[np.int64]) -> tuple[Losses, int]:
+        """Return the losses of this process's share of a batch, and its target tokens.
+
+        In a batch of fewer pairs than processes, those without a share keep step on another's
+        pair, in evaluation mode so that the codebook does not count it, with 0 tokens.
+        """
+        device, rank = self.accelerator.device, self.accelerator.process_index
+        idle = rank >= len(indices)
+        share = indices[:1] if idle else indices[rank :: self.accelerator.num_processes]
+        source, target = (x.to(device) for x in self.batches.collate(share))
+        if idle:
+            self.model.eval()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            losses: Losses = self.model(source, target)
+        if idle:
+            self.model.train()
+        return losses, 0 if idle else losses.tokens
 
     def _validate(self) -> dict[str, Any]:
         self.model.eval()
@@ -191,13 +219,12 @@ class Trainer:
         self._stop = True
 
     def _save(self, snapshot: bool) -> None:
+        """Write a checkpoint that resumes every process; all processes must call it."""
+        processes = gather_object([self._own_state()])
         if not self.accelerator.is_main_process:
             return
         if snapshot:
             self.checkpoints.snapshot(self.step, self.inner)
-        random_states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random_states["cuda"] = torch.cuda.get_rng_state()
         self.checkpoints.save(
             self.step,
             {
@@ -208,15 +235,21 @@ class Trainer:
                     "epoch": self.epoch,
                     "position": self.position,
                 },
-                "random": random_states,
-                "meter": self._meter.state(),
-                "running": {
-                    name: module.running_state()
-                    for name, module in self.inner.named_modules()
-                    if hasattr(module, "running_state")
-                },
+                "processes": processes,
             },
         )
+
+    def _own_state(self) -> dict[str, Any]:
+        """Return what differs between the processes: random states and running statistics."""
+        random_states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random_states["cuda"] = torch.cuda.get_rng_state()
+        running = {
+            name: {key: value.cpu() for key, value in module.running_state().items()}
+            for name, module in self.inner.named_modules()
+            if hasattr(module, "running_state")
+        }
+        return {"random": random_states, "meter": self._meter.state(), "running": running}
 
     def _resume(self) -> None:
         state = self.checkpoints.load()
@@ -226,8 +259,15 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["position"].items():
             setattr(self, key, value)
+        rank = self.accelerator.process_index
+        if rank < len(state["processes"]):  # a process more than before starts anew
+            self._load_own_state(state["processes"][rank])
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
         self._meter.load(state["meter"])
+        device = self.accelerator.device
         for name, running in state["running"].items():
+            running = {key: value.to(device) for key, value in running.items()}
             call(self.inner.get_submodule(name), "load_running_state", running)
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and torch.cuda.is_available():
@@ -235,7 +275,7 @@ class Trainer:
 
 
 class _Meter:
-    """Token-weighted means of the losses since the last flush, and the token rate."""
+    """Token-weighted means of this process's losses since the last flush, and the token rate."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -244,11 +284,14 @@ class _Meter:
         self._tokens, self._start = 0, time.perf_counter()
 
     def add(self, losses: Losses) -> None:
-        """Count one batch."""
-        self._tokens += losses.tokens
+        """Take in the losses of one batch."""
         for name, value in {"total": losses.total.detach(), **losses.terms}.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.cpu() * losses.tokens
             self._weights[name] = self._weights.get(name, 0) + losses.tokens
+
+    def count(self, tokens: int) -> None:
+        """Count the target tokens of one step, those of all processes."""
+        self._tokens += tokens
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold for the next row to come out the same."""
@@ -305,20 +348,6 @@ def call(model: nn.Module, method: str, *arguments: Any) -> None:
     found = getattr(model, method, None)
     if found is not None:
         found(*arguments)
-
-
-def make_optimizer(
-    model: nn.Module, config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=1e-9, fused=True
-    )
 
 
 def wants_bf16(precision: str) -> bool:

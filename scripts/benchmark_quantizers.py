@@ -1,0 +1,213 @@
+"""Time and memory of one training step of our quantizers, beside vector-quantize-pytorch.
+
+python scripts/benchmark_quantizers.py [--systems ema soft_em] [--sizes 4096x512x4096] [--pairs 9]
+
+A step is forward, backward and the codebook's step, on normal vectors. What is compared and how:
+docs/quantizers.md.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+# Kineto, which counts memory, would report on stderr that it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import torch
+from command_line import RAW, run
+from torch import Tensor, nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
+from vqnmt.evaluation.speed import median_ratio, peak_memory, speed_table, time_in_turn
+from vqnmt.quantizers import QuantizerConfig, build_quantizer
+
+RECORDS = Path(__file__).resolve().parent.parent / "results" / "quantizers" / "speed.json"
+SYSTEMS = ("ema", "soft_em", "hard_em", "gradient")
+SIZES = ("4096x512x4096", "4096x512x16384", "65536x64x512", "16384x512x65536")
+# Above as many distances the peer, which holds several copies of all N x K, is left out.
+PEER_LIMIT = 1 << 28
+
+
+@dataclass(frozen=True)
+class Size:
+    """N vectors of dimension d and K codes."""
+
+    vectors: int
+    dim: int
+    codes: int
+
+
+class Inputs:
+    """The same z_e and the same gradient of z_q for every system, both `(1, N, d)`."""
+
+    def __init__(self, size: Size, seed: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (1, size.vectors, size.dim)
+        self.z_e = torch.randn(shape, generator=generator).to(device).requires_grad_()
+        self.gradient = torch.randn(shape, generator=generator).to(device)
+
+
+def settings(name: str, size: Size) -> QuantizerConfig:
+    """Return settings that the peer has too: k-means and restarts are off on both sides."""
+    return QuantizerConfig(
+        name=name,
+        codebook_size=size.codes,
+        decay=0.99,
+        initialisation="normal",
+        restart_threshold=0.0,
+    )
+
+
+def ours(name: str, size: Size, inputs: Inputs) -> tuple[nn.Module, Callable[[], None]]:
+    """Build one of our quantizers, and its step."""
+    quantizer = build_quantizer(settings(name, size), size.dim).to(inputs.z_e.device)
+
+    def step() -> None:
+        inputs.z_e.grad = None
+        quantizer.zero_grad(set_to_none=True)
+        output = quantizer(inputs.z_e)
+        _backward(output.quantized, sum(output.losses.values()), inputs)
+        quantizer.step()
+
+    return quantizer, step
+
+
+def theirs(name: str, size: Size, inputs: Inputs) -> tuple[nn.Module, Callable[[], None]]:
+    """Build the peer's VectorQuantize in the equivalent setting, and its step.
+
+    The same averages, smoothing, commitment and straight-through gradient. What it could do
+    beyond them is off: k-means, the search for dead codes, the rotation trick, synchronisation.
+    """
+    config = settings(name, size)
+    learnt = name == "gradient"
+    package: Any = importlib.import_module("vector_quantize_pytorch")
+    quantizer: nn.Module = package.VectorQuantize(
+        dim=size.dim,
+        codebook_size=size.codes,
+        decay=config.decay,
+        eps=config.epsilon,
+        commitment_weight=config.beta,
+        ema_update=not learnt,
+        learnable_codebook=learnt,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+        rotation_trick=False,
+        sync_codebook=False,
+    ).to(inputs.z_e.device)
+
+    def step() -> None:
+        inputs.z_e.grad = None
+        quantizer.zero_grad(set_to_none=True)
+        quantized, _, loss = quantizer(inputs.z_e)
+        _backward(quantized, loss, inputs)
+
+    return quantizer, step
+
+
+def _backward(quantized: Tensor, loss: Any, inputs: Inputs) -> None:
+    torch.autograd.backward([quantized, loss], [inputs.gradient, None])
+
+
+def measure(size: Size, names: list[str], options: argparse.Namespace) -> list[Record]:
+    """Measure our quantizers and their peers at one size."""
+    start = perf_counter()
+    device = torch.device(options.device)
+    inputs = Inputs(size, options.seed, device)
+    # The peer of `gradient` learns its codebook by gradients too; that of the others by averages.
+    peers = {name: "gradient" if name == "gradient" else "ema" for name in names}
+    if size.vectors * size.codes > PEER_LIMIT:
+        peers = {}
+    builds = {name: (ours, name) for name in names}
+    builds |= {f"theirs: {peer}": (theirs, peer) for peer in peers.values()}
+    memory: dict[str, int] = {}
+    modules: dict[str, nn.Module] = {}
+    steps: dict[str, Callable[[], None]] = {}
+    for label, (build, name) in builds.items():
+        torch.manual_seed(options.seed)
+
+        def first_step(label: str = label, build: Any = build, name: str = name) -> None:
+            modules[label], steps[label] = build(name, size, inputs)
+            steps[label]()
+
+        inputs.z_e.grad = None
+        memory[label] = peak_memory(first_step, device)  # and a warm-up
+    times = time_in_turn(steps, options.pairs if peers else 1, device)
+    records = []
+    for name in names:
+        metrics: dict[str, float | int | str] = {
+            **{"N": size.vectors, "d": size.dim, "K": size.codes, "rounds": len(times[name])},
+            "time_ms": 1000 * statistics.median(times[name]),
+            "peak_memory_bytes": memory[name],
+        }
+        if name != "ema" and "ema" in names:
+            metrics["time_ratio_to_ema"] = median_ratio(times[name], times["ema"])
+        if peers:
+            peer = f"theirs: {peers[name]}"
+            metrics |= {
+                "time_ratio": median_ratio(times[name], times[peer]),
+                "peer_time_ms": 1000 * statistics.median(times[peer]),
+                "peak_memory_ratio": memory[name] / memory[peer],
+                "peer_peak_memory_bytes": memory[peer],
+            }
+        records.append(
+            Record(
+                system=name,
+                corpus=f"normal vectors, {size.vectors}x{size.dim}x{size.codes}, {device.type}",
+                overrides=options.overrides,
+                seed=options.seed,
+                commit=current_commit(),
+                hardware=describe_hardware(device),
+                wall_seconds=perf_counter() - start,
+                parameters=sum(item.numel() for item in modules[name].parameters()),
+                metrics=metrics,
+            )
+        )
+    return records
+
+
+def parse_size(text: str) -> Size:
+    """Parse NxdxK."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
+        raise VqnmtError(f"--sizes has {text}: write vectors x dimension x codes, {SIZES[0]} say")
+    return Size(*map(int, text.split("x")))
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print the table and write the records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="vectors x dimension x codes")
+    parser.add_argument("--pairs", type=int, default=7, help="how often each system is timed")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: what torch chooses")
+    parser.add_argument("--device", help="cpu or cuda; default: both where there is a GPU")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--records", default=RECORDS, help="file of records to write")
+    options = parser.parse_args(arguments)
+    options.overrides = [] if options.pairs == 7 else [f"pairs={options.pairs}"]
+    if options.pairs < 1:
+        raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
+    if importlib.util.find_spec("vector_quantize_pytorch") is None:
+        raise VqnmtError("the peer is not installed: pip install 'vqnmt[quantizers]'")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        options.overrides.append(f"threads={options.threads}")
+    sizes = [parse_size(text) for text in options.sizes]
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    records: list[Record] = []
+    for options.device in [options.device] if options.device else devices:
+        for size in sizes:
+            records += measure(size, list(options.systems), options)
+            write_records(options.records, records)
+    print(speed_table(records))
+
+
+if __name__ == "__main__":
+    run(main)

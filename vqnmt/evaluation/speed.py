@@ -1,0 +1,137 @@
+"""Time and peak memory of pieces of work, such as one training step, and the table of both.
+
+What would falsify a comparison, and what is done about it:
+
+- The machine drifts: the systems take turns, round by round, and a ratio is taken within a round
+  before the median is taken over the rounds.
+- A system leaves caches warm or cold for the next: the order rotates and reverses.
+- A GPU works on after the call returns: the clock waits for it.
+- Python's cyclic garbage collector strikes at random: it is off while the clock runs.
+- The memory that a process holds depends on what it did before, and on what the C library keeps:
+  the bytes that torch's allocator has handed out are counted instead, exactly and alike on every
+  run. Work space inside a matrix library is not among them.
+"""
+
+import gc
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from vqnmt.evaluation.records import Record
+from vqnmt.evaluation.report import markdown_table
+from vqnmt.progress import Progress
+
+
+def time_in_turn(
+    systems: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Time each system once a round; who wants a warm-up calls the systems before.
+
+    Args:
+        systems: From a system's name to its work.
+        rounds: How many rounds.
+        device: Where the work runs.
+
+    Returns:
+        Seconds of each round, by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    collecting = gc.isenabled()
+    try:
+        with Progress("speed", rounds * len(systems), "steps") as progress:
+            for round_ in range(rounds):
+                gc.collect()
+                gc.disable()
+                for name in _turn(list(systems), round_):
+                    _synchronize(device)
+                    start = perf_counter()
+                    systems[name]()
+                    _synchronize(device)
+                    times[name].append(perf_counter() - start)
+                    progress.update()
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median over the rounds of the ratios of two systems' times."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def peak_memory(work: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Return how many bytes of tensors `work` holds at once, beyond those held before.
+
+    Args:
+        work: What is measured; what it leaves behind counts too.
+        device: Where the work runs: the CPU or a CUDA device.
+    """
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    changes.sort(key=lambda event: event["args"]["Ev Idx"])
+    held = peak = 0
+    for event in changes:
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+def speed_table(records: Sequence[Record]) -> str:
+    """Lay out records of speed as Markdown, "theirs" being the peer that each one was timed with.
+
+    The columns: milliseconds of a step, theirs, the ratio of the two, the ratio to our own `ema`,
+    peak MiB, theirs, the ratio of the two. At most `TABLE_WIDTH` characters wide with the
+    systems that the program names.
+    """
+    columns = {
+        "N": ("N", 1.0, "{:.0f}"),
+        "d": ("d", 1.0, "{:.0f}"),
+        "K": ("K", 1.0, "{:.0f}"),
+        "ms": ("time_ms", 1.0, "{:.0f}"),
+        "theirs": ("peer_time_ms", 1.0, "{:.0f}"),
+        "ratio": ("time_ratio", 1.0, "{:.2f}"),
+        "to ema": ("time_ratio_to_ema", 1.0, "{:.2f}"),
+        "MiB": ("peak_memory_bytes", 2.0**20, "{:.0f}"),
+        "theirs ": ("peer_peak_memory_bytes", 2.0**20, "{:.0f}"),
+        "ratio ": ("peak_memory_ratio", 1.0, "{:.3f}"),
+    }
+    rows = []
+    for record in records:
+        cells = [record.system, "GPU" if "gpu" in record.hardware else "CPU"]
+        for key, unit, form in columns.values():
+            value = record.metrics.get(key)
+            cells.append("-" if value is None else form.format(float(value) / unit))
+        rows.append(cells)
+    return markdown_table(["system", "on", *columns], rows, text_columns=2)
+
+
+def _turn(names: list[str], turn: int) -> list[str]:
+    """Order the systems for one round: rotate every second turn, reverse in between."""
+    shift = (turn // 2) % len(names)
+    order = names[shift:] + names[:shift]
+    return order[::-1] if turn % 2 else order
+
+
+def _synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,70 @@
+"""Teachers that are there already: a model folder of ours, or a checkpoint for transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vqnmt.data.corpus import Corpus
+from vqnmt.data.sources import file_checksum
+from vqnmt.errors import VqnmtError
+from vqnmt.foreign import ForeignTranslator
+from vqnmt.models import AutoregressiveTransformer
+from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.translator import TextTranslator, Translator
+
+
+def load_teacher(
+    config: PipelineConfig, corpus: Corpus, vocabulary: Path
+) -> tuple[TextTranslator, dict[str, Any]]:
+    """Load the teacher that `config.teacher` names.
+
+    Args:
+        config: Settings of the run.
+        corpus: Its languages must be the teacher's.
+        vocabulary: This run's spm.model, which a warm start needs to be the teacher's.
+
+    Returns:
+        The teacher, and what decides its output, for the settings of the stages that use it.
+
+    Raises:
+        VqnmtError: It cannot be loaded, or does not fit the run; names the key.
+    """
+    name, settings = config.teacher, {"teacher": config.teacher}
+    languages = corpus.source_language, corpus.target_language
+    if not _is_model_folder(Path(name)):
+        if config.teacher_prefix:
+            settings["teacher_prefix"] = config.teacher_prefix
+        return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
+    teacher = Translator.from_pretrained(name)
+    if not isinstance(teacher.model, AutoregressiveTransformer):
+        raise VqnmtError(
+            f"teacher={name}: a latent model: give the folder of an autoregressive one, such as "
+            "RUN/teacher"
+        )
+    if config.teacher_prefix:
+        raise VqnmtError(
+            f"teacher_prefix is {config.teacher_prefix!r}, but teacher={name} is a model of ours, "
+            "which takes none: leave it empty"
+        )
+    if (own := (teacher.source_language, teacher.target_language)) != languages:
+        raise VqnmtError(
+            f"teacher={name}: translates from {' to '.join(own)}, but the corpus is from "
+            f"{' to '.join(languages)}: give a teacher of these languages"
+        )
+    if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
+        raise VqnmtError(
+            f"warm_start is true, but teacher={name} has another vocabulary than this run: set "
+            "warm_start=false"
+        )
+    teacher.max_source_tokens = config.max_source_tokens  # our models take any length
+    # A training may have gone on in that folder since.
+    settings["digest of the teacher"] = file_checksum(Path(name) / "model.safetensors")
+    return teacher, settings
+
+
+def _is_model_folder(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["model_type"] == "vqnmt")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

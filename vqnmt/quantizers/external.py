@@ -1,0 +1,145 @@
+"""FSQ, LFQ and SimVQ of vector-quantize-pytorch, an optional extra, behind our interface."""
+
+import importlib
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers.base import Assignment
+from vqnmt.quantizers.config import QuantizerConfig
+from vqnmt.quantizers.learnt import LearntQuantizer
+from vqnmt.quantizers.vector_quantizer import mean_square_error
+
+
+class ExternalQuantizer(LearntQuantizer):
+    """A quantizer of vector-quantize-pytorch, which the optimiser alone trains.
+
+    Args:
+        config: The settings.
+        dim: d, the size of the encoder's vectors.
+
+    Raises:
+        VqnmtError: The package is not installed.
+    """
+
+    inner: Any  # a module whose methods are not known to the type checker
+
+    def __init__(self, config: QuantizerConfig, dim: int) -> None:
+        super().__init__(config.codebook_size, dim)
+        try:
+            package = importlib.import_module("vector_quantize_pytorch")
+        except ImportError:
+            raise VqnmtError(
+                f"quantizer.name is {config.name!r}, which needs the package "
+                "vector-quantize-pytorch: pip install 'vqnmt[quantizers]'."
+            ) from None
+        # It reads values of its tensors while it is built, so they must not be meta tensors.
+        with torch.device("cpu"):
+            self.inner = self._build(package, config, dim)
+        # Its constants are saved with the rest: a model that is loaded does not compute them anew.
+        for name, buffer in list(self.inner.named_buffers(recurse=False)):
+            self.inner.register_buffer(name, buffer)
+
+    @abstractmethod
+    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+        """The package's module for vectors `(1, N, d)`."""
+
+    def _losses(self, loss: Tensor) -> dict[str, Tensor]:
+        """Name the loss that the package returns behind the value and the codes."""
+        raise NotImplementedError
+
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """The vectors `(..., d)` of codes `(...)` int64."""
+        rows = _never_empty(codes.reshape(-1))
+        vectors: Tensor = self.inner.indices_to_codes(rows[None])[0]  # (N, d)
+        return vectors[: codes.numel()].view(*codes.shape, self.dim)
+
+    def _assign(self, vectors: Tensor) -> Assignment:
+        finite = self.check_finite(vectors, self._accumulates())
+        # On a GPU the error waits for `step`, and NaN has no code.
+        rows = _never_empty(torch.where(finite, vectors, 0.0))
+        quantized, codes, *losses = self.inner(rows[None])  # (1, N, d), (1, N)
+        count = vectors.shape[0]
+        quantized, codes = quantized[0, :count], codes[0, :count].long()
+        return Assignment(
+            quantized=quantized,
+            codes=codes,
+            samples=codes[:, None],
+            losses=self._losses(losses[0] * min(count, 1)) if losses else {},
+            statistics={
+                "quantisation_error": mean_square_error(vectors, quantized).detach(),
+                "posterior_entropy": vectors.new_zeros(()),
+            },
+        )
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        training = self.inner.training
+        self.inner.eval()  # the codes are the same; no losses are computed
+        try:
+            codes: Tensor = self.inner(_never_empty(vectors)[None])[1]
+        finally:
+            self.inner.train(training)
+        return codes[0, : vectors.shape[0]].long()
+
+
+class FSQQuantizer(ExternalQuantizer):
+    """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505).
+
+    z_e is projected to as many numbers as there are `levels`; number i is squashed by tanh and
+    rounded to one of L_i values, with straight-through gradient, and the numbers are projected
+    back. K is the product of the levels. There is no loss.
+    """
+
+    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+        module: nn.Module = package.FSQ(levels=list(config.levels), dim=dim)
+        return module
+
+
+class LFQQuantizer(ExternalQuantizer):
+    """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737).
+
+    z_e is projected to log2 K numbers, whose signs are the bits of the code, and +-1 is projected
+    back. Loss terms: `entropy`, which is `entropy_weight` (E[H(q)] - H(E[q])) and beta times the
+    commitment loss before the projection back. The mean E[q] is taken in each process and
+    micro-batch by itself.
+    """
+
+    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+        module: nn.Module = package.LFQ(
+            dim=dim,
+            codebook_size=config.codebook_size,
+            entropy_loss_weight=config.entropy_weight,
+            commitment_loss_weight=config.beta,
+        )
+        return module
+
+    def _losses(self, loss: Tensor) -> dict[str, Tensor]:
+        return {"entropy": loss}
+
+
+class SimVQQuantizer(ExternalQuantizer):
+    """SimVQ (Zhu et al. 2024, arXiv 2411.02038): a learnt linear map of a fixed random codebook.
+
+    e_j = W c_j with all c_j from N(0, 1/d): the gradient of one code moves all. Loss term
+    `codebook`: ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2. The gradient to z_e goes by the
+    package's default, the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
+    """
+
+    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+        module: nn.Module = package.SimVQ(
+            dim=dim,
+            codebook_size=config.codebook_size,
+            input_to_quantize_commit_loss_weight=config.beta,
+        )
+        return module
+
+    def _losses(self, loss: Tensor) -> dict[str, Tensor]:
+        return {"codebook": loss}
+
+
+def _never_empty(rows: Tensor) -> Tensor:
+    """`rows` `(N, *)`, or one row of zeros: the package takes means over the rows."""
+    return rows if rows.shape[0] else torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])

@@ -1,0 +1,117 @@
+"""The optimiser: AdamW, or Muon for the matrices of hidden layers and AdamW for all else."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.training.config import TrainingConfig
+
+# Quintic Newton-Schulz iteration of Jordan et al. 2024 (Muon): the steep slope at 0 lifts small
+# singular values within a few iterations; all end between about 0.7 and 1.2.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+MOMENTUM = 0.95
+# Root mean square of an update's entries that suits learning rates of AdamW (Liu et al. 2025,
+# "Muon is scalable for LLM training").
+UPDATE_SIZE = 0.2
+
+
+class Muon(torch.optim.AdamW):
+    """Steps along the orthogonalised momentum of each matrix in groups with `orthogonal` set.
+
+    Such a matrix of shape (m, n) moves by lr * 0.2 sqrt(max(m, n)) * U V^T, where U S V^T is its
+    Nesterov momentum: all directions are learnt at one pace (Jordan et al. 2024). Parameters of
+    the other groups take AdamW's step. `torch.optim.Muon` does the same one matrix at a time and
+    always in bf16, which a CPU without matrix units for it computes several times slower.
+
+    Args:
+        groups: Parameter groups, each with the key `orthogonal`.
+        dtype: Of the orthogonalisation.
+        settings: What AdamW takes.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore
+        """Take one step; gradients of orthogonalised matrices are consumed."""
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._step_matrices(group)
+        return super().step(closure)  # passes over parameters without gradient
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is not None:
+                alike[min(p.shape), max(p.shape)].append(p)
+        for (_, longer), matrices in alike.items():
+            updates = [_lying(self._momentum(p)) for p in matrices]
+            stack = orthogonalise(torch.stack(updates).to(self.dtype))  # (matrices, short, long)
+            size = group["lr"] * UPDATE_SIZE * math.sqrt(longer)
+            for p, update in zip(matrices, stack.to(matrices[0].dtype), strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                _lying(p).sub_(update, alpha=size)
+                p.grad = None
+
+    def _momentum(self, p: Tensor) -> Tensor:
+        """Move the momentum of `p` and return Nesterov's look ahead."""
+        state, gradient = self.state[p], p.grad
+        assert gradient is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(gradient)
+            state["step"] = torch.zeros(())  # AdamW expects it of every state that it loads
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(state["momentum"], MOMENTUM)
+
+
+def _lying(matrix: Tensor) -> Tensor:
+    """A view of `matrix` with no more rows than columns."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def orthogonalise(stack: Tensor) -> Tensor:
+    """Bring all singular values of each matrix near 1, by matrix products alone.
+
+    Args:
+        stack: (matrices, m, n) with m <= n.
+    """
+    a, b, c = COEFFICIENTS
+    x = stack / stack.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT  # (matrices, m, m)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig, bf16: bool) -> torch.optim.Optimizer:
+    """Build the optimiser that `config.optimizer` names, with weight decay on matrices only.
+
+    Args:
+        model: With `muon`, the weights of its `nn.Linear` layers are orthogonalised.
+        config: Learning rate, weight decay and moving averages.
+        bf16: Whether Muon computes in bf16.
+    """
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
+    for p in model.parameters():
+        if p.requires_grad:
+            orthogonal = config.optimizer == "muon" and id(p) in linear
+            groups[orthogonal, config.weight_decay if p.dim() > 1 else 0.0].append(p)
+    return Muon(
+        [
+            {"params": parameters, "orthogonal": orthogonal, "weight_decay": weight_decay}
+            for (orthogonal, weight_decay), parameters in groups.items()
+        ],
+        torch.bfloat16 if bf16 else torch.float32,
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        eps=1e-9,
+        fused=True,
+    )
