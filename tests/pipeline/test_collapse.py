@@ -28,12 +28,24 @@ def history(system: str, config: CollapseConfig = CONFIG, decay: float = 0.99):
 
 
 def test_reference_start_collapses_and_ours_do_not() -> None:
-    found = {system: history(system) for system in ("ema_reference_start", "ema", "soft_em")}
+    systems = ("ema_reference_start", "ema", "soft_em_unscaled")
+    found = {system: history(system) for system in systems}
     assert found["ema_reference_start"].used(-1) <= 4
-    for system in ("ema", "soft_em"):
+    for system in ("ema", "soft_em_unscaled"):
         assert found[system].used(-1) >= 60
         assert found[system].perplexity(-1) > 40
         assert found[system].error < 0.5 < found["ema_reference_start"].error
+
+
+def test_soft_em_merges_codes_above_the_critical_temperature() -> None:
+    """All codes at the mean are stable above twice the largest variance (Rose et al. 1990)."""
+    # Here the variances are 1 and the distances are divided by sqrt(d): 4 and 1.
+    hot, cold = (
+        history("soft_em", dataclasses.replace(CONFIG, steps=300, dim=dim, codebook_size=32), 0.9)
+        for dim in (16, 1)
+    )
+    assert hot.error > 0.9
+    assert cold.error < 0.1
 
 
 def test_defaults_of_vector_quantize_pytorch_collapse_on_offset_vectors() -> None:

@@ -55,7 +55,7 @@ def test_codes_without_mass_are_never_drawn(count, size, draws, seed):
     weights = torch.zeros(count, -(-size // group) * group)
     weights[:, :size] = torch.rand(count, size) * (torch.rand(count, size) < 0.1)
     weights[:, seed % size] = 1e-3
-    masses = weights.view(count, -1, group).sum(2)
+    masses = weights.view(count, weights.shape[1] // group, group).sum(2)
     drawn = draw(weights, masses, draws)
     assert drawn.shape == (count, draws) and drawn.dtype == torch.int64
     assert (weights.gather(1, drawn) > 0).all()

@@ -86,9 +86,12 @@ def codebook_steps(config: QuantizerConfig) -> dict[str, Callable[[int], Codeboo
 
     Args:
         config: K, decay and the further settings of ours. The reference implementation's start
-            differs from our EMA in nothing but the start and the restarts.
+            differs from our EMA in nothing but the start and the restarts; `soft_em_unscaled` has
+            its posterior, whose distances are not divided by anything.
     """
     ema = dataclasses.replace(config, name="ema")
+    soft_em = dataclasses.replace(config, name="soft_em")
+    unscaled = dataclasses.replace(soft_em, distance_scale="none")
     reference = dataclasses.replace(
         ema, initialisation="reference", restart_threshold=0.0, epsilon=ema.epsilon or 1e-5
     )
@@ -96,7 +99,8 @@ def codebook_steps(config: QuantizerConfig) -> dict[str, Callable[[int], Codeboo
         "ema_reference_start": lambda dim: _ours(reference, dim),
         "vq_pytorch_defaults": lambda dim: _theirs(config.codebook_size, dim),
         "ema": lambda dim: _ours(ema, dim),
-        "soft_em": lambda dim: _ours(dataclasses.replace(config, name="soft_em"), dim),
+        "soft_em": lambda dim: _ours(soft_em, dim),
+        "soft_em_unscaled": lambda dim: _ours(unscaled, dim),
     }
 
 

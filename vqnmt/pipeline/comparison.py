@@ -89,6 +89,7 @@ class QuantizerComparison:
         decided = {
             "collapse": dataclasses.asdict(settings),
             "quantizer": dataclasses.asdict(quantizer),
+            "codebooks": list(codebook_steps(quantizer)),
             "seed": self.config.seed,
             "digest of the student": file_checksum(model / "model.safetensors"),
         }

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# On a CPU a block of scores should stay in the cache (2^18 fp32 scores = 1 MiB) for the passes
-# over it that follow the matrix product, but a product of fewer rows runs below full speed.
+# No block has more scores: 2^24 in fp32 = 64 MiB. On a GPU each block costs kernel launches.
+_MOST_ELEMENTS = 1 << 24
+# On a CPU a block should stay in the cache (2^18 fp32 scores = 1 MiB) for the passes over it that
+# follow the matrix product, but a product of fewer rows than this runs below full speed.
 _CPU_ELEMENTS, _CPU_ROWS = 1 << 18, 256
-# Elsewhere each block costs kernel launches: 2^24 fp32 scores = 64 MiB.
-_DEVICE_ELEMENTS = 1 << 24
 
 
 def score_blocks(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -65,6 +65,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 def _block_rows(size: int, device: torch.device) -> int:
     """How many rows of K scores make a block."""
-    if device.type == "cpu":
-        return max(_CPU_ROWS, _CPU_ELEMENTS // size)
-    return max(1, _DEVICE_ELEMENTS // size)
+    most = max(1, _MOST_ELEMENTS // size)
+    if device.type != "cpu":
+        return most
+    return min(most, max(_CPU_ROWS, _CPU_ELEMENTS // size))
