@@ -9,7 +9,7 @@ from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
 from vqnmt.translator import Translator
 
-BLANK_PENALTIES = (0.0, 1.0, 2.0)
+BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
 the less the decoder is trained."""
 
