@@ -28,10 +28,10 @@ def history(system: str, config: CollapseConfig = CONFIG, decay: float = 0.99):
 
 
 def test_reference_start_collapses_and_ours_do_not() -> None:
-    systems = ("ema_reference_start", "ema", "soft_em_unscaled")
+    systems = ("ema_reference_start", "ema", "soft_em")
     found = {system: history(system) for system in systems}
     assert found["ema_reference_start"].used(-1) <= 4
-    for system in ("ema", "soft_em_unscaled"):
+    for system in ("ema", "soft_em"):
         assert found[system].used(-1) >= 60
         assert found[system].perplexity(-1) > 40
         assert found[system].error < 0.5 < found["ema_reference_start"].error

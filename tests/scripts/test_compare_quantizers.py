@@ -15,7 +15,7 @@ from vqnmt.evaluation.records import read_records
 from vqnmt.pipeline.comparison import latent_metrics
 from vqnmt.translator import Translator
 
-SYSTEMS = ["ema_reference_start", "vq_pytorch_defaults", "ema", "soft_em", "soft_em_unscaled"]
+SYSTEMS = ["ema_reference_start", "vq_pytorch_defaults", "ema", "soft_em", "soft_em_sqrt_dim"]
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -86,12 +86,12 @@ def codebook_steps(config: QuantizerConfig) -> dict[str, Callable[[int], Codeboo
 
     Args:
         config: K, decay and the further settings of ours. The reference implementation's start
-            differs from our EMA in nothing but the start and the restarts; `soft_em_unscaled` has
-            its posterior, whose distances are not divided by anything.
+            differs from our EMA in nothing but the start and the restarts; `soft_em_sqrt_dim` has
+            softer posteriors, from distances divided by sqrt(d).
     """
     ema = dataclasses.replace(config, name="ema")
     soft_em = dataclasses.replace(config, name="soft_em")
-    unscaled = dataclasses.replace(soft_em, distance_scale="none")
+    scaled = dataclasses.replace(soft_em, distance_scale="sqrt_dim")
     reference = dataclasses.replace(
         ema, initialisation="reference", restart_threshold=0.0, epsilon=ema.epsilon or 1e-5
     )
@@ -100,7 +100,7 @@ def codebook_steps(config: QuantizerConfig) -> dict[str, Callable[[int], Codeboo
         "vq_pytorch_defaults": lambda dim: _theirs(config.codebook_size, dim),
         "ema": lambda dim: _ours(ema, dim),
         "soft_em": lambda dim: _ours(soft_em, dim),
-        "soft_em_unscaled": lambda dim: _ours(unscaled, dim),
+        "soft_em_sqrt_dim": lambda dim: _ours(scaled, dim),
     }
 
 

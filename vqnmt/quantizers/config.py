@@ -56,7 +56,7 @@ class QuantizerConfig:
     """Temperature at the end of training, approached linearly; None = constant (`soft_em`,
     `gumbel_softmax`)."""
 
-    distance_scale: str = "sqrt_dim"
+    distance_scale: str = "none"
     """Squared distances are divided by 1 (`none`, the reference), sqrt(d) or d (`soft_em`)."""
 
     initialisation: str = "kmeans"
