@@ -116,10 +116,10 @@ def _backward(quantized: Tensor, loss: Any, inputs: Inputs) -> None:
     torch.autograd.backward([quantized, loss], [inputs.gradient, None])
 
 
-def measure(size: Size, names: list[str], options: argparse.Namespace) -> list[Record]:
+def measure(size: Size, device: torch.device, options: argparse.Namespace) -> list[Record]:
     """Measure our quantizers and their peers at one size."""
     start = perf_counter()
-    device = torch.device(options.device)
+    names: list[str] = list(options.systems)
     inputs = Inputs(size, options.seed, device)
     # The peer of `gradient` learns its codebook by gradients too; that of the others by averages.
     peers = {name: "gradient" if name == "gradient" else "ema" for name in names}
@@ -185,13 +185,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="vectors x dimension x codes")
-    parser.add_argument("--pairs", type=int, default=7, help="how often each system is timed")
+    parser.add_argument("--pairs", type=int, default=5, help="how often each system is timed")
     parser.add_argument("--threads", type=int, help="of the CPU; default: what torch chooses")
     parser.add_argument("--device", help="cpu or cuda; default: both where there is a GPU")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--records", default=RECORDS, help="file of records to write")
     options = parser.parse_args(arguments)
-    options.overrides = [] if options.pairs == 7 else [f"pairs={options.pairs}"]
+    options.overrides = [] if options.pairs == 5 else [f"pairs={options.pairs}"]
     if options.pairs < 1:
         raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
@@ -202,9 +202,9 @@ def main(arguments: list[str]) -> None:
     sizes = [parse_size(text) for text in options.sizes]
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     records: list[Record] = []
-    for options.device in [options.device] if options.device else devices:
+    for device in [options.device] if options.device else devices:
         for size in sizes:
-            records += measure(size, list(options.systems), options)
+            records += measure(size, torch.device(device), options)
             write_records(options.records, records)
     print(speed_table(records))
 

@@ -61,6 +61,17 @@ def test_codes_without_mass_are_never_drawn(count, size, draws, seed):
     assert (weights.gather(1, drawn) > 0).all()
 
 
+@pytest.mark.parametrize("point", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_unit_interval_draw_codes_with_mass(monkeypatch, point):
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.full(shape, point))
+    weights = torch.zeros(3, 16)
+    weights[0, 5] = 0.3  # one code alone
+    weights[1, 4:13] = torch.tensor([0, 1, 1e-30, 0, 0.7, 1e-45, 0.7, 0, 0])
+    weights[2] = 1.0
+    drawn = draw(weights, weights.view(3, 4, 4).sum(2), 2)
+    assert (weights.gather(1, drawn) > 0).all()
+
+
 @pytest.mark.parametrize("size", [3, 16, 37])
 def test_draws_follow_the_weights(size):
     """Pearson's chi-square; and the draws at one position are independent of each other."""

@@ -41,9 +41,9 @@ def score_blocks(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[slice, Ten
     buffer = vectors.new_empty(rows, size)
     for start in range(0, count, rows):
         block = slice(start, min(start + rows, count))
-        rows = block.stop - block.start
-        extended[:rows, :dim] = vectors[block]
-        yield block, torch.mm(extended[:rows], transposed, out=buffer[:rows])
+        left = block.stop - start  # fewer than `rows` in the last block
+        extended[:left, :dim] = vectors[block]
+        yield block, torch.mm(extended[:left], transposed, out=buffer[:left])
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:

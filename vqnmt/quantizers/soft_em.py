@@ -12,6 +12,10 @@ from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.distances import score_blocks
 from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
+# e^-80 beside e^0 is nothing in fp32, and still a normal number: exp, sums and products of what
+# underflows take several times as long on a CPU.
+_LOWEST_LOGIT = -80.0
+
 
 class SoftEMQuantizer(VectorQuantizer):
     """The mean of m sampled code vectors, and a codebook that moves by soft counts.
@@ -91,7 +95,8 @@ class SoftEMQuantizer(VectorQuantizer):
                 # (rows, K and up to a whole group); the padding has no mass
                 weights = vectors.new_zeros(rows, -(-size // group) * group)
             lowest, codes[block] = scores.min(dim=1)
-            logits = scores.sub_(lowest[:, None]).mul_(factor)  # (rows, K), at most 0
+            # (rows, K), at most 0
+            logits = scores.sub_(lowest[:, None]).mul_(factor).clamp_(min=_LOWEST_LOGIT)
             torch.exp(logits, out=weights[:rows, :size])
             # (rows groups, group) -> (rows, groups); on CPU a sum takes longer than the product
             masses = weights[:rows].view(-1, group).mv(ones).view(rows, -1)
@@ -132,12 +137,14 @@ def draw(weights: Tensor, masses: Tensor, draws: int) -> Tensor:
 
 def _invert(cumulated: Tensor, draws: int) -> Tensor:
     """Draw `(N, m)` indices by inverting the cumulated masses `(N, C)` at uniform points."""
-    # Also after rounding, a float below 1 times the total is below the total: an index is left.
-    targets = torch.rand(cumulated.shape[0], draws, device=cumulated.device)
-    targets.mul_(cumulated[:, -1:])
+    totals = cumulated[:, -1:]
+    points = torch.rand(cumulated.shape[0], draws, device=cumulated.device)  # in [0, 1)
+    # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
+    # total the last one with mass is.
+    targets = torch.addcmul(totals, points, totals, value=-1)  # (N, m)
     below = cumulated.new_empty(*targets.shape, cumulated.shape[1])  # (N, m, C)
     # Counting is several times faster in floats than in booleans.
-    torch.le(cumulated[:, None], targets[:, :, None], out=below)
+    torch.lt(cumulated[:, None], targets[:, :, None], out=below)
     return (below @ cumulated.new_ones(cumulated.shape[1])).long()
 
 
@@ -155,15 +162,18 @@ def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[T
     """
     draws = samples.shape[1]
     # The sort goes byte by byte: narrower codes take fewer passes.
-    narrow = torch.int16 if codebook_size <= 1 << 15 else torch.int32
+    narrow = torch.int16 if codebook_size < 1 << 15 else torch.int32
     ordered, order = samples.flatten().to(narrow).sort(stable=True)  # (N m,)
-    hits = torch.bincount(ordered, minlength=codebook_size)  # (K,)
+    edges = torch.searchsorted(
+        ordered, torch.arange(codebook_size + 1, dtype=narrow, device=samples.device)
+    )  # (K + 1,): where the draws of each code begin
+    hits = edges.diff().to(vectors.dtype) / draws
     if vectors.shape[0] == 0:
-        return hits.to(vectors.dtype), vectors.new_zeros(codebook_size, vectors.shape[1])
+        return hits, vectors.new_zeros(codebook_size, vectors.shape[1])
     # One bag of vectors per code: several times faster than index_add_ over N m rows, and
     # summed in a fixed order on every device.
-    sums = functional.embedding_bag(order // draws, vectors, hits.cumsum(0) - hits, mode="sum")
-    return hits.to(vectors.dtype) / draws, sums.div_(draws)
+    sums = functional.embedding_bag(order // draws, vectors, edges[:-1], mode="sum")
+    return hits, sums.div_(draws)
 
 
 def mean_square(differences: Tensor) -> Tensor:
