@@ -196,9 +196,8 @@ def main(arguments: list[str]) -> None:
         raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         raise VqnmtError("the peer is not installed: pip install 'vqnmt[quantizers]'")
-    if options.threads:
+    if options.threads:  # no override: the record's hardware names them
         torch.set_num_threads(options.threads)
-        options.overrides.append(f"threads={options.threads}")
     sizes = [parse_size(text) for text in options.sizes]
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     records: list[Record] = []
