@@ -1,6 +1,6 @@
 """Codebooks on one stream of vectors: who collapses, and what the history says of it."""
 
-import dataclasses
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -41,7 +41,7 @@ def test_soft_em_merges_codes_above_the_critical_temperature() -> None:
     """All codes at the mean are stable above twice the largest variance (Rose et al. 1990)."""
     # Here the variances are 1 and the distances are divided by sqrt(d): 4 and 1.
     hot, cold = (
-        history("soft_em", dataclasses.replace(CONFIG, steps=300, dim=dim, codebook_size=32), 0.9)
+        history("soft_em_sqrt_dim", replace(CONFIG, steps=300, dim=dim, codebook_size=32), 0.9)
         for dim in (16, 1)
     )
     assert hot.error > 0.9
@@ -53,12 +53,12 @@ def test_defaults_of_vector_quantize_pytorch_collapse_on_offset_vectors() -> Non
     found = history("vq_pytorch_defaults")
     assert found.used(-1) <= 32
     # Without the offset the same codebook does well: the measurement is not what fails it.
-    centred = dataclasses.replace(CONFIG, offset=0.0)
+    centred = replace(CONFIG, offset=0.0)
     assert history("vq_pytorch_defaults", centred).used(-1) > 1.5 * found.used(-1)
 
 
 def test_every_position_is_counted_once() -> None:
-    config = dataclasses.replace(CONFIG, steps=103)
+    config = replace(CONFIG, steps=103)
     found = history("ema", config)
     assert found.steps.tolist() == [*range(2, 103, 2), 103]
     assert found.usage.shape == (52, 64)
@@ -86,7 +86,7 @@ def test_all_codebooks_see_the_same_batches_and_runs_repeat() -> None:
 
 def test_error_of_a_single_code_is_one() -> None:
     """The best place of one code is the mean, where its error is the variance."""
-    found = history("ema", dataclasses.replace(CONFIG, codebook_size=1))
+    found = history("ema", replace(CONFIG, codebook_size=1))
     assert found.error == pytest.approx(1.0, abs=0.06)
     assert found.perplexity(-1) == pytest.approx(1.0)
 
