@@ -284,7 +284,7 @@ def test_a_fault_in_one_part_stops_all(name, part):
     before = {key: value.clone() for key, value in quantizer.state_dict().items()}
     quantizer(torch.randn(9, 6))
     for piece in quantizer.parts:  # what `check_finite` notes there: all parts hear of it
-        (piece.codebook if part == "ema" else piece)._finite = torch.tensor(False)
+        (piece.codebook if part == "ema" else piece)._check._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="step 0"):
         quantizer.step()
     for key, value in quantizer.state_dict().items():

@@ -60,8 +60,8 @@ def check_fault(name: str, rank: int) -> None:
     quantizer(torch.randn(5, 4))
     if rank == 1:
         for module in quantizer.modules():
-            if hasattr(module, "_finite"):
-                module._finite = torch.tensor(False)
+            if hasattr(module, "_check"):
+                module._check._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="step 0"):
         quantizer.step()
     for key, value in quantizer.state_dict().items():
@@ -81,7 +81,7 @@ def worker(rank: int, folder: str) -> None:
     quantizer = build_quantizer(QuantizerConfig(codebook_size=4, initialisation="normal"), 3)
     quantizer(torch.randn(5, 3))
     if rank == 1:
-        quantizer.codebook._finite = torch.tensor(False)
+        quantizer.codebook._check._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="codebook step 0"):
         quantizer.step()
     for name in ("product", "residual", "gumbel_softmax"):

@@ -81,7 +81,7 @@ def test_a_fault_found_on_the_device_is_raised_by_step():
     quantizer = build_quantizer(QuantizerConfig(initialisation="normal", codebook_size=5), 4)
     before = quantizer.codebook.vectors.clone()
     quantizer(torch.randn(3, 4))
-    quantizer.codebook._finite = torch.tensor(False)
+    quantizer.codebook._check._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="codebook step 0"):
         quantizer.step()
     assert torch.equal(quantizer.codebook.vectors, before)

@@ -215,7 +215,7 @@ def test_a_fault_found_on_the_device_is_raised_by_step(name):
     """As on a GPU, where forward does not wait for the check."""
     quantizer = build(name, 8, 5)
     quantizer.step()
-    quantizer._finite = torch.tensor(False)
+    quantizer._check._finite = torch.tensor(False)
     with pytest.raises(VqnmtError, match="at step 1: lower"):
         quantizer.step()
     quantizer.step()

@@ -82,7 +82,7 @@ def measure_latency(
             for round_ in range(rounds):
                 gc.collect()  # by hand and off the clock, so that garbage does not pile up
                 for index, sentence in enumerate(sentences):
-                    for name in _turn(list(systems), round_ + index):
+                    for name in turn_order(list(systems), round_ + index):
                         wait()
                         start = perf_counter_ns()
                         systems[name](sentence)
@@ -100,7 +100,7 @@ def speedup(baseline: Latency, system: Latency) -> float:
     return baseline.median_ms / system.median_ms
 
 
-def _turn(names: list[str], turn: int) -> list[str]:
+def turn_order(names: list[str], turn: int) -> list[str]:
     """Order the systems for one sentence: rotate every second turn, reverse in between."""
     shift = (turn // 2) % len(names)
     order = names[shift:] + names[:shift]

@@ -23,6 +23,7 @@ from time import perf_counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vqnmt.evaluation.latency import turn_order
 from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.report import markdown_table
 from vqnmt.progress import Progress
@@ -48,7 +49,7 @@ def time_in_turn(
             for round_ in range(rounds):
                 gc.collect()
                 gc.disable()
-                for name in _turn(list(systems), round_):
+                for name in turn_order(list(systems), round_):
                     _synchronize(device)
                     start = perf_counter()
                     systems[name]()
@@ -123,13 +124,6 @@ def speed_table(records: Sequence[Record]) -> str:
             cells.append("-" if value is None else form.format(float(value) / unit))
         rows.append(cells)
     return markdown_table(["system", "on", *columns], rows, text_columns=2)
-
-
-def _turn(names: list[str], turn: int) -> list[str]:
-    """Order the systems for one round: rotate every second turn, reverse in between."""
-    shift = (turn // 2) % len(names)
-    order = names[shift:] + names[:shift]
-    return order[::-1] if turn % 2 else order
 
 
 def _synchronize(device: torch.device | str) -> None:

@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.config import QuantizerConfig
+from vqnmt.quantizers.finite import FiniteCheck
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
+from vqnmt.quantizers.processes import all_reduce, rank, world_size
 
 POOL_SIZE = 1024
 """Vectors kept of each step, over all processes, for the initialisation and for restarts."""
@@ -76,6 +78,7 @@ class Codebook(nn.Module):
         self.register_buffer("seed", torch.randint(1 << 24, ()))
         self.register_buffer("kmeans_vectors", torch.zeros(wanted, dim))
         self.register_buffer("kmeans_filled", torch.zeros((), dtype=torch.int64))
+        self._check = FiniteCheck()
         self.clear()
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -86,32 +89,14 @@ class Codebook(nn.Module):
         """Forget what was accumulated since the last step."""
         self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments
         self._hit_sums: Tensor | None = None  # (K, d)
-        self._finite: Tensor | None = None  # bool
+        self._check.clear()
         self._pool: Tensor | None = None  # (P, d)
         self._priorities: Tensor | None = None  # (P,) int64, the smallest are kept
         self._seen = 0
 
-    @torch.no_grad()
     def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity in `(N, d)`.
-
-        Args:
-            vectors: `(N, d)` fp32.
-            remember: Whether `step` shall raise the error, where it is not raised at once.
-
-        Returns:
-            Bool scalar: all is finite.
-
-        Raises:
-            VqnmtError: On the CPU; names the step. Elsewhere it would cost a synchronisation.
-        """
-        # One pass without a temporary; also catches values whose square overflows.
-        finite = torch.linalg.vector_norm(vectors).isfinite()
-        if vectors.device.type == "cpu" and not finite:
-            raise _not_finite(int(self.steps))
-        if remember:
-            self._finite = finite if self._finite is None else self._finite & finite
-        return finite
+        """Refuse NaN and infinity; see `Quantizer.check_finite`."""
+        return self._check(vectors, remember, lambda: _not_finite(int(self.steps)))
 
     @torch.no_grad()
     def accumulate(self, vectors: Tensor, hits: Tensor, hit_sums: Tensor | None) -> None:
@@ -143,7 +128,7 @@ class Codebook(nn.Module):
         if self._pool is not None and self._priorities is not None:
             vectors = torch.cat([self._pool, vectors])
             priorities = torch.cat([self._priorities, priorities])
-        size = -(-POOL_SIZE // _world_size())
+        size = -(-POOL_SIZE // world_size())
         if vectors.shape[0] > size:
             priorities, kept = priorities.topk(size, largest=False)
             vectors = vectors[kept]
@@ -159,7 +144,7 @@ class Codebook(nn.Module):
             VqnmtError: A vector was not finite; the codebook is left as it was.
         """
         size, dim = self.vectors.shape
-        world, rank = _world_size(), _rank()
+        world, own = world_size(), rank()
         device = self.vectors.device
         hits = torch.zeros(size, device=device) if self._hits is None else self._hits
         # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
@@ -167,18 +152,17 @@ class Codebook(nn.Module):
         # Per rank the number of pooled vectors; then faults and rank 0's seed.
         scalars = torch.zeros(world + 2, device=device)
         if self._pool is not None:
-            slots[rank, : self._pool.shape[0]] = self._pool
-            scalars[rank] = self._pool.shape[0]
-        if self._finite is not None:
-            scalars[world] = (~self._finite).float()
-        if rank == 0:
+            slots[own, : self._pool.shape[0]] = self._pool
+            scalars[own] = self._pool.shape[0]
+        scalars[world] = self._check.faults(device)
+        if own == 0:
             scalars[world + 1] = self.seed
         payload = [hits, slots, scalars]
         if self.update is not Update.GRADIENT:
             sums = self._hit_sums
             payload.append(torch.zeros(size, dim, device=device) if sums is None else sums)
         self.clear()
-        payload = _all_reduce(payload)
+        payload = all_reduce(payload)
         hits, slots, scalars = payload[:3]
 
         # The only wait for the device in a step: what the branches below depend on.
@@ -214,7 +198,7 @@ class Codebook(nn.Module):
             vectors = choose_vectors(taken, size, generator)
         else:
             return
-        if _world_size() > 1:
+        if world_size() > 1:
             # Different devices may round k-means differently.
             distributed.broadcast(vectors, src=0)
         every = torch.arange(size, device=vectors.device)
@@ -272,26 +256,6 @@ class Codebook(nn.Module):
         """K, d and how the codes move."""
         size, dim = self.vectors.shape
         return f"{size} codes of dimension {dim}, {self.update.name.lower()}"
-
-
-def _all_reduce(tensors: list[Tensor]) -> list[Tensor]:
-    """Sum each tensor over all processes in one collective; as it is for one process."""
-    if _world_size() == 1:
-        return tensors
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    distributed.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-def _world_size() -> int:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
-
-
-def _rank() -> int:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if ready else 0
 
 
 def _not_finite(step: int) -> VqnmtError:

@@ -1,11 +1,13 @@
 """What the quantizers that the optimiser alone trains have in common."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Quantizer
+from vqnmt.quantizers.finite import FiniteCheck
+from vqnmt.quantizers.processes import all_reduce
 
 
 class LearntQuantizer(Quantizer):
@@ -23,22 +25,15 @@ class LearntQuantizer(Quantizer):
         super().__init__(codebook_size, dim)
         # Steps taken: names the step in errors.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._finite: Tensor | None = None  # bool
+        self._check = FiniteCheck()
 
-    @torch.no_grad()
     def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
         """Refuse NaN and infinity; see the base class."""
-        # One pass without a temporary; also catches values whose square overflows.
-        finite = torch.linalg.vector_norm(vectors).isfinite()
-        if vectors.device.type == "cpu" and not finite:
-            raise self._not_finite()
-        if remember:
-            self._finite = finite if self._finite is None else self._finite & finite
-        return finite
+        return self._check(vectors, remember, self._not_finite)
 
     def clear(self) -> None:
         """Forget the checks since the last step."""
-        self._finite = None
+        self._check.clear()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -49,12 +44,8 @@ class LearntQuantizer(Quantizer):
         """
         if self.frozen:
             return
-        faults = torch.zeros((), device=self.steps.device)
-        if self._finite is not None:
-            faults += (~self._finite).float()
+        (faults,) = all_reduce([self._check.faults(self.steps.device)])
         self.clear()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(faults)
         if faults.item():
             raise self._not_finite()
         self.steps += 1

@@ -27,6 +27,7 @@ class SoftEMQuantizer(VectorQuantizer):
     """
 
     update = Update.AVERAGE
+    stochastic = True
 
     def __init__(self, config: QuantizerConfig, dim: int) -> None:
         super().__init__(config, dim)

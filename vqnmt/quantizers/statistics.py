@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from vqnmt.quantizers.processes import all_reduce
 
 
 @dataclass(slots=True)
@@ -83,8 +85,7 @@ class UsageCounter:
             payload = torch.zeros(self.codebook_size + 2, dtype=dtype, device=device)
         else:
             payload = torch.cat([self._usage, self._sums])
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(payload)
+        (payload,) = all_reduce([payload])
         payload = payload.cpu().double()
         usage, (entropy, error) = payload[:-2], payload[-2:].tolist()
         positions = int(usage.sum())

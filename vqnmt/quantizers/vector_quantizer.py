@@ -22,7 +22,6 @@ class VectorQuantizer(Quantizer):
     def __init__(self, config: QuantizerConfig, dim: int) -> None:
         super().__init__(config.codebook_size, dim)
         self.config = config
-        self.stochastic = config.name == "soft_em"
         self.codebook = Codebook(config, dim, self.update)
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
