@@ -76,7 +76,7 @@ def run(main: Callable[[list[str]], None], config: str | None = None) -> None:
             return
         main(arguments)
     except VqnmtError as error:
-        _stop(f"error: {error}", 2)
+        _stop(f"error: {error}", error.status)
     except BrokenPipeError:  # the reader, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,14 +1,17 @@
-"""Greedy and beam search over any step function: tokens for a teacher, codes for a student.
+"""Greedy search, beam search and sampling over any step function: tokens or codes.
 
 One implementation, so that a comparison of two systems compares their models.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from vqnmt.errors import VqnmtError
 
 
 class SearchState(Protocol):
@@ -35,6 +38,76 @@ class Hypothesis:
 
     symbols: list[int]
     log_probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """How sequences are looked for, and how many are wanted of each sentence."""
+
+    beam: int = 1
+    """Hypotheses kept a sentence; 1 is greedy search. Raised to `candidates` where it is less."""
+    candidates: int = 1
+    """Sequences wanted of each sentence."""
+    temperature: float | None = None
+    """Above 0: candidates are drawn from p ** (1 / temperature), and `beam` does not matter."""
+    length_penalty: float = 1.0
+    """Finished hypotheses are compared by log-probability / length ** this."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the setting, its value and the values allowed.
+        """
+        for key in ("beam", "candidates"):
+            if getattr(self, key) < 1:
+                raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise VqnmtError(f"temperature is {self.temperature}; it must be above 0")
+
+
+def find_candidates(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    settings: SearchSettings,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Look for sequences in the way of `settings`; for the arguments see `search`.
+
+    Returns:
+        For each of the B sentences its candidates: the best first from a search, where there may
+        be fewer than wanted when no more exist; in the order drawn from sampling.
+    """
+    if settings.temperature is not None:
+        return sample(
+            step,
+            state,
+            limits,
+            begin=begin,
+            end=end,
+            count=settings.candidates,
+            temperature=settings.temperature,
+            forbidden=forbidden,
+        )
+    beam = max(settings.beam, settings.candidates)
+    if beam == 1:
+        found = _one_by_one(step, state, limits, begin, end, forbidden, _best)
+        return [[hypothesis] for hypothesis in found]
+    found = n_best(
+        step,
+        state,
+        limits,
+        begin=begin,
+        end=end,
+        beam=beam,
+        length_penalty=settings.length_penalty,
+        forbidden=forbidden,
+    )
+    return [hypotheses[: settings.candidates] for hypotheses in found]
 
 
 def search(
@@ -64,9 +137,54 @@ def search(
     Returns:
         The best hypothesis of each sentence, in order.
     """
-    if beam == 1:
-        return _greedy(step, state, limits, begin, end, forbidden)
-    return _beam(step, state, limits, begin, end, beam, length_penalty, forbidden)
+    found = find_candidates(
+        step,
+        state,
+        limits,
+        begin=begin,
+        end=end,
+        settings=SearchSettings(beam=beam, length_penalty=length_penalty),
+        forbidden=forbidden,
+    )
+    return [hypotheses[0] for hypotheses in found]
+
+
+def sample(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    count: int,
+    temperature: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Draw `count` sequences for each of B sentences, symbol by symbol.
+
+    Args:
+        step: See `search`.
+        state: See `search`.
+        limits: See `search`.
+        begin: See `search`.
+        end: See `search`.
+        count: Sequences for each sentence; equal ones may be among them.
+        temperature: Symbols are drawn from p ** (1 / temperature), above 0.
+        forbidden: See `search`.
+
+    Returns:
+        For each sentence its sequences in the order drawn, with their log-probabilities under p
+        itself, whatever the temperature.
+    """
+    rows = torch.arange(len(limits), device=limits.device).repeat_interleave(count)
+    state.select(rows)
+
+    def draw(log_p: Tensor) -> Tensor:
+        weights = (log_p / temperature).softmax(dim=-1)
+        return torch.multinomial(weights, 1)[:, 0]
+
+    drawn = _one_by_one(step, state, limits[rows], begin, end, forbidden, draw)
+    return [drawn[i : i + count] for i in range(0, len(drawn), count)]
 
 
 def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
@@ -76,20 +194,28 @@ def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
     return logits.float().log_softmax(dim=-1)
 
 
-def _greedy(
+def _best(log_p: Tensor) -> Tensor:
+    return log_p.argmax(dim=-1)
+
+
+def _one_by_one(
     step: Callable[[Tensor, StateT], Tensor],
     state: StateT,
     limits: Tensor,
     begin: int,
     end: int,
     forbidden: Sequence[int],
+    choose: Callable[[Tensor], Tensor],
 ) -> list[Hypothesis]:
+    """Extend one sequence a row by what `choose` picks from log-probabilities (N, V)."""
     hypotheses = [Hypothesis([], 0.0) for _ in range(len(limits))]
     bounds = limits.tolist()
     rows = list(range(len(limits)))  # the sentence that each row of the state belongs to
     symbols = torch.full_like(limits, begin)
     while rows:
-        values, symbols = _log_probabilities(step(symbols, state), forbidden).max(dim=-1)
+        log_p = _log_probabilities(step(symbols, state), forbidden)
+        symbols = choose(log_p)  # (N,)
+        values = log_p.gather(1, symbols[:, None])[:, 0]
         going = []
         for i, (symbol, value) in enumerate(zip(symbols.tolist(), values.tolist(), strict=True)):
             hypothesis = hypotheses[rows[i]]
@@ -108,16 +234,23 @@ def _greedy(
     return hypotheses
 
 
-def _beam(
+def n_best(
     step: Callable[[Tensor, StateT], Tensor],
     state: StateT,
     limits: Tensor,
+    *,
     begin: int,
     end: int,
     beam: int,
-    length_penalty: float,
-    forbidden: Sequence[int],
-) -> list[Hypothesis]:
+    length_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Find up to `beam` sequences for each of B sentences by beam search; see `search`.
+
+    Returns:
+        For each sentence its hypotheses, the best first: `beam` of them, or as many as exist
+        within the sentence's limit.
+    """
     device, bounds = limits.device, limits.tolist()
     finished: list[list[tuple[float, Hypothesis]]] = [[] for _ in bounds]
     rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
@@ -165,7 +298,7 @@ def _beam(
             if not torch.isfinite(scores[i, 0]):
                 continue
             if length >= bounds[row]:  # cut at the limit: taken as it stands
-                for j in range(beam):
+                for j in range(int(torch.isfinite(scores[i]).sum())):  # they stand best first
                     finish(row, history[i, j].tolist(), scores[i, j].item(), length)
                 continue
             going.append(i)
@@ -179,4 +312,6 @@ def _beam(
         else:
             state.reorder(moved)
         symbols = nexts.flatten()
-    return [max(candidates, key=lambda c: c[0])[1] for candidates in finished]
+    for candidates in finished:
+        candidates.sort(key=lambda c: -c[0])  # stable: of equals the first found
+    return [[hypothesis for _, hypothesis in candidates[:beam]] for candidates in finished]

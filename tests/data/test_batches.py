@@ -1,4 +1,4 @@
-"""Tokenised text on disk, and the plan of batches."""
+"""The plan of batches."""
 
 import numpy as np
 import pytest
@@ -6,70 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqnmt.data import batches as module
-from vqnmt.data.batches import ParallelBatches, TokenizedText, pad, plan_batches
-from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.data.batches import ParallelBatches, pad, plan_batches
+from vqnmt.data.tokenized import TokenizedText
 from vqnmt.errors import VqnmtError
-
-
-class Letters:
-    """A stand-in vocabulary: a letter is a piece."""
-
-    def encode(self, sentences: list[str]) -> list[list[int]]:
-        return [[ord(letter) for letter in sentence] for sentence in sentences]
-
-
-SENTENCES = ["one", "", "three and more", "ü", "", "x" * 50]
 
 
 def texts(rows: list[int]) -> TokenizedText:
     """Sentences of these lengths, all tokens different."""
     offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
     return TokenizedText(np.arange(4, 4 + offsets[-1], dtype=np.int32), offsets)
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-def test_sentences_come_back_whatever_the_chunk(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    text = TokenizedText.encode(iter(SENTENCES), Letters(), tmp_path / "text")
-    again = TokenizedText.open(tmp_path / "text")
-    assert isinstance(again.tokens, np.memmap)
-    for found in (text, again):
-        assert len(found) == len(SENTENCES)
-        assert found.lengths.tolist() == [len(sentence) for sentence in SENTENCES]
-        assert ["".join(map(chr, found[i])) for i in range(len(found))] == SENTENCES
-
-
-def test_sentences_come_back_through_a_real_vocabulary(tmp_path):
-    lines = [f"the light {i} of room {i % 7} is on" for i in range(200)] + ["", "ß → 光"]
-    vocabulary = Vocabulary.train(lines, 300)
-    text = TokenizedText.encode(lines, vocabulary, tmp_path / "text")
-    assert vocabulary.decode([text[i].tolist() for i in range(len(text))]) == lines
-
-
-@pytest.mark.parametrize("sentences", [[], [""], ["", ""]])
-def test_text_without_tokens(tmp_path, sentences):
-    text = TokenizedText.encode(sentences, Letters(), tmp_path / "text")
-    assert len(text) == len(sentences)
-    assert all(len(text[i]) == 0 for i in range(len(text)))
-
-
-def test_names_with_a_dot_keep_their_files_apart(tmp_path):
-    for name, sentence in (("train.en", "yes"), ("train.de", "doch")):
-        TokenizedText.encode([sentence], Letters(), tmp_path / name)
-    for name, sentence in (("train.en", "yes"), ("train.de", "doch")):
-        text = TokenizedText.open(tmp_path / name)
-        assert "".join(map(chr, text[0])) == sentence
-
-
-def test_a_failure_while_encoding_leaves_nothing(tmp_path):
-    def sentences():
-        yield "fine"
-        raise RuntimeError("broken")
-
-    with pytest.raises(RuntimeError, match="broken"):
-        TokenizedText.encode(sentences(), Letters(), tmp_path / "text")
-    assert list(tmp_path.iterdir()) == []
 
 
 pairs_of_lengths = st.lists(

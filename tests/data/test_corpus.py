@@ -1,11 +1,14 @@
+import dataclasses
 import json
 import random
 
 import pytest
 
 from tests.data.stand_ins import lines, write
+from vqnmt.data.catalogue import catalogue_entry
 from vqnmt.data.config import CorpusConfig, TextFiles
-from vqnmt.data.corpus import load_corpus, prepare_corpus
+from vqnmt.data.corpus import BothSides, ParallelText, load_corpus, prepare_corpus
+from vqnmt.data.lines import Lines
 from vqnmt.errors import VqnmtError
 
 PARTS = ["test.test", "train", "valid"]
@@ -134,6 +137,8 @@ def test_files_of_another_language_are_removed_on_rebuild(prepare, tmp_path):
 @pytest.mark.parametrize("damage", ["change", "remove", "report"])
 def test_damaged_files_are_prepared_again(prepare, tmp_path, damage, capsys):
     first = prepare(rows(range(300)))
+    sides = {side: list(getattr(first.train, side)) for side in ("sources", "targets")}
+    first = dataclasses.replace(first, train=ParallelText(**sides))  # lines in no file
     path = tmp_path / "out" / ("corpus.json" if damage == "report" else "train.en")
     if damage == "remove":
         path.unlink()
@@ -224,6 +229,27 @@ def test_the_users_own_file_is_never_written_over(tmp_path):
 def test_configuration_faults_name_their_key(values, message):
     with pytest.raises(VqnmtError, match=message):
         CorpusConfig(**values)
+
+
+def test_the_training_text_stays_on_disk(prepare):
+    corpus = prepare(rows(range(300)))
+    assert isinstance(corpus.train.sources, Lines) and isinstance(corpus.train.targets, Lines)
+    both = BothSides(corpus.train)
+    expected = [*corpus.train.sources, *corpus.train.targets]
+    assert list(both) == expected == list(both), "can be gone through again"
+
+
+def test_progress_names_rate_and_time_left(prepare, capsys):
+    prepare(rows(range(2500)))
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("corpus files: 2,500 of 2,500 pairs · ")
+    assert "pairs/s" in line and line.endswith("0:00 left")
+
+
+def test_the_bar_of_the_catalogue_moves_no_corpus():
+    """The number of pairs is for the eye: with another, or none, a prepared corpus stays valid."""
+    entry = catalogue_entry("wmt14")
+    assert entry.pairs and repr(dataclasses.replace(entry, pairs=None)) == repr(entry)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -37,7 +37,7 @@ def test_convolution_is_conv1d():
 
 
 def test_halving_is_a_conv1d_of_width_and_stride_2():
-    compressor, theirs = Compressor(DIM, 1, 0.0), nn.Conv1d(DIM, DIM, 2, stride=2)
+    compressor, theirs = Compressor(DIM, 1, 2, 0.0), nn.Conv1d(DIM, DIM, 2, stride=2)
     with torch.no_grad():
         theirs.weight.copy_(compressor.halvings[0].weight.view(DIM, 2, DIM).transpose(1, 2))
         theirs.bias.copy_(compressor.halvings[0].bias)
@@ -59,7 +59,7 @@ def test_upsample_is_conv_transpose1d(factor):
 
 
 def test_residual_block_without_convolutions_output_is_the_identity():
-    block = ResidualBlock(DIM, 0.0)
+    block = ResidualBlock(DIM, 3, 0.0)
     nn.init.zeros_(block.norms[-1].weight)
     x = torch.randn(1, 4, DIM)
     torch.testing.assert_close(block(x, full_mask(x)), x)
@@ -72,17 +72,17 @@ def test_lengths_of_compressor_and_decompressor(stages, length):
     codes = math.ceil(length / factor)
     padded = codes * factor
     mask = torch.arange(padded)[None] < length
-    z, z_mask = Compressor(DIM, stages, 0.0)(torch.randn(1, padded, DIM), mask)
+    z, z_mask = Compressor(DIM, stages, 2, 0.0)(torch.randn(1, padded, DIM), mask)
     assert z.shape == (1, codes, DIM)
     assert z_mask.shape == (1, codes) and z_mask.all()
-    x, x_mask = Decompressor(DIM, stages, 0.0)(z, z_mask)
+    x, x_mask = Decompressor(DIM, stages, 2, 0.0)(z, z_mask)
     assert x.shape == (1, codes * factor, DIM)
     assert x_mask.shape == (1, codes * factor) and x_mask.all()
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 6])
 def test_latents_do_not_depend_on_padding(length):
-    compressor = Compressor(DIM, 2, 0.0).eval()
+    compressor = Compressor(DIM, 2, 2, 0.0).eval()
     codes = math.ceil(length / 4)
     x = torch.randn(1, 16, DIM)
     mask = torch.arange(16)[None] < length
@@ -95,7 +95,7 @@ def test_latents_do_not_depend_on_padding(length):
 
 
 def test_decompressed_positions_do_not_depend_on_padding():
-    decompressor = Decompressor(DIM, 2, 0.0).eval()
+    decompressor = Decompressor(DIM, 2, 2, 0.0).eval()
     z = torch.randn(2, 5, DIM)
     mask = torch.arange(5) < torch.tensor([[2], [5]])
     together, together_mask = decompressor(z, mask)
@@ -105,7 +105,9 @@ def test_decompressed_positions_do_not_depend_on_padding():
 
 
 def test_norm_keeps_the_latents_at_length_d():
-    z, _ = Compressor(DIM, 2, 0.0)(torch.randn(3, 8, DIM) * 50, torch.ones(3, 8, dtype=torch.bool))
+    z, _ = Compressor(DIM, 2, 2, 0.0)(
+        torch.randn(3, 8, DIM) * 50, torch.ones(3, 8, dtype=torch.bool)
+    )
     torch.testing.assert_close(
         z.square().sum(-1), torch.full((3, 2), float(DIM)), rtol=0.01, atol=0
     )

@@ -12,6 +12,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.models import LatentConfig
 from vqnmt.models.latent import pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.tokens import PAD
+from vqnmt.models.warm_start import copy_weights
 
 OUTPUTS = pytest.mark.parametrize("output", ["ctc", "cross_entropy"])
 QUANTIZERS = pytest.mark.parametrize("name", ["ema", "soft_em"])
@@ -289,8 +290,8 @@ def test_a_batch_translates_as_its_sentences_do(make_latent, pairs, output, beam
     model = make_latent(output=output, compression=compression).eval()
     together = model.generate(pairs[0], beam)
     assert len(together) == 4
-    for (hypothesis, tokens), (source, _) in zip(together, singles(pairs), strict=True):
-        ((alone, alone_tokens),) = model.generate(source, beam)
+    for (hypothesis, tokens, _), (source, _) in zip(together, singles(pairs), strict=True):
+        ((alone, alone_tokens, _),) = model.generate(source, beam)
         assert hypothesis.symbols == alone.symbols
         assert hypothesis.log_probability == pytest.approx(alone.log_probability, rel=1e-4)
         assert tokens == alone_tokens
@@ -300,7 +301,8 @@ def test_a_batch_translates_as_its_sentences_do(make_latent, pairs, output, beam
 
 def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pairs):
     model = make_latent().eval()
-    for (hypothesis, _), (source, _) in zip(model.generate(pairs[0]), singles(pairs), strict=True):
+    found = [translation.codes for translation in model.generate(pairs[0])]
+    for hypothesis, (source, _) in zip(found, singles(pairs), strict=True):
         codes = torch.tensor([hypothesis.symbols], dtype=torch.long)
         vectors = model.quantizer.codes_to_vectors(codes)
         log_p = model._predict(vectors, *model.encode(source)).log_softmax(-1)[0]
@@ -322,8 +324,8 @@ def test_a_sentence_without_codes_and_an_empty_source_translate(make_latent):
     with torch.no_grad():
         model.code_output.bias[model.end_of_codes] = 100.0
     for source in (torch.tensor([[5, 6], [7, PAD]]), torch.zeros(1, 0, dtype=torch.long)):
-        for hypothesis, tokens in model.generate(source):
-            assert hypothesis.symbols == []
+        for hypothesis, tokens, spans in model.generate(source):
+            assert hypothesis.symbols == spans == []
             assert isinstance(tokens, list)
 
 
@@ -364,11 +366,11 @@ def test_settings_that_do_not_fit_are_named(settings, named):
 # --- start from a teacher --------------------------------------------------------------------
 
 
-def test_start_from_copies_the_teachers_weights(make_latent, make_autoregressive):
+def test_warm_start_copies_the_teachers_weights(make_latent, make_autoregressive):
     teacher = make_autoregressive(encoder_layers=1, decoder_layers=2)
     student = make_latent(decoder_layers=1)
     compressor = [p.clone() for p in student.compressor.parameters()]
-    count = student.start_from(teacher)
+    count = copy_weights(student, teacher)
     kept = [n for n in teacher.state_dict() if n in student.state_dict()]
     assert count == sum(teacher.state_dict()[n].numel() for n in kept)
     for name in kept:
@@ -380,9 +382,9 @@ def test_start_from_copies_the_teachers_weights(make_latent, make_autoregressive
     torch.testing.assert_close(student.encode(source)[0], teacher.encode(source)[0])
 
 
-def test_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make_autoregressive):
+def test_warm_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make_autoregressive):
     with pytest.raises(VqnmtError, match=r"embedding.weight has shape \(9, 16\)"):
-        make_latent().start_from(make_autoregressive(vocabulary_size=9))
+        copy_weights(make_latent(), make_autoregressive(vocabulary_size=9))
 
 
 # --- the blank in translation ----------------------------------------------------------------

@@ -35,4 +35,4 @@ def test_learns_eight_pairs_by_heart(make_latent, output, name):
     expected = [real(row) for row in target]
     assert model.reconstruct(source, target) == expected
     for beam in (1, 4):
-        assert [tokens for _, tokens in model.generate(source, beam)] == expected
+        assert [found.tokens for found in model.generate(source, beam)] == expected

@@ -40,7 +40,7 @@ def test_trains_with_every_quantizer(make_latent, name):
     statistics = model.quantizer.epoch_statistics()
     assert statistics.used_codes >= 2 and statistics.positions > 0
     model.eval()
-    for codes, tokens in model.generate(source):
+    for codes, tokens, _ in model.generate(source):
         assert all(0 <= code < 16 for code in codes.symbols)
         assert all(0 <= token < 12 for token in tokens)
 

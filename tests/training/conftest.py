@@ -73,6 +73,9 @@ class Watcher:
         source, target = TinyBatches().collate(np.arange(4))
         return {"valid/total": model(source, target).total.item()}
 
+    def score(self, values: dict[str, Any]) -> float:
+        return -values["valid/total"]
+
     def epoch_end(self, model: nn.Module) -> dict[str, Any]:
         if not isinstance(model, LatentTransformer):
             return {}
@@ -120,14 +123,14 @@ def plain_model() -> nn.Module:
 def watch_gradients(trainer: Trainer) -> list[dict[str, Tensor]]:
     """Return a list that gets the gradient of each optimiser step, before it is clipped."""
     found: list[dict[str, Tensor]] = []
-    clip = trainer.accelerator.clip_grad_norm_
+    clip = trainer.distributed.clip_gradient
 
-    def look(parameters: Any, norm: float) -> Any:
+    def look(norm: float) -> float:
         named = trainer.inner.named_parameters()
         found.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-        return clip(parameters, norm)
+        return clip(norm)
 
-    trainer.accelerator.clip_grad_norm_ = look
+    trainer.distributed.clip_gradient = look
     return found
 
 

@@ -1,8 +1,11 @@
 """Checkpoints and snapshots: complete or absent, averaged rightly; the metrics file."""
 
 import errno
+import hashlib
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +20,40 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def steps(folder: Path) -> list[str]:
+    """Names without their checksums."""
+    return sorted({re.sub(r"-[0-9a-f]{16}", "", name) for name in names(folder)})
+
+
+def load(checkpoints: Checkpoints) -> dict[str, Any] | None:
+    path = checkpoints.newest()
+    return None if path is None else checkpoints.load(path)
+
+
 def test_the_newest_checkpoint_is_loaded_and_old_ones_go(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2, average=1)
-    assert checkpoints.load() is None
+    assert checkpoints.newest() is None
     for step in (5, 10, 100):  # by number, not by name
         checkpoints.save(step, {"step": step, "values": torch.arange(3)})
-    assert names(tmp_path) == ["checkpoint-10.pt", "checkpoint-100.pt"]
-    state = checkpoints.load()
+    assert steps(tmp_path) == ["checkpoint-10.pt", "checkpoint-100.pt"]
+    state = load(checkpoints)
     assert state is not None and state["step"] == 100
     assert state["values"].tolist() == [0, 1, 2]
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, average=1)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(step, {"step": step}, best)
+    assert steps(tmp_path) == ["checkpoint-2.pt", "checkpoint-4.pt"]
+    checkpoints.save(5, {"step": 5}, 5)
+    assert steps(tmp_path) == ["checkpoint-5.pt"]
+
+
+def test_the_name_holds_the_checksum(tmp_path):
+    Checkpoints(tmp_path, keep=1, average=1).save(7, {"step": 7})
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"checkpoint-7-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.pt"
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
@@ -37,38 +65,90 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(VqnmtError, match=r"checkpoint-2\.pt: the disk is full"):
+        with pytest.raises(VqnmtError, match=r"checkpoint-2-\w+\.pt: the disk is full"):
             checkpoints.save(2, {"step": 2})
-    assert names(tmp_path) == ["checkpoint-1.pt"]
-    assert checkpoints.load() == {"step": 1}
+    assert steps(tmp_path) == ["checkpoint-1.pt"]
+    assert load(checkpoints) == {"step": 1}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_truly_full_disk_is_told_as_such(tmp_path):
-    # torch.save hides the OSError in an error of its own. The temporary file is a link to the
-    # device that is always full.
+    # The temporary file is a link to the device that is always full.
     checkpoints = Checkpoints(tmp_path, keep=1, average=1)
+    state = {"step": 2, "values": torch.zeros(100_000)}
+    checkpoints.save(2, state)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
     checkpoints.save(1, {"step": 1})
-    (tmp_path / f".checkpoint-2.pt.{os.getpid()}.tmp").symlink_to("/dev/full")
+    (tmp_path / f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(VqnmtError, match="the disk is full"):
-        checkpoints.save(2, {"step": 2, "values": torch.zeros(100_000)})
-    assert names(tmp_path) == ["checkpoint-1.pt"]
-    assert checkpoints.load() == {"step": 1}
+        checkpoints.save(2, state)
+    assert steps(tmp_path) == ["checkpoint-1.pt"]
+    assert load(checkpoints) == {"step": 1}
 
 
-@pytest.mark.parametrize("size", [0, 100, -1])
-def test_a_truncated_checkpoint_is_named(tmp_path, size):
+def spoil(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flipped":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data[: {"empty": 0, "short": 100, "truncated": len(data) - 1}.get(how)])
+
+
+DAMAGES = ("empty", "short", "truncated", "flipped")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, how, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=2, average=1)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"step": step, "values": torch.arange(1000)})
+    (newest,) = tmp_path.glob("checkpoint-3-*")
+    spoil(newest, how)
+    state = load(checkpoints)
+    assert state is not None and state["step"] == 2
+    assert f"warning: {newest}: damaged" in capsys.readouterr().out
+    # It does not take the place of a good one, and goes.
+    checkpoints.save(3, {"step": 3})
+    assert steps(tmp_path) == ["checkpoint-2.pt", "checkpoint-3.pt"]
+    assert load(checkpoints) == {"step": 3}
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_good_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, average=1)
+    for step in (10, 20):
+        checkpoints.save(step, {"step": step})
+    (newest,) = tmp_path.glob("checkpoint-20-*")
+    spoil(newest, "flipped")
+    assert load(checkpoints) == {"step": 10}
+    checkpoints.save(25, {"step": 25})  # interrupted before step 20 came again
+    assert steps(tmp_path) == ["checkpoint-10.pt", "checkpoint-25.pt"]
+
+
+def test_only_damaged_checkpoints_do_not_begin_anew(tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path, keep=2, average=1)
     for step in (1, 2):
-        checkpoints.save(step, {"step": step, "values": torch.arange(1000)})
-    path = tmp_path / "checkpoint-2.pt"
-    data = path.read_bytes()
-    path.write_bytes(data[:size] if size >= 0 else data[: len(data) // 2])
-    with pytest.raises(VqnmtError, match=r"checkpoint-2\.pt: not a complete checkpoint"):
-        checkpoints.load()
-    path.unlink()  # as the message says
-    state = checkpoints.load()
-    assert state is not None and state["step"] == 1
+        checkpoints.save(step, {"step": step})
+    for path in tmp_path.iterdir():
+        spoil(path, "truncated")
+    (tmp_path / "checkpoint-3.pt").write_bytes(b"without a checksum")
+    with pytest.raises(VqnmtError, match="none of its 3 checkpoints is whole: remove this folder"):
+        checkpoints.newest()
+    assert capsys.readouterr().out.count("passed over") == 3
+
+
+def test_a_checkpoint_that_only_the_first_process_sees_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, average=1)
+    with pytest.raises(VqnmtError, match="a file system that all machines share"):
+        checkpoints.load(tmp_path / "checkpoint-1-0123456789abcdef.pt")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, average=1)
+    checkpoints.save(1, {"step": 1})
+    (tmp_path / ".checkpoint-2-0123456789abcdef.pt.99.tmp").write_bytes(b"half")
+    (tmp_path / ".weights-2-0123456789abcdef.safetensors.99.tmp").write_bytes(b"half")
+    assert load(checkpoints) == {"step": 1}
+    assert steps(tmp_path) == ["checkpoint-1.pt"]
 
 
 def test_an_error_while_saving_leaves_no_temporary_file(tmp_path, monkeypatch):
@@ -91,7 +171,7 @@ def test_averaged_weights_are_the_mean_of_the_last_snapshots(tmp_path):
             model.weight.normal_()
             model.running_mean.normal_()
             model.num_batches_tracked.fill_(step)
-        checkpoints.snapshot(step, model)
+        checkpoints.snapshot(step, model.state_dict())
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     assert len(names(tmp_path)) == 3
     found = checkpoints.averaged({"weight", "bias"})
@@ -102,8 +182,18 @@ def test_averaged_weights_are_the_mean_of_the_last_snapshots(tmp_path):
     assert found["num_batches_tracked"] == 11
 
 
+def test_a_damaged_snapshot_is_left_out_of_the_average(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=1, average=3)
+    for step in (1, 2, 3):
+        checkpoints.snapshot(step, {"weight": torch.full((3,), float(step))})
+    (newest,) = tmp_path.glob("weights-3-*")
+    spoil(newest, "flipped")
+    assert checkpoints.averaged({"weight"})["weight"].tolist() == [1.5] * 3
+    assert f"warning: {newest}: damaged" in capsys.readouterr().out
+
+
 def test_averaging_nothing_is_an_error(tmp_path):
-    with pytest.raises(VqnmtError, match="no weights"):
+    with pytest.raises(VqnmtError, match="no whole weights"):
         Checkpoints(tmp_path, keep=1, average=1).averaged(set())
 
 

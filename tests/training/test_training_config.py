@@ -21,6 +21,8 @@ from vqnmt.training.config import TrainingConfig
         ({"warmup": -5}, "training.warmup is -5"),
         ({"learning_rate": -0.1}, "training.learning_rate is -0.1"),
         ({"clip_norm": 0.0}, "training.clip_norm is 0"),
+        ({"skip_factor": 1.0}, "training.skip_factor is 1"),
+        ({"skip_limit": 0}, "training.skip_limit is 0"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, named):

@@ -1,87 +1,19 @@
-"""Tokenised text on disk and the batches that training draws from it.
+"""The batches that training draws from tokenised text.
 
 Lengths are in tokens. A plan of batches follows from (seed, epoch) alone: every process computes
 the same plan and takes its share.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.data.tokenized import TokenizedText
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path
-
-# Sentences that are encoded at a time: bounds the memory that tokenising needs.
-CHUNK = 10_000
-
-
-class TokenizedText:
-    """Sentences in one memory-mapped array: sentence i is tokens[offsets[i] : offsets[i + 1]].
-
-    Attributes:
-        tokens: (all tokens,) int32.
-        offsets: (sentences + 1,) int64.
-    """
-
-    def __init__(self, tokens: NDArray[np.int32], offsets: NDArray[np.int64]) -> None:
-        self.tokens, self.offsets = tokens, offsets
-
-    def __len__(self) -> int:
-        """Count the sentences."""
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        """Return the tokens of one sentence."""
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens in each sentence, (sentences,)."""
-        return np.diff(self.offsets)
-
-    @classmethod
-    def encode(
-        cls, sentences: Iterable[str], vocabulary: Vocabulary, path: Path
-    ) -> "TokenizedText":
-        """Encode `sentences` chunk by chunk into `path`.tokens and `path`.offsets.npy."""
-        lengths = [np.zeros(1, dtype=np.int64)]
-        with atomic_path(beside(path, ".tokens")) as temporary, open(temporary, "wb") as file:
-            for chunk in _chunks(sentences):
-                rows = vocabulary.encode(chunk)
-                lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
-                np.array([t for row in rows for t in row], dtype=np.int32).tofile(file)
-        with atomic_path(beside(path, ".offsets.npy")) as temporary, open(temporary, "wb") as f:
-            np.save(f, np.concatenate(lengths).cumsum())
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, path: Path) -> "TokenizedText":
-        """Open what `encode` has written."""
-        offsets = np.load(beside(path, ".offsets.npy"))
-        if offsets[-1] == 0:  # an empty file cannot be mapped
-            return cls(np.zeros(0, dtype=np.int32), offsets)
-        return cls(np.memmap(beside(path, ".tokens"), dtype=np.int32, mode="r"), offsets)
-
-
-def beside(path: Path, ending: str) -> Path:
-    """Append `ending` to the whole name: unlike a suffix it replaces nothing."""
-    return path.with_name(path.name + ending)
-
-
-def _chunks(sentences: Iterable[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for sentence in sentences:
-        chunk.append(sentence)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def plan_batches(
@@ -118,7 +50,7 @@ def plan_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def pad(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Tensor:
+def pad(rows: Sequence[Sequence[int] | NDArray[Any]]) -> Tensor:
     """Stack token lists of different lengths to (rows, longest) int64, with 0 at the end."""
     padded = np.zeros((len(rows), max((len(row) for row in rows), default=0)), dtype=np.int64)
     for i, row in enumerate(rows):

@@ -1,6 +1,5 @@
 """Building a prepared corpus: one streaming pass over the training text."""
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -14,12 +13,15 @@ from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.filters import collapse_whitespace
 from vqnmt.data.pieces import Piece
-from vqnmt.data.readers import Pair
+from vqnmt.data.readers import Pair, count_lines
 from vqnmt.data.sources import RemoteFile, file_checksum
-from vqnmt.data.splits import HashSplit, sentence_key
+from vqnmt.data.splits import HashSplit, sentence_key, text_mark
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
+
+# Pairs between two reports of progress.
+_REPORT = 1000
 
 
 def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
@@ -119,14 +121,13 @@ class _Builder:
         fit = self.config.pair_filter()
         official = {"test": self._held_out("test."), "valid": self.keys["valid"].copy()}
         dropped = self.dropped["train"]
-        # Eight bytes a pair stand for the text, so that millions of pairs fit in memory; two
-        # different pairs of ten million meet with probability 3e-6.
-        seen: set[int] = set()
+        seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
         read = 0
-        with Progress(f"corpus {self.config.name}", unit="pairs") as progress:
+        with Progress(f"corpus {self.config.name}", self._expected(), "pairs") as progress:
             for source, target in self._pairs(self.entry.train):
                 read += 1
-                progress.update()
+                if read % _REPORT == 0:
+                    progress.update(_REPORT)
                 source, target = collapse_whitespace(source), collapse_whitespace(target)
                 if not source or not target:
                     dropped["empty"] += 1
@@ -134,8 +135,7 @@ class _Builder:
                 if self.entry.drop_copies and source == target:
                     dropped["target equals source"] += 1
                     continue
-                digest = hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=8).digest()
-                mark = int.from_bytes(digest, "big")
+                mark = text_mark(f"{source}\n{target}")
                 if mark in seen:
                     dropped["duplicate"] += 1
                     continue
@@ -152,7 +152,18 @@ class _Builder:
                     dropped[reason] += 1
                 else:
                     self._write("train", source, target)
+            progress.update(read % _REPORT)
         return read
+
+    def _expected(self) -> int | None:
+        """Count the pairs of the user's own files; of the catalogue, take its word."""
+        own = [
+            file
+            for piece in self.entry.train
+            for file in piece.files(*self.languages)[:1]
+            if isinstance(file, Path)
+        ]
+        return sum(map(count_lines, own)) if own else self.entry.pairs
 
     def _hold_out(self, part: str, key: str, source: str, target: str) -> None:
         """Keep the first translation of a source that the split gives to valid or test."""

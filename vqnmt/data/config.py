@@ -168,6 +168,7 @@ class CorpusConfig:
             test_share=entry.test_share if self.test_share is None else self.test_share,
             drop_copies=entry.drop_copies,
             keep_pattern=entry.keep_pattern if self.keep_pattern is None else self.keep_pattern,
+            pairs=entry.pairs,
         )
 
     def fingerprint(self) -> str:

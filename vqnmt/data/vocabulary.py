@@ -1,9 +1,11 @@
 """One sentencepiece vocabulary for both languages."""
 
+import hashlib
 import io
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ UNK_ID = 3
 _SAMPLE = 2_000_000
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
+# From so many sentences on, starting threads takes no time beside encoding.
+_THREADED = 1000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,7 +92,8 @@ class Vocabulary:
         """Learn a vocabulary; the same sentences and seed give the same bytes.
 
         Args:
-            sentences: Text of both languages.
+            sentences: Text of both languages, no iterator: it is gone through more than once, and
+                never held as a whole.
             size: Number of pieces, special ones and 256 bytes included.
             keep_pattern: Regular expression; its matches that occur at least twice become single
                 pieces (at most size / 8, the most frequent first). Placeholders such as {name}.
@@ -99,16 +104,18 @@ class Vocabulary:
             VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
                 limit), or there are none.
         """
-        text = [collapse_whitespace(sentence) for sentence in sentences]
-        text = [sentence for sentence in text if sentence]
-        if not text:
+
+        def text() -> Iterable[str]:
+            return filter(None, map(collapse_whitespace, sentences))
+
+        if next(iter(text()), None) is None:
             raise VqnmtError("the vocabulary has no text to learn from: the corpus is empty")
-        kept = _kept_whole(text, keep_pattern, size // _KEPT_PART) if keep_pattern else []
+        kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
         model = io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
         try:
             sentencepiece.SentencePieceTrainer.Train(
-                sentence_iterator=iter(text),
+                sentence_iterator=iter(text()),
                 model_writer=model,
                 vocab_size=size,
                 model_type=model_type,
@@ -154,10 +161,21 @@ class Vocabulary:
         with atomic_path(path) as temporary:
             temporary.write_bytes(self._model)
 
-    def encode(self, sentences: list[str]) -> list[list[int]]:
-        """Return the ids of each sentence, without begin and end; an empty one has none."""
-        # One by one: a call with a list starts a pool of threads, 2 ms for a single sentence.
-        return [self._pieces.EncodeAsIds(collapse_whitespace(text)) for text in sentences]
+    def checksum(self) -> str:
+        """Return the SHA-256 of the model in hexadecimal."""
+        return hashlib.sha256(self._model).hexdigest()
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each sentence, without begin and end; an empty one has none.
+
+        Many sentences are encoded by as many threads as this process may use cores.
+        """
+        texts = [collapse_whitespace(text) for text in sentences]
+        if len(texts) < _THREADED:
+            # One by one: a call with a list starts its threads anew, milliseconds for a sentence.
+            return [self._pieces.EncodeAsIds(text) for text in texts]
+        rows: list[list[int]] = self._pieces.EncodeAsIds(texts, num_threads=available_cores())
+        return rows
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Return the text of each list of ids; special ids (0 to 3) are dropped.
@@ -172,7 +190,14 @@ class Vocabulary:
         return self._pieces.GetPieceSize()
 
 
-def _kept_whole(text: list[str], pattern: str, limit: int) -> list[str]:
+def available_cores() -> int:
+    """Count the cores that this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
+
+
+def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
     expression = re.compile(pattern)
     counts = Counter(
         match[0] for sentence in text for match in expression.finditer(sentence) if match[0]

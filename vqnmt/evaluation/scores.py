@@ -1,11 +1,12 @@
 """Translation quality: sacreBLEU and chrF++ on detokenised text, with their signatures."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
 
 from vqnmt.errors import VqnmtError
 
@@ -78,3 +79,49 @@ def score(
         chrf_signature=str(chrf.get_signature()),
         length_ratio=bleu_score.sys_len / max(bleu_score.ref_len, 1),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A system's BLEU against a baseline's, by sacrebleu's paired bootstrap (Koehn 2004)."""
+
+    difference: float
+    """BLEU of the system minus BLEU of the baseline."""
+    p_value: float
+    """Probability of a difference as large if the two were equally good."""
+    interval: float
+    """BLEU's 95% confidence interval is the score plus or minus this."""
+
+
+def paired_bootstrap(
+    baseline: Sequence[str],
+    systems: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    target_language: str = "",
+    samples: int = 1000,
+) -> dict[str, Comparison]:
+    """Compare the BLEU of systems with that of a baseline on the same sentences.
+
+    Args:
+        baseline: Its translations, in the order of the references.
+        systems: The translations of each system, by name.
+        references: The true translations.
+        target_language: Chooses BLEU's tokeniser, see `bleu_tokenizer`.
+        samples: Resamplings of the sentences; sacrebleu fixes their seed.
+    """
+    bleu = BLEU(tokenize=bleu_tokenizer(target_language))
+    test = PairedTest(
+        [("", baseline), *systems.items()],
+        {"BLEU": bleu},
+        [references],
+        test_type="bs",
+        n_samples=samples,
+    )
+    _, found = test()
+    own, *results = found["BLEU"]
+    return {
+        name: Comparison(
+            difference=result.score - own.score, p_value=result.p_value, interval=result.ci
+        )
+        for name, result in zip(systems, results, strict=True)
+    }

@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Convolutions in each residual block, as in the reference code.
-CONVOLUTIONS = 3
-
 
 class Convolution(nn.Module):
     """A same-length convolution of width 3 over (B, T, d), written as one matrix product.
@@ -34,12 +31,12 @@ class Convolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + dropout(f(x)): a layer norm, then three times (ReLU, convolution, layer norm)."""
+    """x + dropout(f(x)): a layer norm, then some times (ReLU, convolution, layer norm)."""
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(CONVOLUTIONS + 1)])
-        self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(CONVOLUTIONS)])
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
+        self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(convolutions)])
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -56,9 +53,11 @@ class Compressor(nn.Module):
     The closing layer norm keeps the squared length of each latent near d.
     """
 
-    def __init__(self, dim: int, stages: int, dropout: float) -> None:
+    def __init__(self, dim: int, stages: int, convolutions: int, dropout: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([ResidualBlock(dim, dropout) for _ in range(stages)])
+        self.blocks = nn.ModuleList(
+            [ResidualBlock(dim, convolutions, dropout) for _ in range(stages)]
+        )
         self.halvings = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(stages)])
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(stages)])
 
@@ -95,9 +94,11 @@ class Upsample(nn.Module):
 class Decompressor(nn.Module):
     """n_c times a residual block and a transposed convolution that doubles the length."""
 
-    def __init__(self, dim: int, stages: int, dropout: float) -> None:
+    def __init__(self, dim: int, stages: int, convolutions: int, dropout: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([ResidualBlock(dim, dropout) for _ in range(stages)])
+        self.blocks = nn.ModuleList(
+            [ResidualBlock(dim, convolutions, dropout) for _ in range(stages)]
+        )
         self.doublings = nn.ModuleList([Upsample(dim, 2) for _ in range(stages)])
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,6 +76,14 @@ class Attention(nn.Module):
         )  # (B, H, T, d / H)
         return self.output(attended.transpose(1, 2).flatten(2))
 
+    def weights(self, x: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """Return how much each position of `x` (B, T, d) attends to each key; (B, H, T, S)."""
+        query = self._split(self.query(x))
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(dim=-1)
+
     def _split(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
         return x.view(batch, length, self.heads, -1).transpose(1, 2)

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
+from vqnmt.layers.transformer import DecoderLayer
 from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
-from vqnmt.search import Hypothesis, search
+from vqnmt.search import Hypothesis, SearchSettings, find_candidates
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,24 +86,58 @@ class AutoregressiveTransformer(nn.Module):
         rows = (append_eos(target) != PAD).nonzero()[:, 0]  # the sentence of each label
         return losses.new_zeros(len(target)).index_add_(0, rows, -losses)
 
+    @torch.no_grad()
+    def align(self, source: Tensor, target: Tensor) -> Tensor:
+        """Align each token of `target` (B, T) with the token of `source` (B, S) it attends to most.
+
+        The attention is the mean over the heads of all decoder layers, of the pass that predicts
+        the token; the source's end is left out.
+
+        Returns:
+            Indices 0 .. S - 1, (B, T); without meaning at padding.
+        """
+        inputs: list[tuple[Tensor, ...]] = []  # query input, keys, values of each layer
+        attentions = [
+            cast(DecoderLayer, layer).source_attention for layer in self.decoder.layers
+        ]
+        hooks = [
+            attention.register_forward_pre_hook(lambda _, given: inputs.append(given))
+            for attention in attentions
+        ]
+        try:
+            self._teacher_forced(source, target)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        weights = [
+            attention.weights(x, key, mask)
+            for attention, (x, key, _, mask) in zip(attentions, inputs, strict=True)
+        ]
+        attended = torch.stack(weights).mean(dim=(0, 2))  # (B, T + 1, S + 1)
+        attended = attended[:, :-1, :-1].masked_fill((source == PAD)[:, None], -1.0)
+        return attended.argmax(dim=-1)
+
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Score the next piece after `tokens` (N,); returns (N, V)."""
         return self.logits(self.decoder.step(self.embed(tokens), state))
 
-    @torch.inference_mode()
     def generate(
         self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
     ) -> list[Hypothesis]:
         """Translate `source` (B, S) by greedy search (`beam` 1) or beam search."""
-        state = self.decoder.start(*self.encode(source))
-        return search(
+        settings = SearchSettings(beam=beam, length_penalty=length_penalty)
+        return [found[0] for found in self.candidates(source, settings)]
+
+    @torch.inference_mode()
+    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[Hypothesis]]:
+        """Translate `source` (B, S) in several ways, see `vqnmt.search.find_candidates`."""
+        return find_candidates(
             self.step,
-            state,
+            self.decoder.start(*self.encode(source)),
             length_limits(source),
             begin=BOS,
             end=EOS,
-            beam=beam,
-            length_penalty=length_penalty,
+            settings=settings,
             forbidden=(PAD, BOS),
         )
 

@@ -24,11 +24,12 @@ from vqnmt.layers import (
 )
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.autoregressive import tied_embedding
+from vqnmt.models.codes import LatentTranslation, pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.losses import Losses
-from vqnmt.models.outputs import OUTPUTS
+from vqnmt.models.outputs import OUTPUTS, read
 from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
-from vqnmt.search import Hypothesis, search
+from vqnmt.search import SearchSettings, find_candidates
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,6 +48,8 @@ class LatentConfig:
     """Layers of the parallel output decoder."""
     compression: int = 3
     """n_c: a code stands for 2^n_c target tokens."""
+    residual_convolutions: int = 3
+    """Convolutions in each residual block of compressor and decompressor."""
     output: str = "ctc"
     """`ctc`, or `cross_entropy` at fixed positions as in document 002."""
     upsampling: int = 2
@@ -123,17 +126,18 @@ class LatentTransformer(nn.Module):
         super().__init__()
         self.config = config
         size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
+        convolutions = config.residual_convolutions
         self.embedding = tied_embedding(vocabulary_size, dim)
         self.encoder = Encoder(size, config.encoder_layers)
         self.target_positions = Positions(size)
         self.target_reader = DecoderLayer(size) if config.source_in_compressor else None
-        self.compressor = Compressor(dim, config.compression, dropout)
+        self.compressor = Compressor(dim, config.compression, convolutions, dropout)
         self.quantizer = build_quantizer(config.quantizer, dim)
         self.code_embedding = nn.Linear(dim, dim)
         self.begin = nn.Parameter(torch.randn(dim))
         self.predictor = Decoder(size, config.predictor_layers)
         self.code_output = nn.Linear(dim, self.end_of_codes + 1)
-        self.decompressor = Decompressor(dim, config.compression, dropout)
+        self.decompressor = Decompressor(dim, config.compression, convolutions, dropout)
         self.decoder = Decoder(size, config.decoder_layers)
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
@@ -212,13 +216,16 @@ class LatentTransformer(nn.Module):
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
         if self.training and self.continuous:
-            latents, code_losses, statistics = z_e, {}, {}
+            latents, code_losses, statistics, counts = z_e, {}, {}, {}
         else:
             bottleneck = self.quantizer(z_e, mask)
             code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
             prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
             latents, statistics = bottleneck.quantized, bottleneck.statistics
             code_losses = {"prediction": prediction, **bottleneck.losses}
+            codes = mask.sum()
+            counts = dict.fromkeys((*bottleneck.losses, *statistics), codes)
+            counts["prediction"] = codes + len(mask)
             if self.training and self.config.code_noise > 0:
                 latents = self._with_predicted(latents, code_logits)
         state = self.decoder.start(memory, memory_mask)
@@ -233,7 +240,7 @@ class LatentTransformer(nn.Module):
         losses = {"reconstruction": reconstruction, **code_losses}
         total = torch.stack(list(losses.values())).sum()
         terms = {name: value.detach() for name, value in losses.items()}
-        return Losses(total, tokens, {**terms, **statistics})
+        return Losses(total, tokens, {**terms, **statistics}, code_losses, counts)
 
     def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
@@ -260,27 +267,6 @@ class LatentTransformer(nn.Module):
         chosen = torch.rand(positions.shape[:2], device=positions.device) < self.gold_probability
         return torch.where(chosen[..., None], gold, positions)
 
-    def start_from(self, teacher: nn.Module) -> int:
-        """Copy an autoregressive teacher's embedding, encoder and decoder layers.
-
-        Returns:
-            The number of weights copied.
-
-        Raises:
-            VqnmtError: A weight of the same name has another shape.
-        """
-        own = self.state_dict()
-        found = {name: value for name, value in teacher.state_dict().items() if name in own}
-        for name, value in found.items():
-            if value.shape != own[name].shape:
-                raise VqnmtError(
-                    f"warm_start is true, but {name} has shape {tuple(value.shape)} in the teacher "
-                    f"and {tuple(own[name].shape)} in the student: give both the same "
-                    "transformer settings, or set warm_start=false"
-                )
-        self.load_state_dict(found, strict=False)
-        return sum(value.numel() for value in found.values())
-
     def set_progress(self, fraction: float) -> None:
         """Tell the curricula how much of training is done, 0 to 1."""
         self.continuous = fraction < self.config.continuous_start
@@ -303,40 +289,61 @@ class LatentTransformer(nn.Module):
             inputs = self.code_embedding(self.quantizer.codes_to_vectors(codes))
         return self.code_output(self.predictor.step(inputs, state))
 
-    @torch.inference_mode()
     def generate(
         self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
-    ) -> list[tuple[Hypothesis, list[int]]]:
-        """Translate `source` (B, S): predict the codes, then decode all tokens at once.
+    ) -> list[LatentTranslation]:
+        """Translate `source` (B, S): predict the codes, then decode all tokens at once."""
+        settings = SearchSettings(beam=beam, length_penalty=length_penalty)
+        return [found[0] for found in self.candidates(source, settings)]
+
+    @torch.inference_mode()
+    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[LatentTranslation]]:
+        """Translate `source` (B, S) in several ways: from each code sequence that is found.
 
         Returns:
-            For each sentence the codes with their log-probability, and the tokens.
+            For each sentence its candidates, in the order of `vqnmt.search.find_candidates`.
         """
         memory, memory_mask = self.encode(source)
         limits = length_limits(source).div(2**self.config.compression, rounding_mode="floor") + 1
-        hypotheses = search(
+        found = find_candidates(
             self.step,
             self.predictor.start(memory, memory_mask),
             limits,
             begin=self.end_of_codes,
             end=self.end_of_codes,
-            beam=beam,
-            length_penalty=length_penalty,
+            settings=settings,
         )
-        codes, mask = pad_codes([h.symbols for h in hypotheses], source.device)
-        tokens = self._tokens(codes, mask, memory, memory_mask)
-        return list(zip(hypotheses, tokens, strict=True))
+        rows = [i for i, hypotheses in enumerate(found) for _ in hypotheses]
+        codes, mask = pad_codes([h.symbols for hs in found for h in hs], source.device)
+        if rows != list(range(len(source))):
+            index = torch.tensor(rows, device=source.device)
+            memory, memory_mask = memory[index], memory_mask[index]
+        decoded = iter(self._decode_codes(codes, mask, memory, memory_mask))
+        translations = []
+        for hypotheses in found:
+            translations.append([])
+            for hypothesis in hypotheses:
+                tokens, spans = next(decoded)
+                spans = spans[: len(hypothesis.symbols)]
+                translations[-1].append(LatentTranslation(hypothesis, tokens, spans))
+        return translations
 
     @torch.inference_mode()
     def reconstruct(self, source: Tensor, target: Tensor) -> list[list[int]]:
         """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
-        return self._tokens(self.quantizer.nearest(z_e), mask, memory, memory_mask)
+        decoded = self._decode_codes(self.quantizer.nearest(z_e), mask, memory, memory_mask)
+        return [tokens for tokens, _ in decoded]
 
-    def _tokens(
+    def best_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
-    ) -> list[list[int]]:
+    ) -> tuple[Tensor, Tensor]:
+        """Decode `codes` (B, L), mask (B, L), to the best piece of each output position.
+
+        Returns:
+            The pieces (B, P), and which positions each write one token (B, P).
+        """
         latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
         state = self.decoder.start(memory, memory_mask)
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
@@ -344,48 +351,12 @@ class LatentTransformer(nn.Module):
         logits = self.logits(hidden)  # (B, P, V)
         logits[..., PAD] -= self.blank_penalty
         best = logits.argmax(dim=-1)  # (B, P)
-        return self.output.read(best, output_mask)
+        return best, self.output.starts(best, output_mask)
 
-
-def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
-    """Stretch the source over the positions: position i of n reads source state i * S // n.
-
-    Args:
-        memory: (B, S, d).
-        memory_mask: (B, S).
-        mask: (B, P), True at real positions.
-
-    Returns:
-        (B, P, d).
-    """
-    lengths, sources = mask.sum(dim=1, keepdim=True), memory_mask.sum(dim=1, keepdim=True)
-    index = torch.arange(mask.shape[1], device=mask.device) * sources // lengths  # (B, P)
-    index = index.minimum(sources - 1)  # positions of the padding
-    return memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))
-
-
-def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:
-    """Cross-entropy of the predictor against the mean of m one-hot codes (document 002).
-
-    Args:
-        logits: (B, L + 1, K + 1).
-        samples: (B, L, m) codes.
-        mask: (B, L), True at real codes.
-        end: The symbol that follows the last code.
-
-    Returns:
-        The mean over all codes and ends, a scalar in nats.
-    """
-    log_p = logits.log_softmax(dim=-1)
-    codes = log_p[:, :-1].gather(2, samples).mean(dim=2)  # (B, L)
-    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (B,)
-    return -(codes[mask].sum() + ends.sum()) / (mask.sum() + len(ends))
-
-
-def pad_codes(codes: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack lists of codes to (B, L) with the mask (B, L); a list without codes gets one, 0."""
-    codes = [row or [0] for row in codes]  # the decoder needs a position to stand on
-    longest = max(len(row) for row in codes)
-    padded = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
-    lengths = torch.tensor([len(row) for row in codes], device=device)
-    return padded, torch.arange(longest, device=device) < lengths[:, None]
+    def _decode_codes(
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> list[tuple[list[int], list[int]]]:
+        """Return the tokens of each sentence, and how many of them each code writes."""
+        best, starts = self.best_pieces(codes, mask, memory, memory_mask)
+        spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
+        return list(zip(read(best, starts), spans.tolist(), strict=True))

@@ -4,7 +4,6 @@ CTC (Graves et al. 2006) lets a position stay blank or repeat its neighbour, so 
 not fix the place of every word. `PAD`, which never stands in a text, serves as the blank.
 """
 
-from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -32,8 +31,8 @@ class Output(Protocol):
             target: (B, T).
         """
 
-    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
-        """Turn the best piece of each position (B, P) into token lists."""
+    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
+        """Mark (B, P) the positions of which each writes one token, its best piece (B, P)."""
 
 
 class CrossEntropy:
@@ -52,13 +51,9 @@ class CrossEntropy:
         chosen = F.linear(hidden[:, : labels.shape[1]][real], weight).float()
         return F.cross_entropy(chosen, labels[real]), int(real.sum())
 
-    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
+    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
         """Read up to the first EOS."""
-        rows = []
-        for tokens, length in zip(best.tolist(), mask.sum(dim=1).tolist(), strict=True):
-            tokens = tokens[:length]
-            rows.append(tokens[: tokens.index(EOS)] if EOS in tokens else tokens)
-        return rows
+        return mask & ((best == EOS).cumsum(dim=1) == 0)
 
 
 class Ctc:
@@ -98,10 +93,16 @@ class Ctc:
         tokens = int(lengths.sum())
         return (loss.sum() - (p - p.detach())) / tokens, tokens
 
-    def read(self, best: Tensor, mask: Tensor) -> list[list[int]]:
+    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
         """Collapse repeats, then drop blanks (the best path, not the best labelling)."""
-        best = torch.where(mask, best, PAD)
-        return [[t for t, _ in groupby(row) if t != PAD] for row in best.tolist()]
+        before = F.pad(best[:, :-1], (1, 0), value=PAD)
+        return mask & (best != PAD) & (best != before)
+
+
+def read(best: Tensor, starts: Tensor) -> list[list[int]]:
+    """Take from the best pieces (B, P) those that `Output.starts` marks; returns token lists."""
+    kept = zip(best.tolist(), starts.tolist(), strict=True)
+    return [[token for token, start in zip(*row, strict=True) if start] for row in kept]
 
 
 def own_classes(target: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from vqnmt.errors import VqnmtError
 from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
+from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
 from vqnmt.models.losses import Losses
 from vqnmt.settings import from_mapping
@@ -21,6 +22,7 @@ FORMAT = 2
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
+    "fertility": (FertilityConfig, FertilityTransformer),
     "latent": (LatentConfig, LatentTransformer),
 }
 

@@ -6,7 +6,7 @@ No encoder reacts to the codebook here: what a codebook loses, it loses by its o
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,7 +191,7 @@ def gaussian_vectors(config: CollapseConfig, seed: int) -> Tensor:
 
 @torch.no_grad()
 def encoder_vectors(
-    student: Translator, sources: list[str], targets: list[str], count: int, seed: int
+    student: Translator, sources: Sequence[str], targets: Sequence[str], count: int, seed: int
 ) -> Tensor:
     """Collect z_e (M, d) of random training pairs from a student's compressor, on the CPU.
 
@@ -219,7 +219,7 @@ def encoder_vectors(
 
 
 def padded_batches(
-    translator: Translator, sources: list[str], targets: list[str], seed: int = 0
+    translator: Translator, sources: Sequence[str], targets: Sequence[str], seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield source (B, S) and target (B, T) of all pairs, batches in random order."""
     rows, target_rows = translator.vocabulary.encode(sources), translator.vocabulary.encode(targets)

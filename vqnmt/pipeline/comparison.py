@@ -1,6 +1,5 @@
 """What the quantizer changes: collapse of the codebook, and a student with each quantizer."""
 
-import copy
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from vqnmt.pipeline.collapse import (
 )
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.stage import Stage
-from vqnmt.pipeline.translation import TranslationPipeline
+from vqnmt.pipeline.translation import TranslationPipeline, pair_name
 from vqnmt.progress import say
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
@@ -116,7 +115,7 @@ class QuantizerComparison:
         }
         records = []
         for stream, vectors in streams.items():
-            corpus = stream if stream == "gaussian" else self._corpus_name()
+            corpus = stream if stream == "gaussian" else pair_name(self.pipeline.corpus)
             for system, make in codebook_steps(quantizer).items():
                 history = train_codebook(make, vectors, settings, seed, f"{system} on {stream}")
                 plot_code_usage(
@@ -159,11 +158,9 @@ class QuantizerComparison:
 
     def _with_quantizer(self, name: str, quantizer: QuantizerConfig) -> TranslationPipeline:
         """Return a pipeline that shares all stages before the student."""
-        one = copy.copy(self.pipeline)
         model = dataclasses.replace(self.config.student_model, quantizer=quantizer)
-        one.config = dataclasses.replace(self.config, student_model=model)
-        one.folder, one.stages = self.folder / name, dict(self.pipeline.stages)
-        return one
+        config = dataclasses.replace(self.config, student_model=model)
+        return self.pipeline.with_student(config, self.folder / name)
 
     def _measure(self, name: str, pipeline: TranslationPipeline) -> Record:
         student, valid = pipeline.student, self.pipeline.corpus.valid
@@ -184,7 +181,7 @@ class QuantizerComparison:
         }
         size = sum(p.numel() for p in student.model.parameters())
         seconds = pipeline.stages["student"].seconds
-        return self._record(name, self._corpus_name(), metrics, seconds, size)
+        return self._record(name, pair_name(self.pipeline.corpus), metrics, seconds, size)
 
     def _record(
         self, system: str, corpus: str, metrics: dict[str, Metric], seconds: float, size: int
@@ -200,10 +197,6 @@ class QuantizerComparison:
             parameters=size,
             metrics=metrics,
         )
-
-    def _corpus_name(self) -> str:
-        corpus = self.pipeline.corpus
-        return f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
 
     def _publish(self, path: Path, pictures: Sequence[Path] = ()) -> list[Record]:
         """Copy records and pictures to the folder of records; return the records."""

@@ -5,8 +5,41 @@ from dataclasses import dataclass, field
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.errors import VqnmtError
-from vqnmt.models import AutoregressiveConfig, LatentConfig
+from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
 from vqnmt.training.config import TrainingConfig
+
+STUDENTS = {
+    "latent": "student_model",
+    "autoregressive": "autoregressive_student",
+    "fertility": "fertility_student",
+    "teacher": "teacher_model",
+}
+"""From each kind of student to the key of its settings; `teacher`: the teacher is its own."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DecodingConfig:
+    """How the student translates."""
+
+    beam: int = 1
+    """Beam over tokens or codes; 1 is greedy."""
+    candidates: int = 1
+    """Translations of each sentence, of which the teacher chooses the likeliest; 1: no choice."""
+    temperature: float | None = None
+    """Draws the candidates from p ** (1 / temperature); null: the best of a beam search (latent),
+    temperature 1 (fertility)."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key in ("beam", "candidates"):
+            if getattr(self, key) < 1:
+                raise VqnmtError(f"decoding.{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.temperature is not None and not self.temperature > 0:
+            raise VqnmtError(f"decoding.temperature is {self.temperature}; it must be above 0")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -19,6 +52,8 @@ class EvaluationConfig:
     """Timings of each sentence."""
     latency_warmup: int = 10
     """Sentences that each system translates before the clock runs."""
+    throughput_batches: list[int] = field(default_factory=list)
+    """Sizes of the batches in which the same sentences are timed again."""
     examples: int = 10
     """Translations that the report shows side by side."""
 
@@ -28,12 +63,17 @@ class EvaluationConfig:
         Raises:
             VqnmtError: Names the key, its value and the values allowed.
         """
-        for key in self.__slots__:
-            least = 1 if key == "latency_rounds" else 0
-            if getattr(self, key) < least:
+        least = {"latency_sentences": 0, "latency_rounds": 1, "latency_warmup": 0, "examples": 0}
+        for key, allowed in least.items():
+            if getattr(self, key) < allowed:
                 raise VqnmtError(
-                    f"evaluation.{key} is {getattr(self, key)}; it must be {least} or more"
+                    f"evaluation.{key} is {getattr(self, key)}; it must be {allowed} or more"
                 )
+        if any(size < 1 for size in self.throughput_batches):
+            raise VqnmtError(
+                f"evaluation.throughput_batches is {self.throughput_batches}; each must be 1 or "
+                "more"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,10 +107,18 @@ class PipelineConfig:
     """Whether the student trains on the teacher's output or on the raw text."""
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
+    student: str = "latent"
+    """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
-    """The student."""
+    """The latent student."""
+    autoregressive_student: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    """The autoregressive student: many encoder layers, one decoder layer."""
+    fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
+    """The fertility NAT."""
     student_training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How it is trained."""
+    """How the student of any kind is trained."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    """How the student translates."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is measured."""
     records: str | None = "results/translation"
@@ -85,6 +133,8 @@ class PipelineConfig:
         for key in ("max_train_tokens", "max_source_tokens", "beam"):
             if getattr(self, key) < 1:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.student not in STUDENTS:
+            raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
         if not self.run.strip():
             raise VqnmtError(f"run is {self.run!r}; give the run a folder, such as run=runs/first")
         if self.teacher_prefix and self.teacher == "own":

@@ -35,6 +35,10 @@ class BleuObserver:
         found = self.translator.translate(self.valid.sources)
         return {"valid/bleu": self.bleu([translation.text for translation in found])}
 
+    def score(self, values: dict[str, Any]) -> float:
+        """Compare validations by BLEU."""
+        return float(values["valid/bleu"])
+
     def epoch_end(self, model: nn.Module) -> dict[str, Any]:
         """Nothing is known only at the end of an epoch."""
         return {}
@@ -55,6 +59,10 @@ class LatentObserver(BleuObserver):
             "valid/bleu_oracle": self.bleu(oracle),
             "valid/blank_penalty": best,
         }
+
+    def score(self, values: dict[str, Any]) -> float:
+        """Compare validations by BLEU from predicted codes."""
+        return float(values["valid/bleu_predicted"])
 
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)

@@ -32,6 +32,17 @@ def load_teacher(
     name, settings = config.teacher, {"teacher": config.teacher}
     languages = corpus.source_language, corpus.target_language
     if not _is_model_folder(Path(name)):
+        count = config.decoding.candidates
+        own_only = {
+            f"student={config.student}": config.student in ("fertility", "teacher"),
+            f"decoding.candidates={count}": count > 1,
+        }
+        for setting, needed in own_only.items():
+            if needed:
+                raise VqnmtError(
+                    f"teacher={name}: {setting} needs a teacher of ours, for its alignments or "
+                    "scores: set teacher=own or give the folder of one"
+                )
         if config.teacher_prefix:
             settings["teacher_prefix"] = config.teacher_prefix
         return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
@@ -51,10 +62,16 @@ def load_teacher(
             f"teacher={name}: translates from {' to '.join(own)}, but the corpus is from "
             f"{' to '.join(languages)}: give a teacher of these languages"
         )
-    if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
+    same = (Path(name) / "spm.model").read_bytes() == vocabulary.read_bytes()
+    if config.warm_start and not same:
         raise VqnmtError(
             f"warm_start is true, but teacher={name} has another vocabulary than this run: set "
             "warm_start=false"
+        )
+    if config.student == "fertility" and not same:
+        raise VqnmtError(
+            f"student=fertility, but teacher={name} has another vocabulary than this run, so that "
+            "its alignments do not fit: set teacher=own"
         )
     teacher.max_source_tokens = config.max_source_tokens  # our models take any length
     # A training may have gone on in that folder since.

@@ -1,26 +1,31 @@
 """The main job: corpus, vocabulary, teacher, distillation, student, evaluation, report."""
 
+import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
 
-from vqnmt.data.batches import ParallelBatches, TokenizedText
-from vqnmt.data.corpus import Corpus, prepare_corpus
+from vqnmt.data.batches import ParallelBatches
+from vqnmt.data.corpus import BothSides, Corpus, prepare_corpus
+from vqnmt.data.lines import Lines
+from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.distillation import distill
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.report import CorpusFacts
-from vqnmt.files import atomic_write_text
-from vqnmt.models import AutoregressiveTransformer, LatentTransformer
-from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models.pretrained import ARCHITECTURES
+from vqnmt.models.warm_start import copy_weights
+from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.stage import Stage
 from vqnmt.pipeline.teachers import load_teacher
@@ -86,7 +91,7 @@ class TranslationPipeline:
 
     def train_vocabulary(self) -> None:
         """Stage 2: the joint sentencepiece vocabulary."""
-        config, train = self.config.vocabulary, self.corpus.train
+        config = self.config.vocabulary
         settings = {"vocabulary": dataclasses.asdict(config), "seed": self.config.seed}
         stage = self.stage("vocabulary", settings, after="corpus")
         path = stage.folder / "spm.model"
@@ -94,7 +99,7 @@ class TranslationPipeline:
             if not stage.has("spm.model"):
                 with stage.work():
                     Vocabulary.train(
-                        [*train.sources, *train.targets],
+                        BothSides(self.corpus.train),
                         config.size,
                         keep_pattern=self.corpus.keep_pattern,
                         model_type=config.model_type,
@@ -112,7 +117,8 @@ class TranslationPipeline:
             self.teacher, self.teacher_settings = load_teacher(config, self.corpus, path)
             if isinstance(self.teacher, Translator):
                 self._check_lengths(self.teacher.vocabulary)
-                self._new_student()  # a warm start that does not fit is told now, not in hours
+                if config.student != "teacher":  # a warm start that does not fit is told now
+                    self._new_student()
             return
         settings = {
             "teacher_model": dataclasses.asdict(config.teacher_model),
@@ -127,7 +133,7 @@ class TranslationPipeline:
             self._train(stage, model, BleuObserver, targets, config.teacher_training)
         self.teacher = Translator.from_pretrained(stage.folder)
 
-    def distill(self) -> list[str]:
+    def distill(self) -> Sequence[str]:
         """Stage 4: the teacher's beam output for the training sources."""
         config = self.config
         settings = {
@@ -137,54 +143,70 @@ class TranslationPipeline:
         }
         after = "teacher" if config.teacher == "own" else "vocabulary"
         stage = self.stage("distilled", settings, after=after)
-        sources, targets = self.corpus.train.sources, self.corpus.train.targets
+        sources = self.corpus.train.sources
         path = stage.folder / f"train.{self.corpus.target_language}"
         if not stage.has(path.name):
             with stage.work():
-                # A source may stand in several pairs; its translation is one.
-                distinct = list(dict.fromkeys(sources))
                 vocabulary = self.vocabulary
                 if isinstance(self.teacher, Translator):
                     vocabulary = self.teacher.vocabulary
-                fitting = [
-                    source
-                    for source, row in zip(distinct, vocabulary.encode(distinct), strict=True)
-                    if len(row) <= config.max_source_tokens
-                ]
-                if long := len(distinct) - len(fitting):
+
+                def fits(source: str) -> bool:
+                    return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
+
+                if long := distill(self.teacher, sources, path, beam=config.beam, fits=fits):
                     say(f"distillation: {long:,} sources over max_source_tokens stay empty")
-                found = distill(self.teacher, fitting, stage.folder / "parts", beam=config.beam)
-                texts = dict(zip(fitting, found, strict=True))
-                atomic_write_text(path, "".join(texts.get(source, "") + "\n" for source in sources))
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        if len(lines) != len(targets):
+        lines = Lines(path)
+        if len(lines) != len(sources):
             raise VqnmtError(
-                f"{path}: has {len(lines)} lines for {len(targets)} sources: remove the folder to "
+                f"{path}: has {len(lines)} lines for {len(sources)} sources: remove the folder to "
                 "distill again"
             )
         return lines
 
-    def train_student(self, targets: list[str]) -> None:
-        """Stage 5: the latent Transformer, on distilled or raw `targets`."""
+    def train_student(self, targets: Sequence[str]) -> None:
+        """Stage 5: the student, on distilled or raw `targets`."""
         config = self.config
+        if config.student == "teacher":
+            assert isinstance(self.teacher, Translator), "only our own teacher can be measured"
+            self.student = self.teacher
+            return
+        stage = self.student_stage()
+        if not self._trained_already(stage):
+            model, copied = self._new_student()
+            if copied:
+                say(f"student: {copied:,} weights start as the teacher's")
+            observer = LatentObserver if isinstance(model, LatentTransformer) else BleuObserver
+            self._train(stage, model, observer, targets, config.student_training)
+        self.student = Translator.from_pretrained(stage.folder)
+
+    def student_stage(self) -> Stage:
+        """Open the student's stage."""
+        config, key = self.config, STUDENTS[self.config.student]
         settings = {
-            "student_model": dataclasses.asdict(config.student_model),
+            key: dataclasses.asdict(getattr(config, key)),
             "student_training": dataclasses.asdict(config.student_training),
             **self._common_settings(),
             "distill": config.distill,
             "warm_start": config.warm_start,
         }
-        if config.teacher != "own" and config.warm_start and isinstance(self.teacher, Translator):
+        uses_teacher = config.warm_start or config.student == "fertility"
+        if config.teacher != "own" and uses_teacher and isinstance(self.teacher, Translator):
             settings |= self.teacher_settings
         before = "distilled" if config.distill else "teacher"
         after = before if before in self.stages else "vocabulary"
-        stage = self.stage("student", settings, after=after)
-        if not self._trained_already(stage):
-            model, copied = self._new_student()
-            if copied:
-                say(f"student: {copied:,} weights start as the teacher's")
-            self._train(stage, model, LatentObserver, targets, config.student_training)
-        self.student = Translator.from_pretrained(stage.folder)
+        return self.stage("student", settings, after=after)
+
+    def with_student(self, config: PipelineConfig, folder: Path) -> "TranslationPipeline":
+        """Return a pipeline that shares all stages before the student, with one of its own.
+
+        Args:
+            config: As this pipeline's, but for the student and how it is trained and used.
+            folder: Where its stages stand.
+        """
+        one = copy.copy(self)
+        one.config, one.folder, one.stages = config, folder, dict(self.stages)
+        return one
 
     # --- helpers -----------------------------------------------------------------------------
 
@@ -224,20 +246,25 @@ class TranslationPipeline:
             say(f"{stage.folder.name}: trained already")
         return found
 
-    def _new_student(self) -> tuple[LatentTransformer, int]:
+    def _new_student(self) -> tuple[nn.Module, int]:
         """Return the untrained student, and how many of its weights are the teacher's."""
-        set_seed(self.config.seed)
-        model = LatentTransformer(self.config.student_model, len(self.vocabulary))
-        if not (self.config.warm_start and isinstance(self.teacher, Translator)):
+        config = self.config
+        set_seed(config.seed)
+        architecture = ARCHITECTURES[config.student][1]
+        model = architecture(getattr(config, STUDENTS[config.student]), len(self.vocabulary))
+        if isinstance(model, FertilityTransformer):
+            assert isinstance(self.teacher, Translator)  # load_teacher takes no other
+            model.align = cast(AutoregressiveTransformer, self.teacher.model).align
+        if not (config.warm_start and isinstance(self.teacher, Translator)):
             return model, 0
-        return model, model.start_from(self.teacher.model)
+        return model, copy_weights(model, self.teacher.model)
 
     def _train(
         self,
         stage: Stage,
         model: nn.Module,
         observer: type[BleuObserver],
-        targets: list[str],
+        targets: Sequence[str],
         training: TrainingConfig,
     ) -> None:
         """Train `model` on the training sources and `targets`; leave the model folder."""
@@ -251,7 +278,7 @@ class TranslationPipeline:
         )
         watch = observer(translator, corpus.valid, corpus.target_language)
         with stage.work():
-            batches = self._batches(stage.folder / "tokens", targets, training.batch_tokens, name)
+            batches = self.batches(stage.folder / "tokens", targets, training.batch_tokens, name)
             folder = stage.folder / "training"
             trainer = Trainer(model, batches, watch, training, folder, seed, name)
             model.load_state_dict(trainer.train())
@@ -265,29 +292,38 @@ class TranslationPipeline:
                 translator.save_pretrained(stage.folder, card)
             PartialState().wait_for_everyone()
 
-    def _batches(
-        self, folder: Path, targets: list[str], batch_tokens: int, name: str
+    def batches(
+        self, folder: Path, targets: Sequence[str], batch_tokens: int, name: str
     ) -> ParallelBatches:
-        """Tokenise the pairs that pass the filters."""
+        """Tokenise the training sources and `targets`, but for the pairs that the filters drop.
+
+        Args:
+            folder: Gets the tokens; those of the same pairs that are there already are used.
+            targets: Translations of the training sources.
+            batch_tokens: See `plan_batches`.
+            name: Of the model that trains on them, for what is printed.
+
+        Raises:
+            VqnmtError: No pair is left.
+        """
         fit = self.config.corpus.pair_filter()
         sources = self.corpus.train.sources
-        pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if not fit.reason(s, t)]
+        state = PartialState()
+        if state.is_main_process:
+            tokenize_pairs(sources, targets, self.vocabulary, folder, fit, name)
+        state.wait_for_everyone()
+        tokens = open_tokens(folder)
+        pairs = len(tokens[0])
         if not pairs:
             raise VqnmtError(
                 f"{name}: none of {len(sources):,} pairs passes the filters corpus.max_words and "
                 "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
             )
         limit = self.config.max_train_tokens
-        state = PartialState()
-        if state.is_main_process:
-            for part, side in enumerate(("source", "target")):
-                TokenizedText.encode((pair[part] for pair in pairs), self.vocabulary, folder / side)
-        state.wait_for_everyone()
-        texts = [TokenizedText.open(folder / side) for side in ("source", "target")]
-        batches = ParallelBatches(texts[0], texts[1], batch_tokens, self.config.seed, limit)
+        batches = ParallelBatches(*tokens, batch_tokens, self.config.seed, limit)
         say(
-            f"{name}: trains on {len(batches):,} pairs; dropped: {len(sources) - len(pairs):,} by "
-            f"the filters, {len(pairs) - len(batches):,} over {limit} tokens"
+            f"{name}: trains on {len(batches):,} pairs; dropped: {len(sources) - pairs:,} by "
+            f"the filters, {pairs - len(batches):,} over {limit} tokens"
         )
         return batches
 
@@ -295,6 +331,11 @@ class TranslationPipeline:
 def _split_name(part: str) -> str:
     """Name a part of the corpus as the tables do: a test set by its own name."""
     return part.removeprefix("test.")
+
+
+def pair_name(corpus: Corpus) -> str:
+    """Name a corpus and its languages as records do: `multi30k-en-de`."""
+    return f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
 
 
 def corpus_facts(corpus: Corpus) -> CorpusFacts:

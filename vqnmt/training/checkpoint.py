@@ -1,83 +1,180 @@
-"""Checkpoints to resume from and snapshots of weights to average."""
+"""Checkpoints to resume from and snapshots of weights to average.
 
+A file's name ends in a checksum of its content, which is verified whenever the file is read.
+"""
+
+import hashlib
 import io
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import load, save
+from torch import Tensor
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.progress import say
+
+# Hexadecimal digits of the SHA-256 in a file's name.
+DIGITS = 16
+
+
+class Series:
+    """The files `<name>-<step>-<checksum><ending>` in one folder, the newest last.
+
+    Args:
+        folder: Where they stand; made on first write.
+        name: Of one kind of content.
+        ending: With its dot.
+    """
+
+    def __init__(self, folder: Path, name: str, ending: str) -> None:
+        self.folder, self.name, self.ending = folder, name, ending
+        self._damaged: set[Path] = set()
+
+    def paths(self) -> list[Path]:
+        """List the files, by step."""
+        return sorted(self.folder.glob(f"{self.name}-*{self.ending}"), key=self.step)
+
+    def step(self, path: Path) -> int:
+        """Read the step in a file's name."""
+        found = re.match(rf"{self.name}-(\d+)", path.name)
+        return int(found[1]) if found else -1
+
+    def write(self, step: int, content: bytes, keep: int, also: Collection[int] = ()) -> None:
+        """Write a file completely or not at all, then remove what is too old.
+
+        Files of later steps go too: the training has gone back behind them.
+
+        Args:
+            step: Names the file.
+            content: Its bytes.
+            keep: How many files to keep, this one included.
+            also: Steps whose files are kept besides.
+        """
+        name = f"{self.name}-{step}-{_checksum(content)}{self.ending}"
+        with atomic_path(self.folder / name) as temporary:
+            temporary.write_bytes(content)
+        others = [path for path in self.paths() if path.name != name]
+        earlier = [p for p in others if self.step(p) < step and p not in self._damaged]
+        kept = {*earlier[max(len(earlier) - keep + 1, 0) :]}
+        kept |= {path for path in earlier if self.step(path) in also}
+        for path in others:
+            if path not in kept:
+                path.unlink()
+
+    def read(self, path: Path) -> bytes | None:
+        """Return a file's content; None, with a warning, if it is not what was written."""
+        content = path.read_bytes()
+        if path.stem.split("-")[-1] == _checksum(content):
+            return content
+        self._damaged.add(path)
+        say(f"warning: {path}: damaged, its checksum is not the one in its name; passed over")
+        return None
+
+    def remove_temporaries(self) -> None:
+        """Remove what a process that was killed has left of a write."""
+        for path in self.folder.glob(f".{self.name}-*.tmp"):
+            path.unlink()
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
 
 
 class Checkpoints:
-    """The checkpoints of one training, `checkpoint-<step>.pt`, and its `weights-<step>`.
+    """The checkpoints of one training and the snapshots of its weights.
 
     Args:
         folder: Where they stand; made on first save.
-        keep: Checkpoints to keep; older ones are removed once a newer one is complete.
+        keep: Checkpoints to keep, and the best beside them.
         average: Snapshots of weights to keep.
     """
 
     def __init__(self, folder: Path, keep: int, average: int) -> None:
         self.folder, self.keep, self.average = folder, keep, average
+        self._states = Series(folder, "checkpoint", ".pt")
+        self._weights = Series(folder, "weights", ".safetensors")
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state` completely or not at all, then remove what is too old."""
+    def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
+        """Write `state` completely or not at all, then remove what is too old.
+
+        Args:
+            step: Optimiser steps taken.
+            state: What to resume from.
+            best: The step whose checkpoint stays however old it is.
+        """
         buffer = io.BytesIO()  # torch.save to a file would hide the error of a full disk
         torch.save(state, buffer)
-        with atomic_path(self._path(step)) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-        for old in self._numbered("checkpoint-*.pt")[: -self.keep]:
-            old.unlink()
+        self._states.write(step, buffer.getvalue(), self.keep, () if best is None else (best,))
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint's state; None where there is none.
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that is whole; None where there is none at all.
 
         Raises:
-            VqnmtError: The newest checkpoint cannot be read.
+            VqnmtError: There are checkpoints, but none is whole.
         """
-        paths = self._numbered("checkpoint-*.pt")
-        if not paths:
-            return None
-        try:
-            state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
-        except Exception as error:
+        for series in (self._states, self._weights):
+            series.remove_temporaries()
+        paths = self._states.paths()
+        for path in reversed(paths):
+            if self._states.read(path) is not None:
+                return path
+        if paths:
             raise VqnmtError(
-                f"{paths[-1]}: not a complete checkpoint ({type(error).__name__}): remove it to "
-                "resume from the one before"
-            ) from error
+                f"{self.folder}: none of its {len(paths)} checkpoints is whole: remove this folder "
+                "to train anew"
+            )
+        return None
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Return the state in a checkpoint that `newest` has found.
+
+        Raises:
+            VqnmtError: It is not there, or not what was written.
+        """
+        content = self._states.read(path) if path.exists() else None
+        if content is None:
+            raise VqnmtError(
+                f"{path}: the first process reads this checkpoint, but this one does not: put "
+                "run=... on a file system that all machines share"
+            )
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
         return state
 
-    def snapshot(self, step: int, model: nn.Module) -> None:
-        """Write the weights of `model`, and keep the last `average` of such files."""
-        with atomic_path(self.folder / f"weights-{step}.safetensors") as temporary:
-            temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
-        for old in self._numbered("weights-*.safetensors")[: -self.average]:
-            old.unlink()
+    def snapshot(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Write `weights`, and keep the last `average` of such files."""
+        content = save({name: value.contiguous() for name, value in weights.items()})
+        self._weights.write(step, content, self.average)
 
     def averaged(self, trained: set[str]) -> dict[str, Tensor]:
         """Average the snapshots: the mean for the names in `trained`, else the newest value.
 
         A codebook's counts and vectors belong together, so what is not a parameter is not
         averaged.
+
+        Raises:
+            VqnmtError: No snapshot is there, or none is whole.
         """
-        paths = self._numbered("weights-*.safetensors")
-        if not paths:
-            raise VqnmtError(f"{self.folder}: no weights-*.safetensors to average; train first")
-        state = load_file(paths[-1])
-        for path in paths[:-1]:
-            for name, value in load_file(path).items():
-                if name in trained:
-                    state[name] += value
+        average: dict[str, Tensor] = {}
+        count = 0
+        for path in reversed(self._weights.paths()):
+            content = self._weights.read(path)
+            if content is None:
+                continue
+            count += 1
+            state = load(content)
+            average = average or state
+            if count > 1:
+                for name in trained:
+                    average[name] += state[name]
+        if not count:
+            raise VqnmtError(f"{self.folder}: no whole weights-*.safetensors to average: train")
         for name in trained:
-            state[name] /= len(paths)
-        return state
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step}.pt"
-
-    def _numbered(self, pattern: str) -> list[Path]:
-        return sorted(self.folder.glob(pattern), key=lambda p: int(p.stem.split("-")[1]))
+            average[name] /= count
+        return average

@@ -30,6 +30,11 @@ class TrainingConfig:
     """Adam's decay of the second moment."""
     clip_norm: float = 1.0
     """Largest gradient norm."""
+    skip_factor: float = 100.0
+    """A step whose gradient is not finite, or over so many times the average norm of the steps
+    before, is left out."""
+    skip_limit: int = 20
+    """So many steps left out in a row end the training."""
     precision: str = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 where the processor has matrix units for it."""
     log_every: int = 25
@@ -39,7 +44,7 @@ class TrainingConfig:
     average: int = 5
     """The trained model is the mean of the last so many snapshots."""
     keep: int = 2
-    """Checkpoints kept to resume from."""
+    """Checkpoints kept to resume from; that of the best validation stays beside them."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -49,9 +54,11 @@ class TrainingConfig:
         """
         for key in ("steps", "batch_tokens", "accumulation", "log_every", "validate_every"):
             self._at_least(key, 1)
-        for key in ("average", "keep"):
+        for key in ("average", "keep", "skip_limit"):
             self._at_least(key, 1)
         self._at_least("warmup", 0)
+        if not self.skip_factor > 1:
+            raise VqnmtError(f"training.skip_factor is {self.skip_factor}; it must be above 1")
         for key in ("learning_rate", "clip_norm"):
             if not getattr(self, key) > 0:
                 raise VqnmtError(f"training.{key} is {getattr(self, key)}; it must be above 0")

@@ -5,28 +5,33 @@ run that is stopped and resumed equals one that was not. A batch is shared out o
 so that their number changes neither the batches nor the number of steps.
 """
 
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.models.losses import Losses
-from vqnmt.progress import Progress
+from vqnmt.progress import Progress, say
+from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints
 from vqnmt.training.config import TrainingConfig
+from vqnmt.training.distribution import DistributedModel
+from vqnmt.training.faults import LatentGuard, SkipRule
+from vqnmt.training.interruption import SIGNALS, Interruption
+from vqnmt.training.meter import Meter
 from vqnmt.training.metrics import MetricsLog
 from vqnmt.training.optimizer import make_optimizer
+from vqnmt.training.process_state import load_process_states, process_state, seed_anew
 from vqnmt.training.schedule import learning_rate
+
+# What says how far a training is.
+POSITION = ("step", "epoch", "position", "best")
 
 
 class Batches(Protocol):
@@ -35,8 +40,8 @@ class Batches(Protocol):
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """Plan the batches of `epoch`, the same on every process."""
 
-    def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return source (B, S) and target (B, T) of one planned batch."""
+    def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """Return what the model's `forward` takes of one planned batch: source and target, say."""
 
 
 class Observer(Protocol):
@@ -44,6 +49,9 @@ class Observer(Protocol):
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Return validation metrics of `model`, which is in evaluation mode."""
+
+    def score(self, values: dict[str, Any]) -> float:
+        """Return how good a validation with these metrics is, the higher the better."""
 
     def epoch_end(self, model: nn.Module) -> dict[str, Any]:
         """Return what is known only at the end of an epoch."""
@@ -53,7 +61,7 @@ class Trainer:
     """Trains one model and leaves checkpoints, metrics and averaged weights in a folder.
 
     Args:
-        model: Its `forward(source, target)` returns `Losses`. If it has `set_progress` and
+        model: Its `forward(*batch)` returns `Losses`. If it has `set_progress` and
             `after_optimizer_step`, they are called before and after each optimiser step.
         batches: The training data.
         observer: Validation and epoch statistics.
@@ -74,42 +82,43 @@ class Trainer:
         name: str,
     ) -> None:
         self.config, self.batches, self.observer, self.name = config, batches, observer, name
-        # Autocast is entered below: accelerate's own fixes one precision for the process's life.
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="no",
-            # A curriculum may leave out parts of a model for a while.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
+        self.distributed = DistributedModel(model)
+        self.inner = self.distributed.trained
         self.bf16 = wants_bf16(config.precision)
-        self.inner = model
-        self.optimizer = make_optimizer(model, config, self.bf16)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.optimizer = make_optimizer(self.inner, config, self.bf16)
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
         self.step, self.epoch, self.position = 0, 0, 0
-        self._meter = _Meter()
-        self._stop = False
+        self.best: tuple[int, float] | None = None  # step and score of the best validation
+        self.skips = SkipRule(config)
+        self._meter = Meter()
+        self._guard = LatentGuard(self.inner)
+        self._quantizers = [m for m in self.inner.modules() if isinstance(m, Quantizer)]
+        self._interruption = Interruption()
+        self._stop = [0] * len(SIGNALS)  # how many processes have received each signal
 
     def train(self) -> dict[str, Tensor]:
-        """Train to the last step, from the newest checkpoint on; return the averaged weights.
+        """Train to the last step, from the newest whole checkpoint on; return averaged weights.
 
         Raises:
-            VqnmtError: The loss is not finite, or the run was interrupted (and saved).
+            VqnmtError: Too many steps in a row had to be left out, or the run was interrupted (and
+                saved); `Terminated` if by SIGTERM.
         """
         set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
         self._resume()
-        metrics = MetricsLog(self.folder, self.step) if self.accelerator.is_main_process else None
+        is_main = self.distributed.accelerator.is_main_process
+        metrics = MetricsLog(self.folder, self.step) if is_main else None
         with (
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
-            _Signals(self._request_stop),
+            self._interruption,
+            self._guard,
         ):
             for row in self._run(progress):
                 if metrics is not None:
                     metrics.write(self.step, row)
         if metrics is not None:
             metrics.close()
-        self.accelerator.wait_for_everyone()  # until the last snapshot is written
+        self.distributed.accelerator.wait_for_everyone()  # until the last snapshot is written
         return self.checkpoints.averaged({name for name, _ in self.inner.named_parameters()})
 
     def _run(self, progress: Progress) -> Iterator[dict[str, Any]]:
@@ -121,13 +130,16 @@ class Trainer:
                 raise VqnmtError(f"{self.folder}: epoch {self.epoch} has no batch: give it text")
             while self.position < len(plan) and self.step < config.steps:
                 group = plan[self.position : self.position + config.accumulation]
-                self._optimize(group, meter)
+                norm = self._optimize(group)
                 self.position += len(group)
                 self.step += 1
+                if norm is not None:
+                    self._report_skip(norm, progress)
                 progress.update(1, meter.summary())
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     row = meter.flush()
                     row["train/learning_rate"] = learning_rate(config, self.step - 1)
+                    row["train/skipped_steps"] = self.skips.skipped
                     yield row
                 if self.position >= len(plan):
                     self.epoch, self.position = self.epoch + 1, 0
@@ -139,208 +151,173 @@ class Trainer:
                     yield values
                     self._save(snapshot=True)
                 # After the last step nothing is left to interrupt.
-                if self.step < config.steps and self._stop_is_asked():
+                if self.step < config.steps and any(self._stop):
                     self._save(snapshot=False)
-                    raise VqnmtError(
-                        f"{self.folder}: interrupted at step {self.step} and saved: start the "
-                        "same command again to go on"
-                    )
+                    raise self._interruption.error(self._stop, str(self.folder), self.step)
 
-    def _optimize(self, group: list[NDArray[np.int64]], meter: "_Meter") -> None:
+    # --- one step ----------------------------------------------------------------------------
+
+    def _optimize(self, group: list[NDArray[np.int64]]) -> float | None:
         """Take one optimiser step on the batches `group`.
 
-        The gradient is the mean over the target tokens of all batches and processes: as that of
-        one big batch for a loss that is a mean over tokens. Terms that are means over something
-        else (`prediction` and `commitment`: over codes) are weighted by target tokens too.
+        A batch has the loss that one process would find, whatever the number of processes: each
+        term is its mean over the whole batch. The gradient of the step is the mean over its
+        batches, weighted by target tokens; the processes sum it up once, after the last.
+
+        Returns:
+            The norm of the gradient if the step was left out for it.
         """
-        model, config = self.model, self.config
-        processes = self.accelerator.num_processes
+        config, trained = self.config, self.inner
+        processes = self.distributed.processes
         alone = processes == len(group) == 1  # the mean over tokens already
-        model.train()
-        call(self.inner, "set_progress", self.step / config.steps)
+        trained.train()
+        call(trained, "set_progress", self.step / config.steps)
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate(config, self.step)
-        tokens = 0
-        for indices in group:
-            losses, weight = self._forward(indices)
-            self.accelerator.backward(losses.total if alone else losses.total * weight)
-            meter.add(losses)
-            tokens += weight
+        found = []
+        facts = torch.zeros((), dtype=torch.int64)
+        for number, indices in enumerate(group, 1):
+            with self.distributed.accumulating(last=number == len(group)):
+                losses = self._forward(indices)
+                share, of_batch = self._share(losses)
+                self._guard.checked(losses.total if alone else share).backward()
+            losses.total = share.detach() / max(losses.tokens, 1)  # to log
+            found.append(losses)
+            facts = facts + of_batch
+        *self._stop, tokens = facts.tolist()
         if not alone:
             # The sum over tokens, which the processes have averaged, becomes the mean.
-            count = torch.tensor(tokens, device=self.accelerator.device)
-            tokens = int(self.accelerator.reduce(count, reduction="sum").item())
-            for parameter in self.inner.parameters():
+            for parameter in trained.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(processes / tokens)
-        meter.count(tokens)
-        norm = self.accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        if not torch.isfinite(norm):
-            raise VqnmtError(
-                f"{self.folder}: the gradient is {norm.item()} at step {self.step + 1}: lower "
-                f"{self.name}_training.learning_rate and name another run=..., because this run's "
-                "settings cannot change"
-            )
-        self.optimizer.step()
+        norm = self.distributed.clip_gradient(config.clip_norm)
+        accepted = self.skips.accepts(norm)
+        if accepted:
+            self.optimizer.step()
+            self._meter.add(found, tokens)
         self.optimizer.zero_grad()
-        call(self.inner, "after_optimizer_step")
+        if not accepted:
+            self._guard.clear()
+            return norm
+        call(trained, "after_optimizer_step")
+        return None
 
-    def _forward(self, indices: NDArray[np.int64]) -> tuple[Losses, int]:
-        """Return the losses of this process's share of a batch, and its target tokens.
+    def _forward(self, indices: NDArray[np.int64]) -> Losses:
+        """Return the losses of this process's share of a batch, its pairs in their order.
 
         In a batch of fewer pairs than processes, those without a share keep step on another's
-        pair, in evaluation mode so that the codebook does not count it, with 0 tokens.
+        pair, with 0 tokens; the quantizers are then in evaluation mode so as not to count it.
         """
-        device, rank = self.accelerator.device, self.accelerator.process_index
-        idle = rank >= len(indices)
-        share = indices[:1] if idle else indices[rank :: self.accelerator.num_processes]
-        source, target = (x.to(device) for x in self.batches.collate(share))
+        distributed = self.distributed
+        device = distributed.accelerator.device
+        share = np.array_split(indices, distributed.processes)[distributed.rank]
+        idle = len(share) == 0
         if idle:
-            self.model.eval()
+            share = indices[:1]
+            for quantizer in self._quantizers:
+                quantizer.eval()
+        batch = [x.to(device) for x in self.batches.collate(share)]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            losses: Losses = self.model(source, target)
+            losses: Losses = distributed.forward(*batch)
         if idle:
-            self.model.train()
-        return losses, 0 if idle else losses.tokens
+            losses.tokens = 0
+            losses.counts = {key: torch.zeros_like(count) for key, count in losses.counts.items()}
+            for quantizer in self._quantizers:
+                quantizer.train()
+        return losses
+
+    def _share(self, losses: Losses) -> tuple[Tensor, Tensor]:
+        """Weigh `losses` so that those of all processes add up to the batch's, times its tokens.
+
+        Returns:
+            This process's part of the loss; and int64, summed over the processes, which signals
+            have come and the number of target tokens.
+        """
+        own = torch.tensor([*self._interruption.flags(), losses.tokens])
+        facts = own.to(losses.total.device)
+        if self.distributed.processes == 1:
+            return losses.total * losses.tokens, facts
+        counts = [losses.counts[name].view(1) for name in losses.parts]
+        whole = self.distributed.accelerator.reduce(torch.cat([facts, *counts]), reduction="sum")
+        facts, totals = whole.tensor_split([len(own)])
+        loss = losses.total * losses.tokens
+        for part, count, total in zip(losses.parts.values(), counts, totals, strict=True):
+            # A mean over codes, say, is weighted by codes; `total` has it by tokens.
+            loss = loss + part * (facts[-1] * count[0] / total - losses.tokens)
+        return loss, facts
+
+    def _report_skip(self, norm: float, progress: Progress) -> None:
+        progress.write(
+            f"warning: {self.name}: step {self.step:,} was left out, its gradient has norm {norm:g}"
+        )
+        if self.skips.exhausted:
+            good = self.checkpoints.newest()
+            raise VqnmtError(
+                f"{self.folder}: {self.skips.in_a_row} steps in a row up to step {self.step} were "
+                f"left out, the gradient of the last has norm {norm:g}; the last good checkpoint "
+                f"is {good or 'none'}: lower {self.name}_training.learning_rate and "
+                "name another run=..., because this run's settings cannot change"
+            )
 
     def _validate(self) -> dict[str, Any]:
-        self.model.eval()
-        with torch.no_grad():
-            values = self.observer.validate(self.inner)
-        self.model.train()
+        with self.distributed.gathered() as model:
+            model.eval()
+            with torch.no_grad():
+                values = self.observer.validate(model)
+            model.train()
+        score = self.observer.score(values)
+        if self.best is None or score > self.best[1]:
+            self.best = self.step, score
         return values
 
-    def _stop_is_asked(self) -> bool:
-        """Whether any process has been asked to stop; all stop at the same step."""
-        asked = torch.tensor(float(self._stop), device=self.accelerator.device)
-        return self.accelerator.reduce(asked, reduction="sum").item() > 0
-
-    def _request_stop(self) -> None:
-        self._stop = True
+    # --- checkpoints -------------------------------------------------------------------------
 
     def _save(self, snapshot: bool) -> None:
         """Write a checkpoint that resumes every process; all processes must call it."""
-        processes = gather_object([self._own_state()])
-        if not self.accelerator.is_main_process:
+        processes = gather_object([process_state(self.inner, self._meter)])
+        weights = self.distributed.weights()
+        optimizer = self.distributed.optimizer_state(self.optimizer)
+        if not self.distributed.accelerator.is_main_process:
             return
         if snapshot:
-            self.checkpoints.snapshot(self.step, self.inner)
+            self.checkpoints.snapshot(self.step, weights)
         self.checkpoints.save(
             self.step,
             {
-                "model": self.inner.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "position": {
-                    "step": self.step,
-                    "epoch": self.epoch,
-                    "position": self.position,
-                },
+                "model": weights,
+                "optimizer": optimizer,
+                "position": {name: getattr(self, name) for name in POSITION},
+                "skips": self.skips.state(),
                 "processes": processes,
             },
+            self.best and self.best[0],
         )
 
-    def _own_state(self) -> dict[str, Any]:
-        """Return what differs between the processes: random states and running statistics."""
-        random_states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random_states["cuda"] = torch.cuda.get_rng_state()
-        running = {
-            name: {key: value.cpu() for key, value in module.running_state().items()}
-            for name, module in self.inner.named_modules()
-            if hasattr(module, "running_state")
-        }
-        return {"random": random_states, "meter": self._meter.state(), "running": running}
-
     def _resume(self) -> None:
-        state = self.checkpoints.load()
-        if state is None:
+        """Go on from the newest whole checkpoint, which the first process chooses for all."""
+        distributed, rank = self.distributed, self.distributed.rank
+        chosen = [self.checkpoints.newest() if rank == 0 else None]
+        (path,) = broadcast_object_list(chosen)
+        if path is None:
             return
-        self.inner.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for key, value in state["position"].items():
-            setattr(self, key, value)
-        rank = self.accelerator.process_index
-        if rank < len(state["processes"]):  # a process more than before starts anew
-            self._load_own_state(state["processes"][rank])
-
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        self._meter.load(state["meter"])
-        device = self.accelerator.device
-        for name, running in state["running"].items():
-            running = {key: value.to(device) for key, value in running.items()}
-            call(self.inner.get_submodule(name), "load_running_state", running)
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random"]["cuda"])
-
-
-class _Meter:
-    """Token-weighted means of this process's losses since the last flush, and the token rate."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, int] = {}  # a term may be missing from some batches
-        self._last = ""
-        self._tokens, self._start = 0, time.perf_counter()
-
-    def add(self, losses: Losses) -> None:
-        """Take in the losses of one batch."""
-        for name, value in {"total": losses.total.detach(), **losses.terms}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.cpu() * losses.tokens
-            self._weights[name] = self._weights.get(name, 0) + losses.tokens
-
-    def count(self, tokens: int) -> None:
-        """Count the target tokens of one step, those of all processes."""
-        self._tokens += tokens
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold for the next row to come out the same."""
-        return {"sums": self._sums, "weights": self._weights}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; the token rate starts anew."""
-        self._sums, self._weights = state["sums"], state["weights"]
-
-    def summary(self) -> str:
-        """Say the mean loss so far in a few characters."""
-        if self._tokens:
-            rate = self._tokens / (time.perf_counter() - self._start)
-            loss = self._sums["total"] / self._weights["total"]
-            self._last = f"loss {loss:.3f} · {rate:,.0f} tokens/s"
-        return self._last
-
-    def flush(self) -> dict[str, Any]:
-        """Return the means and start anew."""
-        row: dict[str, Any] = {
-            f"train/{name}": (value / self._weights[name]).item()
-            for name, value in self._sums.items()
-        }
-        row["train/tokens_per_second"] = self._tokens / (time.perf_counter() - self._start)
-        self._sums, self._weights = {}, {}
-        self._tokens, self._start = 0, time.perf_counter()
-        return row
-
-
-class _Signals:
-    """While active, Ctrl-C and SIGTERM ask the loop to save and stop at the next step."""
-
-    def __init__(self, request: Callable[[], None]) -> None:
-        self._request = request
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def handle(number: int, frame: FrameType | None) -> None:
-            self._request()
-
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: the caller handles signals
-            pass
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        state = self.checkpoints.load(path)
+        distributed.load_weights(state["model"])
+        distributed.load_optimizer_state(self.optimizer, state["optimizer"])
+        for name in POSITION:
+            setattr(self, name, state["position"][name])
+        self.skips.load(state["skips"])
+        states = state["processes"]
+        if len(states) == distributed.processes:
+            states = [states[rank]]
+        else:
+            say(
+                f"{self.name}: resumed at step {self.step:,}, processes: {distributed.processes}, "
+                f"before {len(states)}; the batches stay as they were; dropout and sampled codes "
+                "draw new random numbers"
+            )
+            seed_anew(self.seed, self.step, rank)
+            states = states if rank == 0 else []
+        load_process_states(states, self.inner, self._meter, distributed.accelerator.device)
 
 
 def call(model: nn.Module, method: str, *arguments: Any) -> None:

@@ -1,0 +1,52 @@
+"""Train and measure all systems of the image table, one after another; print the table.
+
+    python scripts/reproduce_image.py [budget=gpu] [systems=[vqvae_ema,vqvae_em]] [key=value ...]
+
+What is done is skipped; starting the same command again resumes. Each system is a run of
+train_image.py with the same keys, in runs/images/<data>-<system>-<budget>.
+"""
+
+from typing import Any
+
+from accelerate import PartialState
+from command_line import load_config, run
+
+from vqnmt.evaluation.image_tables import image_table
+from vqnmt.evaluation.records import Record
+from vqnmt.pipeline.image_config import ImagePipelineConfig
+from vqnmt.pipeline.image_evaluation import ImageEvaluation
+from vqnmt.pipeline.images import ImagePipeline
+from vqnmt.progress import say
+from vqnmt.settings import from_mapping
+
+NAME = "reproduce_image"
+
+
+def main(arguments: list[str]) -> None:
+    """Run every system."""
+    systems: list[str] = load_config(NAME, arguments)["systems"]
+    # A mistake in any of them shows before the first is begun.
+    commands = {name: [*arguments, f"system={name}"] for name in systems}
+    configs = {name: settings(command) for name, command in commands.items()}
+    records: list[Record] = []
+    for name, config in configs.items():
+        say(f"system {name}")
+        pipeline = ImagePipeline(config)
+        pipeline.run()
+        if PartialState().is_main_process:
+            places = ("run=", "records=", "systems=")
+            overrides = [a for a in commands[name] if not a.startswith(places)]
+            records += ImageEvaluation(pipeline, overrides).run()
+    if PartialState().is_main_process:
+        print(f"\n{image_table(records)}")
+
+
+def settings(arguments: list[str]) -> ImagePipelineConfig:
+    """Compose the settings of one system's run."""
+    values: dict[str, Any] = load_config(NAME, arguments)
+    del values["systems"]
+    return from_mapping(ImagePipelineConfig, values)
+
+
+if __name__ == "__main__":
+    run(main, NAME)

@@ -1,0 +1,32 @@
+"""Train an image model and its prior, measure bits per dimension, draw pictures.
+
+    python scripts/train_image.py [system=vqvae_em] [budget=cpu] [data=cifar10] [key=value ...]
+
+Starting the same command again resumes. Keys and their comments: configs/train_image.yaml.
+"""
+
+from accelerate import PartialState
+from command_line import load_config, run
+
+from vqnmt.evaluation.image_tables import image_table
+from vqnmt.pipeline.image_config import ImagePipelineConfig
+from vqnmt.pipeline.image_evaluation import ImageEvaluation
+from vqnmt.pipeline.images import ImagePipeline
+from vqnmt.settings import from_mapping
+
+
+def main(arguments: list[str]) -> None:
+    """Run all stages."""
+    config = from_mapping(ImagePipelineConfig, load_config("train_image", arguments))
+    pipeline = ImagePipeline(config)
+    pipeline.run()
+    if PartialState().is_main_process:
+        # Where things stand decides no number.
+        overrides = [a for a in arguments if not a.startswith(("run=", "records="))]
+        records = ImageEvaluation(pipeline, overrides).run()
+        print(f"report: {pipeline.folder / 'report.md'}\n")
+        print(image_table(records))
+
+
+if __name__ == "__main__":
+    run(main, "train_image")

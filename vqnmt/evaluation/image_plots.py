@@ -1,0 +1,141 @@
+"""Pictures of an image model: grids of images, and its training in bits per dimension."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from vqnmt.evaluation.plots import _COLOURS, _DASHES, _MARKERS, _STYLE, _save, _series
+from vqnmt.files import atomic_path
+
+# Pixels between two images, and the side that a picture of a grid has at least.
+_GAP, _SIDE = 2, 640
+
+
+def image_grid(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Lay out images on white.
+
+    Args:
+        rows: Each (N, 3, H, W), the same N and size for all.
+
+    Returns:
+        (height, width, 3).
+    """
+    count, _, height, width = rows[0].shape
+    shape = (len(rows) * (height + _GAP) + _GAP, count * (width + _GAP) + _GAP, 3)
+    grid = np.full(shape, 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            y, x = _GAP + i * (height + _GAP), _GAP + j * (width + _GAP)
+            grid[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    return grid
+
+
+def save_image_grid(rows: Sequence[NDArray[np.uint8]], path: Path | str) -> None:
+    """Write `image_grid` as a PNG, each pixel magnified to a square of pixels.
+
+    Raises:
+        VqnmtError: The picture cannot be written.
+    """
+    picture = Image.fromarray(image_grid(rows))
+    factor = max(-(-_SIDE // max(picture.size)), 1)
+    picture = picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="png")
+
+
+def beside(originals: NDArray[np.uint8], others: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Rows of originals, each above its row of `others`, in a nearly square grid."""
+    columns = max(round(np.sqrt(2 * len(originals))), 1)
+    rows = []
+    for first in range(0, len(originals) - columns + 1, columns):
+        rows += [originals[first : first + columns], others[first : first + columns]]
+    return rows or [originals, others]
+
+
+def square(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Rows of images (N, 3, H, W), as many as columns; what is left over is left out."""
+    columns = max(int(np.sqrt(len(images))), 1)
+    return [images[i : i + columns] for i in range(0, columns * columns, columns)]
+
+
+def nearest_patches(
+    images: NDArray[np.uint8],
+    codes: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    count: int,
+    side: int,
+) -> list[NDArray[np.uint8]]:
+    """The image patches whose encoder vectors lie nearest to the most used codes.
+
+    Args:
+        images: (N, 3, H, W).
+        codes: (N, h, w), a code at each position.
+        distances: (N, h, w), of the encoder's vector from that code.
+        count: Codes, and patches of each at most.
+        side: Pixels of a patch, which lies around the position.
+
+    Returns:
+        A row (count, 3, side, side) for each code, the most used code first; white where a code
+        has fewer patches.
+    """
+    height = images.shape[2]
+    step = height // codes.shape[1]
+    used, counts = np.unique(codes, return_counts=True)
+    rows = []
+    for code in used[np.argsort(-counts, kind="stable")][:count]:
+        found = np.argwhere(codes == code)  # (positions, 3)
+        order = np.argsort(distances[codes == code], kind="stable")[:count]
+        row = np.full((count, 3, side, side), 255, np.uint8)
+        for slot, (n, i, j) in enumerate(found[order]):
+            top, left = (
+                int(np.clip(step * at + step // 2 - side // 2, 0, height - side)) for at in (i, j)
+            )
+            row[slot] = images[n, :, top : top + side, left : left + side]
+        rows.append(row)
+    return rows
+
+
+def plot_bits(metrics: Sequence[Mapping[str, float]], path: Path | str, title: str) -> None:
+    """Draw the bits per dimension over training: lines for training, points for validation.
+
+    Args:
+        metrics: The rows of a metrics.jsonl.
+        path: The PNG file to write.
+        title: Stands above.
+
+    Raises:
+        VqnmtError: The picture cannot be written.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+        panel = figure.subplots()
+        for index, name in enumerate(("reconstruction", "rate", "prior")):
+            steps, values = _series(metrics, f"train/{name}")
+            if len(steps):
+                label = f"{name} (training)"
+                panel.plot(steps, values, color=_COLOURS[index], ls=_DASHES[index], label=label)
+        for index, name in enumerate(("reconstruction_bits", "rate_bits", "bits_per_dim")):
+            steps, values = _series(metrics, f"valid/{name}")
+            if len(steps):
+                panel.plot(
+                    *(steps, values),
+                    color=_COLOURS[index if index < 2 else 3],
+                    marker=_MARKERS[index],
+                    ls="",
+                    label=f"{name.replace('_', ' ')} (validation)",
+                )
+        panel.set(title=title, xlabel="training step", ylabel="bits per dimension")
+        if "train/prior" in {key for row in metrics for key in row}:
+            panel.set_ylabel("bits per code (training), per dimension (validation)")
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.legend()
+        _save(figure, path)

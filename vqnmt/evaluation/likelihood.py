@@ -1,0 +1,85 @@
+"""Log perplexity of image models in bits per dimension.
+
+    bits/dim = [-log p(x | z) - log p(z)] / (3 H W ln 2),
+
+averaged over all images; z are the codes by argmax, or a draw from a Gaussian posterior, whose
+rate is then the KL (documents 000, 003). It bounds -log2 p(x) from above, and equals it for a model
+without latents.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vqnmt.progress import Progress
+
+
+class BoundLike(Protocol):
+    """Nats an image, each (B,)."""
+
+    reconstruction: Tensor
+    rate: Tensor
+    rate_uniform: Tensor | None
+
+
+class BoundedModel(Protocol):
+    """What is evaluated."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of an image."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    def bound(self, images: Tensor) -> BoundLike:
+        """Bound -log p(x) of `images` (B, 3, H, W) uint8."""
+
+
+@dataclass(slots=True)
+class BitsPerDimension:
+    """Bits per dimension of each of N images, all (N,) float64."""
+
+    reconstruction: Tensor
+    rate: Tensor
+    rate_uniform: Tensor | None
+
+    def means(self) -> dict[str, float]:
+        """The figures that records hold; those of the uniform prior only where there are codes."""
+        reconstruction, rate = float(self.reconstruction.mean()), float(self.rate.mean())
+        found = {
+            "bits_per_dim": reconstruction + rate,
+            "reconstruction_bits": reconstruction,
+            "rate_bits": rate,
+        }
+        if self.rate_uniform is not None:
+            uniform = float(self.rate_uniform.mean())
+            found["rate_bits_uniform"] = uniform
+            found["bits_per_dim_uniform"] = reconstruction + uniform
+        return found
+
+
+@torch.no_grad()
+def bits_per_dimension(
+    model: BoundedModel, batches: Iterable[Tensor], progress: Progress | None = None
+) -> BitsPerDimension:
+    """Measure `model` on batches of images (B, 3, H, W) uint8, in fp32."""
+    found: list[list[Tensor]] = [[], [], []]
+    for images in batches:
+        bound = model.bound(images.to(model.device))
+        for place, nats in zip(
+            found, (bound.reconstruction, bound.rate, bound.rate_uniform), strict=True
+        ):
+            if nats is not None:
+                place.append(nats.double().cpu())
+        if progress is not None:
+            progress.update(len(images))
+    scale = 1 / (model.dimensions * math.log(2))
+    reconstruction, rate, uniform = (torch.cat(x) * scale if x else None for x in found)
+    assert reconstruction is not None and rate is not None
+    return BitsPerDimension(reconstruction, rate, uniform)

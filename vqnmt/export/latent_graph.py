@@ -1,0 +1,385 @@
+"""The whole greedy translation of a latent Transformer as one ONNX graph, its loop included.
+
+One call turns source tokens into output pieces: the source is encoded once, its keys and values
+for all layers are one product, the loop over the codes keeps its KV cache, and one pass decodes
+all positions. Shapes: B sentences, S source positions, L codes, T = L * 2^n_c decoder positions,
+P output positions, d model width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.export.graph import BOOL, FLOAT, INT32, INT64, Graph, array, model_proto
+from vqnmt.layers.convolution import ResidualBlock
+from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward
+from vqnmt.models import LatentTransformer
+from vqnmt.models.tokens import PAD
+
+# The best piece is searched in blocks of as many, see `_best_pieces`.
+_BLOCK = 64
+# The graph holds tables of all codes.
+_MOST_CODES = 1 << 16
+
+KeyValue = tuple[str, str]
+
+
+def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -> onnx.ModelProto:
+    """Write greedy translation by `model` as one graph.
+
+    Inputs: `source` (B, S) int64, each row ended by EOS and padded by `PAD`; `limits` (B,) int64,
+    the most codes of each sentence, 1 or more.
+
+    Outputs: `pieces` (B, P, 1) int64, the best piece of each output position; `codes` (B, L)
+    int64 and `lengths` (B,) int64, how many of them are real; `score` (B,) fp32, the
+    log-probability in nats of the codes, their end included where it was reached.
+
+    Args:
+        model: In evaluation mode.
+        max_source_tokens: The longest source.
+        int8: See `Graph`.
+
+    Raises:
+        VqnmtError: The codebook is too large for a table of all codes.
+    """
+    if model.end_of_codes > _MOST_CODES:
+        raise VqnmtError(
+            f"the codebook has {model.end_of_codes} codes; the exported graph has a table of all "
+            f"of them and takes {_MOST_CODES} at most: translate with PyTorch"
+        )
+    graph = Graph(int8)
+    one = graph.op("Equal", graph.size("source", 0), graph.constant([1]))
+    outputs = {
+        "pieces": (INT64, ["B", "P", 1]),
+        "codes": (INT64, ["B", "L"]),
+        "lengths": (INT64, ["B"]),
+        "score": (FLOAT, ["B"]),
+    }
+    with torch.inference_mode():
+        # A sentence alone has no padding: its branch has no masks, and takes less time.
+        branches = [
+            _Writer(model, max_source_tokens, graph.body(), alone).write()
+            for alone in (True, False)
+        ]
+    node = onnx.helper.make_node(
+        "If", [one], list(outputs), then_branch=branches[0], else_branch=branches[1]
+    )
+    graph.nodes.append(node)
+    return model_proto(
+        graph.proto({"source": (INT64, ["B", "S"]), "limits": (INT64, ["B"])}, outputs)
+    )
+
+
+@dataclass(slots=True)
+class _Source:
+    """The encoded source: memory (B, S, d), its mask (B, S) int32 or None, its length (1,)."""
+
+    memory: str
+    mask: str
+    length: str
+
+
+class _Writer:
+    """Writes the graph part by part, in the order of the translation.
+
+    Args:
+        model: What to write.
+        max_source_tokens: The longest source.
+        graph: Where to.
+        alone: Whether B is 1, so that nothing is padded.
+    """
+
+    def __init__(
+        self, model: LatentTransformer, max_source_tokens: int, graph: Graph, alone: bool
+    ) -> None:
+        self.model, self.graph, self.alone = model, graph, alone
+        size = model.config.transformer
+        self.dim, self.heads = size.dim, size.heads
+        self.stride = 2**model.config.compression
+        most_positions = (2 * max_source_tokens + 10) // self.stride * self.stride + self.stride
+        self.most = max(most_positions, max_source_tokens + 1)
+        self.steps = graph.constant(np.arange(self.most))
+        self.positions = self._position_table()
+        codes = torch.arange(model.end_of_codes, device=model.begin.device)
+        self.vectors = model.quantizer.codes_to_vectors(codes)  # (K, d)
+
+    def write(self) -> onnx.GraphProto:
+        """Write everything."""
+        graph, model = self.graph, self.model
+        source = self._encode()
+        layers = [_decoder_layer(x) for x in (*model.predictor.layers, *model.decoder.layers)]
+        projected = graph.linear(source.memory, *(x.source_attention.key_value for x in layers))
+        parts = graph.ops("Split", 2 * len(layers), projected, axis=2, num_outputs=2 * len(layers))
+        key_values = list(zip(parts[::2], parts[1::2], strict=True))
+        split = len(model.predictor.layers)
+        codes, lengths, score = self._predict(source, key_values[:split])
+        pieces = self._decode(codes, lengths, source, key_values[split:])
+        kinds = {pieces: INT64, codes: INT64, lengths: INT64, score: FLOAT}
+        return graph.proto({}, {name: (kind, None) for name, kind in kinds.items()})  # type: ignore
+
+    # --- parts that several stages share -----------------------------------------------------
+
+    def _position_table(self) -> str:
+        """Sinusoids (most, d): computed when the model is loaded, not kept in the file."""
+        graph = self.graph
+        rates = np.exp(-math.log(10000.0) * np.arange(0, self.dim, 2) / self.dim)
+        places = graph.folded("Cast", self.steps, to=FLOAT)
+        places = graph.folded("Unsqueeze", places, graph.constant([1]))
+        angles = graph.folded("Mul", places, graph.constant(rates.astype(np.float32)))
+        sines, cosines = graph.folded("Sin", angles), graph.folded("Cos", angles)
+        return graph.folded("Concat", sines, cosines, axis=1)
+
+    def _real(self, lengths: str, length: str) -> str:
+        """Mark the positions below `lengths` (B, 1) of `length` (1,) in all; (B, length) bool."""
+        return self.graph.op("Less", self.graph.head(self.steps, length), lengths)
+
+    def _attend(
+        self, graph: Graph, query: str, key_value: KeyValue, mask: str, layer: Attention
+    ) -> str:
+        """Attend from projected queries (B, T, d) to keys and values (B, S, d)."""
+        inputs = (query, *key_value, "", mask) if mask else (query, *key_value)
+        return graph.linear(
+            graph.op("MultiHeadAttention", *inputs, num_heads=self.heads), layer.output
+        )
+
+    def _self_attention(
+        self, x: str, norm: nn.LayerNorm, layer: Attention, mask: str, causal: bool = False
+    ) -> str:
+        """Add to `x` (B, T, d) its attention to itself."""
+        graph = self.graph
+        projected = graph.linear(graph.norm(x, norm), layer.query, layer.key_value)
+        inputs = graph.ops("Split", 3, projected, axis=2, num_outputs=3)
+        if mask and not causal:  # padding stands at the end: causal attention needs no mask
+            inputs += ["", mask]
+        attended = graph.op(
+            "MultiHeadAttention", *inputs, num_heads=self.heads, unidirectional=int(causal)
+        )
+        return graph.op("Add", x, graph.linear(attended, layer.output))
+
+    def _source_attention(
+        self, graph: Graph, x: str, layer: DecoderLayer, key_value: KeyValue, mask: str
+    ) -> str:
+        """Add to `x` (B, T, d) its attention to the source."""
+        attention = layer.source_attention
+        query = graph.linear(graph.norm(x, layer.source_norm), attention.query)
+        inputs = (query, *key_value, "", mask) if mask else (query, *key_value)
+        attended = graph.op("MultiHeadAttention", *inputs, num_heads=self.heads)
+        return graph.op("Add", x, graph.linear(attended, attention.output))
+
+    def _feedforward(self, graph: Graph, x: str, norm: nn.LayerNorm, layer: FeedForward) -> str:
+        """Add to `x` (B, T, d) its feed-forward layer."""
+        inner = graph.op("Relu", graph.linear(graph.norm(x, norm), layer.inner))
+        return graph.op("Add", x, graph.linear(inner, layer.outer))
+
+    # --- source ------------------------------------------------------------------------------
+
+    def _encode(self) -> _Source:
+        graph, model = self.graph, self.model
+        length, mask = graph.size("source", 1), ""
+        if not self.alone:
+            padding = graph.op("Equal", "source", graph.constant(PAD))
+            mask = graph.op("Cast", graph.op("Not", padding), to=INT32)
+        x = graph.look_up(array(self._embedding()), "source", math.sqrt(self.dim))
+        x = graph.op("Add", x, graph.head(self.positions, length))
+        for layer in model.encoder.layers:
+            assert isinstance(layer, EncoderLayer)
+            x = self._self_attention(x, layer.attention_norm, layer.attention, mask)
+            x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
+        return _Source(graph.norm(x, model.encoder.norm), mask, length)
+
+    # --- codes -------------------------------------------------------------------------------
+
+    def _predict(self, source: _Source, key_values: list[KeyValue]) -> tuple[str, str, str]:
+        """Predict codes until all sentences have ended.
+
+        Returns:
+            Codes (B, L), how many of them are real (B,), log-probability (B,). L is 1 or more.
+        """
+        graph, model = self.graph, self.model
+        one, end = graph.constant([1]), graph.constant(model.end_of_codes)
+        batch = graph.size("source", 0)
+        begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
+        width = self.dim // self.heads
+        shape = graph.op("Concat", batch, graph.constant([self.heads, 0, width]), axis=0)
+        caches = [graph.op("ConstantOfShape", shape)] * (2 * len(key_values))
+        alive = graph.op("Cast", begins, to=BOOL)
+        most = graph.op("ReduceMax", "limits", keepdims=0)
+        body = self._step(source, key_values)
+        *_, symbols, log_p = graph.ops(
+            "Loop", 4 + len(caches), most, "", begins, alive, *caches, body=body
+        )  # (steps, B, 1), (steps, B, 1)
+        # Step t holds a code while no end has come, t included, and t is below the limit.
+        symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
+        log_p = graph.op("Transpose", graph.op("Squeeze", log_p, graph.constant([2])))  # (B, steps)
+        ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT32)
+        if self.alone:  # at most the last is an end
+            count = graph.op("Sub", graph.size(symbols, 1), graph.op("Cast", graph.op("ReduceMax", ends, one, keepdims=0), to=INT64))
+            score = graph.op("ReduceSum", log_p, one, keepdims=0)
+        else:
+            steps = graph.head(self.steps, graph.size(symbols, 1))
+            below = graph.op("Less", steps, graph.op("Unsqueeze", "limits", one))  # (B, steps)
+            ended = graph.op("CumSum", ends, one)
+            real = graph.op("And", below, graph.op("Equal", ended, graph.constant(np.int32(0))))
+            real = graph.op("Cast", real, to=INT64)
+            count = graph.op("ReduceSum", real, one, keepdims=0)
+            # The end is scored too: it is the step behind the last code, if below the limit.
+            scored = graph.op("LessOrEqual", steps, graph.op("Unsqueeze", count, one))
+            scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
+            score = graph.op("ReduceSum", graph.op("Mul", log_p, scored), one, keepdims=0)
+        # The decoder needs a position to stand on, so that L is 1 or more.
+        longest = graph.op("Max", graph.op("ReduceMax", count), one)
+        codes = graph.op("Slice", symbols, graph.constant([0]), longest, one)
+        return codes, count, score
+
+    def _step(self, source: _Source, key_values: list[KeyValue]) -> onnx.GraphProto:
+        """Write one step of the predictor, for one position (B, 1, d) of each sentence."""
+        model, graph = self.model, self.graph.body()
+        inputs = torch.cat([model.code_embedding(self.vectors), model.begin[None]])
+        position = graph.op("Gather", self.positions, "step")
+        x = graph.op("Gather", graph.constant(array(inputs)), "last")  # (B, 1, d)
+        x = graph.op("Add", x, position)
+        caches = []
+        for i, key_value in enumerate(key_values):
+            layer = _decoder_layer(model.predictor.layers[i])
+            attention = layer.self_attention
+            normed = graph.norm(x, layer.self_norm)
+            projected = graph.linear(normed, attention.query, attention.key_value)
+            attended, *cache = graph.ops(
+                "MultiHeadAttention",
+                3,
+                *graph.ops("Split", 3, projected, axis=2, num_outputs=3),
+                *("", "", "", f"key{i}", f"value{i}"),
+                num_heads=self.heads,
+            )
+            caches += cache
+            x = graph.op("Add", x, graph.linear(attended, attention.output))
+            x = self._source_attention(graph, x, layer, key_value, source.mask)
+            x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
+        logits = graph.linear(graph.norm(x, model.predictor.norm), model.code_output)
+        log_p = graph.op("LogSoftmax", logits, axis=2)  # (B, 1, K + 1)
+        two = graph.constant([2])
+        best = graph.op("ReduceMax", log_p, two, keepdims=0)  # (B, 1)
+        symbols = graph.op("ArgMax", log_p, axis=2, keepdims=0)  # (B, 1)
+        is_end = graph.op("Equal", symbols, graph.constant(model.end_of_codes))
+        alive = graph.op("And", "alive", graph.op("Not", is_end))
+        going = alive
+        if not self.alone:
+            going = graph.op("Cast", graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0), to=BOOL)
+        else:
+            going = graph.op("Squeeze", alive)
+        names = [f"{kind}{i}" for i in range(len(key_values)) for kind in ("key", "value")]
+        cache_kind = FLOAT, ["B", self.heads, "t", self.dim // self.heads]
+        carried = {"last": (INT64, ["B", 1]), "alive": (BOOL, ["B", 1])}
+        return graph.proto(
+            {"step": (INT64, []), "going": (BOOL, []), **carried}
+            | {name: cache_kind for name in names},
+            {going: (BOOL, []), symbols: carried["last"], alive: carried["alive"]}
+            | {name: cache_kind for name in caches}
+            | {graph.op("Identity", symbols): carried["last"], best: (FLOAT, ["B", 1])},
+        )
+
+    # --- tokens ------------------------------------------------------------------------------
+
+    def _decode(
+        self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]
+    ) -> str:
+        """Decode codes (B, L) to the best piece of each output position, (B, P, 1)."""
+        graph, model = self.graph, self.model
+        # Behind the last code stands its end or more: any vector will do. A sentence without
+        # codes has code 0.
+        vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
+        x = graph.op("Gather", graph.constant(vectors), codes)  # (B, L, d)
+        length = graph.size(codes, 1)
+        real = ""
+        if not self.alone:
+            one = graph.constant([1])
+            lengths = graph.op("Unsqueeze", graph.op("Max", lengths, one), one)  # (B, 1)
+        decompressor = model.decompressor
+        for block, doubling in zip(decompressor.blocks, decompressor.doublings, strict=True):
+            assert isinstance(block, ResidualBlock)
+            keep = "" if self.alone else graph.op("Unsqueeze", graph.op("Cast", self._real(lengths, length), to=FLOAT), graph.constant([2]))
+            x = self._residual(x, block, length, keep)
+            x = graph.linear(x, doubling.linear)  # type: ignore[arg-type, union-attr]
+            x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
+            length = graph.op("Mul", length, graph.constant(2))
+            if not self.alone:
+                lengths = graph.op("Mul", lengths, graph.constant(2))
+        if model.source_copy is not None:
+            copied = self._uniform_copy(lengths, length, source)
+            x = graph.op("Add", x, graph.linear(copied, model.source_copy))
+        x = graph.op("Add", x, graph.head(self.positions, length))
+        mask = "" if self.alone else graph.op("Cast", self._real(lengths, length), to=INT32)
+        causal = model.config.causal_decoder
+        for i, key_value in enumerate(key_values):
+            layer = _decoder_layer(model.decoder.layers[i])
+            x = self._self_attention(x, layer.self_norm, layer.self_attention, mask, causal)
+            x = self._source_attention(graph, x, layer, key_value, source.mask)
+            x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
+        x = graph.norm(x, model.decoder.norm)
+        if model.upsample is not None:
+            x = graph.linear(x, model.upsample.linear)
+            x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
+        return self._best_pieces(x)
+
+    def _residual(self, x: str, block: ResidualBlock, length: str, keep: str) -> str:
+        """Apply a residual block of convolutions to `x` (B, T, d); `keep` is (B, T, 1)."""
+        graph = self.graph
+        windows = graph.constant(np.arange(self.most)[:, None] + np.arange(3))
+        windows = graph.head(windows, length)  # (T, 3)
+        hidden = graph.norm(x, block.norms[0])  # type: ignore[arg-type]
+        for convolution, norm in zip(block.convolutions, block.norms[1:], strict=True):  # type: ignore
+            hidden = graph.op("Relu", hidden)
+            if keep:
+                hidden = graph.op("Mul", hidden, keep)
+            hidden = graph.op("Pad", hidden, graph.constant([0, 1, 0, 0, 1, 0]))
+            hidden = graph.op("Gather", hidden, windows, axis=1)  # (B, T, 3, d)
+            hidden = graph.op("Reshape", hidden, graph.constant([0, -1, 3 * self.dim]))
+            hidden = graph.norm(graph.linear(hidden, convolution.linear), norm)  # type: ignore
+        return graph.op("Add", x, hidden)
+
+    def _uniform_copy(self, lengths: str, length: str, source: _Source) -> str:
+        """Read for position i of n the source's state i * S // n, (B, T, d)."""
+        graph = self.graph
+        steps = graph.head(self.steps, length)  # (T,)
+        if self.alone:
+            index = graph.op("Div", graph.op("Mul", steps, source.length), length)
+            return graph.op("Gather", source.memory, index, axis=1)
+        one = graph.constant([1])
+        real = graph.op("Cast", source.mask, to=INT64)
+        sources = graph.op("ReduceSum", real, one)  # (B, 1)
+        index = graph.op("Div", graph.op("Mul", steps, sources), lengths)  # (B, T)
+        index = graph.op("Min", index, graph.op("Sub", sources, one))
+        index = graph.op("Unsqueeze", index, graph.constant([2]))
+        return graph.op("GatherND", source.memory, index, batch_dims=1)
+
+    def _embedding(self) -> torch.Tensor:
+        """The embedding with rows of zeros behind, so that `_BLOCK` divides its length."""
+        table = self.model.embedding.weight
+        return F.pad(table, (0, 0, 0, -len(table) % _BLOCK))
+
+    def _best_pieces(self, x: str) -> str:
+        """Find the best piece for each of `x` (B, P, d); returns (B, P, 1).
+
+        Block by block: the maximum of a block runs in vector units, ArgMax over all does not.
+        """
+        graph, table = self.graph, array(self._embedding())
+        bias = np.full(len(table), -1e30, dtype=np.float32)  # no piece
+        bias[: self.model.embedding.num_embeddings] = 0
+        bias[PAD] = -float(self.model.blank_penalty)
+        scores = graph.product(x, table, bias)
+        scores = graph.op("Reshape", scores, graph.constant([0, 0, -1, _BLOCK]))
+        highest = graph.op("ReduceMax", scores, graph.constant([3]), keepdims=0)
+        block = graph.op("ArgMax", highest, axis=2)  # (B, P, 1)
+        within = graph.op("ArgMax", graph.op("GatherND", scores, block, batch_dims=2), axis=2)
+        return graph.op("Add", graph.op("Mul", block, graph.constant(_BLOCK)), within)
+
+
+def _decoder_layer(module: nn.Module) -> DecoderLayer:
+    assert isinstance(module, DecoderLayer)
+    return module

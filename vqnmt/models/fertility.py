@@ -1,0 +1,254 @@
+"""The fertility NAT: how often each source token is copied sets the length, then one pass.
+
+Gu, Bradbury, Xiong, Li, Socher 2018. Shapes: B sentences, S source tokens, T target tokens,
+F + 1 fertilities 0 .. F, P decoder positions (the sum of a sentence's fertilities), d model width.
+
+Departures from the paper: attention over positions comes before a layer's self-attention, not
+behind it; a position may attend to itself; there is no fine-tuning by reinforcement.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqnmt.errors import VqnmtError
+from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
+from vqnmt.layers.transformer import Attention, attention_mask
+from vqnmt.models.autoregressive import tied_embedding
+from vqnmt.models.losses import Losses
+from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
+from vqnmt.search import Hypothesis, SearchSettings
+
+Aligner = Callable[[Tensor, Tensor], Tensor]
+"""From source (B, S) and target (B, T) to the source token of each target token, (B, T)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FertilityConfig:
+    """Size of the fertility NAT."""
+
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Width, heads and dropout of both stacks."""
+    encoder_layers: int = 3
+    """Layers of the encoder."""
+    decoder_layers: int = 3
+    """Layers of the parallel decoder."""
+    max_fertility: int = 50
+    """F: the largest fertility that is predicted."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        if self.max_fertility < 1:
+            raise VqnmtError(f"student.max_fertility is {self.max_fertility}; it must be 1 or more")
+
+
+class FertilityTransformer(nn.Module):
+    """Encoder with a fertility head, and a parallel decoder over source tokens copied by fertility.
+
+    Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
+
+    Args:
+        config: Size.
+        vocabulary_size: Pieces in the joint vocabulary.
+    """
+
+    def __init__(self, config: FertilityConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = tied_embedding(vocabulary_size, config.transformer.dim)
+        self.encoder = Encoder(config.transformer, config.encoder_layers)
+        self.fertility = nn.Linear(config.transformer.dim, config.max_fertility + 1)
+        self.decoder = PositionalDecoder(config.transformer, config.decoder_layers)
+        self.align: Aligner | None = None
+        """Where training gets its alignments from: a teacher's `align`."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
+        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
+
+    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
+        source = append_eos(source)
+        mask = source != PAD
+        return self.encoder(self.embed(source), mask), mask
+
+    def fertility_log_probabilities(self, memory: Tensor) -> Tensor:
+        """Score the fertilities of all source tokens; returns (B, S, F + 1)."""
+        return self.fertility(memory[:, :-1]).float().log_softmax(dim=-1)
+
+    def decode(
+        self, source: Tensor, fertilities: Tensor, state: DecoderState
+    ) -> tuple[Tensor, Tensor]:
+        """Score all pieces at all positions at once.
+
+        Args:
+            source: (B, S).
+            fertilities: How often each source token is copied, (B, S); 0 at padding.
+            state: Of the encoded source.
+
+        Returns:
+            Logits (B, P, V) and the mask (B, P) of the positions that count.
+        """
+        index, mask = copies(fertilities)  # (B, P)
+        hidden = self.decoder(self.embed(source.gather(1, index)), state, mask, causal=False)
+        logits = F.linear(hidden, self.embedding.weight)
+        return logits.index_fill(2, torch.tensor((PAD, BOS, EOS), device=index.device), -1e4), mask
+
+    # --- training ----------------------------------------------------------------------------
+
+    def forward(self, source: Tensor, target: Tensor) -> Losses:
+        """Minus log p(fertilities | source) p(target | fertilities, source), a target token.
+
+        The fertilities are those of the alignment by `align` (Gu et al. 2018, equation 4).
+        """
+        assert self.align is not None, "training needs alignments"
+        fertilities = count_fertilities(self.align(source, target), source, target)
+        memory, memory_mask = self.encode(source)
+        log_p = self.fertility_log_probabilities(memory)  # (B, S, F + 1)
+        labels = fertilities.clamp(max=self.config.max_fertility)
+        chosen = log_p.gather(2, labels[..., None])[..., 0]  # (B, S)
+        logits, _ = self.decode(source, fertilities, self.decoder.start(memory, memory_mask))
+        target = target[:, : logits.shape[1]]  # position i holds token i; P < T only by padding
+        real = target != PAD
+        tokens = max(int(real.sum()), 1)
+        scores = logits[:, : target.shape[1]][real].float()  # (tokens, V)
+        losses = {
+            "reconstruction": F.cross_entropy(scores, target[real], reduction="sum") / tokens,
+            "fertility": -chosen[source != PAD].sum() / tokens,
+        }
+        total = torch.stack(list(losses.values())).sum()
+        return Losses(total, tokens, {name: value.detach() for name, value in losses.items()})
+
+    # --- translation -------------------------------------------------------------------------
+
+    def generate(
+        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
+    ) -> list[Hypothesis]:
+        """Translate `source` (B, S) with the best fertility of each token.
+
+        `beam` and `length_penalty` are other models'; there is nothing to search here.
+        """
+        return [found[0] for found in self.candidates(source, SearchSettings())]
+
+    @torch.inference_mode()
+    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[Hypothesis]]:
+        """Translate `source` (B, S) under several fertility sequences, all in one batch.
+
+        The first has the best fertility of each token; the others are drawn from
+        p ** (1 / temperature), temperature 1 if none is given (noisy parallel decoding, Gu et al.
+        2018, section 4). Equal ones may be among them.
+
+        Returns:
+            For each sentence its candidates, with the log-probability in nats of the fertilities
+            and the tokens.
+        """
+        count = settings.candidates
+        memory, memory_mask = self.encode(source)
+        log_p = self.fertility_log_probabilities(memory)  # (B, S, F + 1)
+        state = self.decoder.start(memory, memory_mask)
+        fertilities = log_p.argmax(dim=-1)[None]  # (1, B, S)
+        if count > 1:
+            weights = (log_p / (settings.temperature or 1.0)).softmax(dim=-1)
+            drawn = torch.distributions.Categorical(weights).sample((count - 1,))
+            fertilities = torch.cat([fertilities, drawn])  # (count, B, S)
+        fertilities = fertilities.transpose(0, 1).flatten(0, 1)  # (B * count, S)
+        rows = torch.arange(len(source), device=source.device).repeat_interleave(count)
+        source, log_p = source[rows], log_p[rows]
+        fertilities = self._within_limits(fertilities.masked_fill(source == PAD, 0), source)
+        state.select(rows)
+        logits, mask = self.decode(source, fertilities, state)
+        values, tokens = logits.float().log_softmax(dim=-1).max(dim=-1)  # (B * count, P)
+        chosen = log_p.gather(2, fertilities[..., None])[..., 0].masked_fill(source == PAD, 0)
+        totals = chosen.sum(dim=1) + values.masked_fill(~mask, 0).sum(dim=1)
+        found = [
+            Hypothesis(row[:length], total)
+            for row, length, total in zip(
+                tokens.tolist(), mask.sum(dim=1).tolist(), totals.tolist(), strict=True
+            )
+        ]
+        return [found[i : i + count] for i in range(0, len(found), count)]
+
+    @staticmethod
+    def _within_limits(fertilities: Tensor, source: Tensor) -> Tensor:
+        """Cut fertilities (N, S) from the end of the sentence on, so that no length runs wild."""
+        limits = length_limits(source)[:, None]
+        before = fertilities.cumsum(dim=1) - fertilities
+        return fertilities.minimum((limits - before).clamp(min=0))
+
+
+class PositionalDecoder(Decoder):
+    """A parallel decoder whose layers first attend from position to position.
+
+    The queries and keys of that attention are the positions alone, its values the states, so that
+    words can be moved about (Gu et al. 2018, section 3.2).
+    """
+
+    def __init__(self, config: TransformerConfig, layers: int) -> None:
+        super().__init__(config, layers)
+        self.positional = nn.ModuleList([PositionalAttention(config) for _ in range(layers)])
+
+    def forward(
+        self, embedded: Tensor, state: DecoderState, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Decode all positions of `embedded` (B, P, d), of which `mask` (B, P) are real."""
+        assert mask is not None and not causal
+        x, hidden = self.positions(embedded), attention_mask(mask)
+        table = self.positions.table[: x.shape[1]]
+        for positional, layer, memory in zip(
+            self.positional, self.layers, state.memory, strict=True
+        ):
+            x = positional(x, table, hidden)
+            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+        return self.norm(x)
+
+
+class PositionalAttention(nn.Module):
+    """Attention from positions over positions to the states that stand there: x + f(LN(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `x` (B, P, d) to (B, P, d); `table` (P, d) holds the positions."""
+        positions = table.to(x.dtype).expand_as(x)
+        key, _ = self.attention.project(positions)
+        _, value = self.attention.project(self.norm(x))
+        return x + self.dropout(self.attention(positions, key, value, mask))
+
+
+def copies(fertilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Say which source token each decoder position copies.
+
+    Args:
+        fertilities: (B, S), 0 or more.
+
+    Returns:
+        Indices of source tokens (B, P) and the mask (B, P); a sentence whose fertilities are all
+        0 has one position, which copies the first token.
+    """
+    ends = fertilities.cumsum(dim=1)  # (B, S)
+    lengths = ends[:, -1:].clamp(min=1)
+    positions = torch.arange(int(lengths.max()), device=fertilities.device)
+    mask = positions < lengths  # (B, P)
+    index = torch.searchsorted(ends, positions.expand(len(ends), -1).contiguous(), right=True)
+    return index.masked_fill((index == ends.shape[1]) | ~mask, 0), mask
+
+
+def count_fertilities(alignment: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Count the target tokens (B, T) that `alignment` (B, T) gives to each token of source (B, S).
+
+    Returns:
+        (B, S); a sentence's fertilities add up to its target tokens.
+    """
+    return torch.zeros_like(source).scatter_add_(1, alignment, (target != PAD).long())

@@ -1,0 +1,52 @@
+"""A moving average of a model's weights, which is what is evaluated and kept."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.models.losses import Losses
+
+
+class AveragedWeights(nn.Module):
+    """Trains `model`, and lets its exponential moving average follow.
+
+    After the n-th step the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the
+    first steps are soon forgotten. Buffers, a codebook's counts and vectors among them, belong
+    together and are not averaged.
+
+    Args:
+        model: The model to train; must have the same weights on every process.
+        decay: Share of the average that a step keeps, 0 to below 1; 0 follows at once.
+    """
+
+    steps: Tensor
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.model, self.decay = model, decay
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, batch: Tensor) -> Losses:
+        """Training losses of the model itself."""
+        losses: Losses = self.model(batch)
+        return losses
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell the model how far training is, from 0 to 1."""
+        if hasattr(self.model, "set_progress"):
+            self.model.set_progress(fraction)
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Let the model finish its step, then the average follow."""
+        if hasattr(self.model, "after_optimizer_step"):
+            self.model.after_optimizer_step()
+        self.steps += 1
+        kept = min(self.decay, (1 + int(self.steps)) / (10 + int(self.steps)))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.model.parameters()), 1 - kept
+        )
+        for mine, its in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mine.copy_(its)

@@ -1,0 +1,94 @@
+"""What every image model can do: bound -log p(x), and draw images."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.models.image.config import ImageModelConfig
+from vqnmt.models.losses import Losses
+
+
+@dataclass(slots=True)
+class Bound:
+    """-log p(x) <= reconstruction + rate, each (B,) fp32 in nats an image."""
+
+    reconstruction: Tensor
+    """-log p(x | z); of a model without latents, all of -log p(x)."""
+    rate: Tensor
+    """-log p(z) of the codes, or KL(q(z | x) || p(z)) of Gaussian latents."""
+    rate_uniform: Tensor | None = None
+    """-log p(z) under the uniform prior; None where there are no codes."""
+
+
+class ImageModel(nn.Module, ABC):
+    """A model of images (B, 3, H, W) uint8.
+
+    Args:
+        config: Its size.
+        image_size: H = W.
+    """
+
+    def __init__(self, config: ImageModelConfig, image_size: int) -> None:
+        super().__init__()
+        self.config, self.image_size = config, image_size
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Losses:
+        """Training losses; the total is in nats a dimension, the terms in bits a dimension."""
+
+    @abstractmethod
+    def bound(self, images: Tensor) -> Bound:
+        """Bound -log p(x) from above, as it is evaluated: codes by argmax."""
+
+    @abstractmethod
+    def sample(self, count: int) -> Tensor:
+        """Draw images (count, 3, H, W) uint8 by ancestral sampling."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of an image, 3 H W."""
+        return 3 * self.image_size**2
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
+        """Put a training loss together.
+
+        Args:
+            images: How many there are in the batch.
+            terms: Parts of the bound by name, (B,) nats an image.
+            extra: What is minimised beside the bound, a scalar.
+        """
+        means = {name: value.mean() / self.dimensions for name, value in terms.items()}
+        total = torch.stack(list(means.values())).sum()
+        bits = {name: value.detach() / math.log(2) for name, value in means.items()}
+        return Losses(total + extra, images, bits)
+
+
+class CodeModel(ImageModel):
+    """A model whose latents are codes (B, h, w, n) int64."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes (B, h, w, n) of `images`, by argmax."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Parameters (B, 10 M, H, W) of the likelihood of all pixels given `codes`."""
+
+    @property
+    @abstractmethod
+    def codebook_size(self) -> int:
+        """K: each of the n codes is in 0 .. K - 1."""
+
+    def uniform_nats(self, codes: Tensor) -> Tensor:
+        """-log p(z) of `codes` where all K values are alike, (B,)."""
+        return torch.full(
+            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
+        )

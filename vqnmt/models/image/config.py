@@ -1,0 +1,130 @@
+"""The size of an image model, and which of the image models it is."""
+
+from dataclasses import dataclass, field
+
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers import QuantizerConfig
+
+KINDS = ("vqvae", "vae", "integers", "pixels")
+PRIORS = ("uniform", "pixelcnn", "transformer")
+
+
+@dataclass(kw_only=True, slots=True)
+class AutoencoderConfig:
+    """The convolutional encoder and decoder between pixels and a grid of latents."""
+
+    width: int = 64
+    """Channels of the feature maps on the grid of latents."""
+    blocks: int = 2
+    """Residual blocks of the encoder, and as many of the decoder, on the grid of latents."""
+    halvings: int = 1
+    """Times that each side is halved: 1 makes 16x16 latents of 32x32 pixels, 2 makes 8x8."""
+    pixel_width: int = 32
+    """Channels of the decoder's feature maps at full size."""
+    pixel_blocks: int = 0
+    """Residual blocks of the decoder at full size."""
+    mixtures: int = 5
+    """Logistics in the likelihood of a pixel."""
+    dropout: float = 0.0
+    """Dropout in the residual blocks."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key in ("width", "halvings", "pixel_width", "mixtures"):
+            _at_least("autoencoder", self, key, 1)
+        for key in ("blocks", "pixel_blocks"):
+            _at_least("autoencoder", self, key, 0)
+        _check_dropout("autoencoder", self.dropout)
+
+
+@dataclass(kw_only=True, slots=True)
+class PriorConfig:
+    """The autoregressive network: over the codes, or over the pixels of the kind `pixels`."""
+
+    name: str = "pixelcnn"
+    """`uniform` (log K a code), `pixelcnn` (gated convolutions) or `transformer`."""
+    width: int = 64
+    """Channels, or model width."""
+    layers: int = 4
+    """Gated layers, or layers of the Transformer."""
+    heads: int = 4
+    """Attention heads (`transformer`)."""
+    dropout: float = 0.1
+    """Dropout in every layer."""
+    joint: bool = False
+    """Whether the prior is trained along with the autoencoder (documents 000 and 001 leave that
+    open), and not afterwards on the codes of the finished one. `integers` is always joint."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        if self.name not in PRIORS:
+            raise VqnmtError(f"prior.name is {self.name!r}; choose one of {', '.join(PRIORS)}")
+        for key in ("width", "layers", "heads"):
+            _at_least("prior", self, key, 1)
+        if self.width % (2 * self.heads):
+            raise VqnmtError(
+                f"prior.width is {self.width}; it must be a multiple of twice prior.heads="
+                f"{self.heads}"
+            )
+        _check_dropout("prior", self.dropout)
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageModelConfig:
+    """One image model; keys that do not concern its kind are left unread."""
+
+    kind: str = "vqvae"
+    """`vqvae`; `vae` (Gaussian latents); `integers` (rounded latents, trained for rate and
+    reconstruction at once); `pixels` (an autoregressive Transformer, no latents)."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Encoder and decoder (not `pixels`)."""
+    latent_dim: int = 16
+    """Numbers of a code vector (`vqvae`), of a position (`vae`), integers a position
+    (`integers`)."""
+    codes: int = 1
+    """Codes at each position of the grid, all from one codebook (`vqvae`)."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """The codebook (`vqvae`)."""
+    levels: int = 31
+    """Values of an integer (`integers`)."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """The network over codes or pixels (not `vae`)."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        if self.kind not in KINDS:
+            raise VqnmtError(f"model.kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
+        for key in ("latent_dim", "codes"):
+            _at_least("model", self, key, 1)
+        if self.levels < 3 or self.levels % 2 == 0:
+            raise VqnmtError(f"model.levels is {self.levels}; it must be odd and 3 or more")
+        if self.kind == "integers" and self.prior.name != "pixelcnn":
+            raise VqnmtError(
+                f"prior.name is {self.prior.name!r}; model.kind=integers takes pixelcnn alone"
+            )
+        if self.kind == "pixels" and self.prior.name != "transformer":
+            raise VqnmtError(
+                f"prior.name is {self.prior.name!r}; model.kind=pixels takes transformer alone"
+            )
+
+
+def _at_least(group: str, config: object, key: str, least: int) -> None:
+    if getattr(config, key) < least:
+        raise VqnmtError(f"{group}.{key} is {getattr(config, key)}; it must be {least} or more")
+
+
+def _check_dropout(group: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise VqnmtError(f"{group}.dropout is {value}; it must be 0 or more and below 1")

@@ -1,0 +1,195 @@
+"""Systems: a model and its way to translate; and what is measured of each."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from vqnmt.data.corpus import ParallelText
+from vqnmt.evaluation.latency import measure_latency, speedup
+from vqnmt.evaluation.records import Metric
+from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.speed import time_in_turn
+from vqnmt.foreign import ForeignTranslator
+from vqnmt.models import LatentTransformer
+from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConfig
+from vqnmt.pipeline.stage import Stage
+from vqnmt.progress import Progress
+from vqnmt.training.metrics import read_metrics
+from vqnmt.translator import TextTranslator, Translation, Translator
+
+BASELINE = "ar_beam4"
+
+
+@dataclasses.dataclass(slots=True)
+class System:
+    """A way to translate: a model, how it searches, and who chooses among its candidates."""
+
+    translator: TextTranslator
+    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
+    teacher: TextTranslator | None = None
+    """Chooses where `decoding.candidates` is more than 1."""
+
+    def translate(
+        self, sentences: Sequence[str], progress: Progress | None = None
+    ) -> list[Translation]:
+        """Translate `sentences`, in order."""
+        return self.translator.translate(sentences, beam=self.decoding.beam, progress=progress)
+
+    def one(self, sentence: str) -> str:
+        """Translate one sentence from string to string: what the clock sees."""
+        return self.translate([sentence])[0].text
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the model; those of a teacher that chooses are not counted."""
+        assert isinstance(self.translator, Translator | ForeignTranslator)
+        return sum(p.numel() for p in self.translator.model.parameters())
+
+
+def student_name(config: PipelineConfig) -> str:
+    """Name the student by what sets it apart: kind, quantizer, distillation and compression."""
+    distilled = "_kd" if config.distill else ""
+    if config.student == "fertility":
+        return f"nat{distilled}"
+    if config.student == "autoregressive":
+        layers = config.autoregressive_student
+        return f"ar_{layers.encoder_layers}_{layers.decoder_layers}{distilled}"
+    model = config.student_model
+    kind = {"ema": "vq", "soft_em": "vq_em"}.get(model.quantizer.name, model.quantizer.name)
+    output = "_ctc" if model.output == "ctc" else ""
+    return f"{kind}{output}{distilled}_nc{model.compression}"
+
+
+def system_name(config: PipelineConfig) -> str:
+    """Name the student and its way to translate: beam 4 and 10 rescored candidates, say."""
+    decoding = config.decoding
+    if config.student == "teacher":
+        return f"ar_beam{decoding.beam}" if decoding.beam > 1 else "ar_greedy"
+    beam = f"_beam{decoding.beam}" if decoding.beam > 1 else ""
+    chosen = f"_rescored{decoding.candidates}" if decoding.candidates > 1 else ""
+    return f"{student_name(config)}{beam}{chosen}"
+
+
+def translate_sets(
+    name: str, system: System, sets: Mapping[str, ParallelText]
+) -> dict[str, list[Translation]]:
+    """Translate the sources of every set, by name."""
+    outputs = {}
+    for set_name, text in sets.items():
+        with Progress(f"{name} on {set_name}", len(text), "sentences") as progress:
+            outputs[set_name] = system.translate(text.sources, progress)
+    return outputs
+
+
+def quality_metrics(
+    outputs: Mapping[str, Sequence[str]], sets: Mapping[str, ParallelText], language: str
+) -> dict[str, Metric]:
+    """Score the translations of every set."""
+    metrics: dict[str, Metric] = {}
+    for name, texts in outputs.items():
+        scores = score(texts, sets[name].targets, language)
+        metrics[f"bleu.{name}"] = scores.bleu
+        metrics[f"chrf.{name}"] = scores.chrf
+        metrics[f"length_ratio.{name}"] = scores.length_ratio
+        metrics["bleu_signature"] = scores.bleu_signature
+        metrics["chrf_signature"] = scores.chrf_signature
+    return metrics
+
+
+def latent_quality(
+    student: Translator, found: Sequence[Translation], valid: ParallelText
+) -> dict[str, Metric]:
+    """Score what a latent student's decoder makes of the true targets' codes, on valid only.
+
+    Args:
+        student: A student of any kind; nothing is measured of one without codes.
+        found: Its translations of `valid`.
+        valid: The validation set.
+    """
+    if not isinstance(student.model, LatentTransformer):
+        return {}
+    texts = student.reconstruct(valid.sources, valid.targets)
+    return {
+        "bleu_oracle.valid": score(texts, valid.targets, student.target_language).bleu,
+        "codes_per_sentence.valid": sum(len(t.codes) for t in found) / len(found),
+    }
+
+
+def speed_metrics(
+    systems: Mapping[str, System], sentences: Sequence[str], settings: EvaluationConfig
+) -> dict[str, dict[str, Metric]]:
+    """Time all systems in turn, one sentence at a time and in batches.
+
+    Args:
+        systems: By name, `BASELINE` among them.
+        sentences: The first `settings.latency_sentences` of them are timed.
+        settings: How often, and in which batches.
+
+    Returns:
+        The metrics of each system; none where no sentence is to be timed.
+    """
+    metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
+    sentences = sentences[: settings.latency_sentences]
+    if not sentences:
+        return metrics
+    on_gpu = torch.cuda.is_available()
+    functions: dict[str, Callable[[str], str]] = {n: s.one for n, s in systems.items()}
+    timed = measure_latency(
+        functions,
+        sentences,
+        warmup=settings.latency_warmup,
+        rounds=settings.latency_rounds,
+        synchronize=torch.cuda.synchronize if on_gpu else None,
+    )
+    for name, latency in timed.items():
+        metrics[name]["latency_ms.median"] = latency.median_ms
+        metrics[name]["latency_ms.p90"] = latency.p90_ms
+        metrics[name]["latency_ms.mean"] = latency.mean_ms
+        metrics[name]["latency_sentences"] = latency.sentences
+        metrics[name]["speedup_over_ar_beam4"] = speedup(timed[BASELINE], latency)
+    for size in settings.throughput_batches:
+        batches = [sentences[i : i + size] for i in range(0, len(sentences), size)]
+        seconds = time_in_turn(
+            {name: _translates(system, batches) for name, system in systems.items()},
+            settings.latency_rounds,
+            "cuda" if on_gpu else "cpu",
+        )
+        for name, times in seconds.items():
+            metrics[name][f"sentences_per_second.batch_{size}"] = len(sentences) / float(
+                np.median(times)
+            )
+    return metrics
+
+
+def _translates(system: System, batches: Sequence[Sequence[str]]) -> Callable[[], None]:
+    def work() -> None:
+        for batch in batches:
+            system.translate(batch)
+
+    return work
+
+
+def training_metrics(stage: Stage | None) -> dict[str, Metric]:
+    """Take the rate of a training, and its codebook's use at the end, from its metrics."""
+    rows = [] if stage is None else read_metrics(stage.folder / "training" / "metrics.jsonl")
+    metrics: dict[str, Metric] = {}
+    rates = [row["train/tokens_per_second"] for row in rows if "train/tokens_per_second" in row]
+    if rates:
+        metrics["train_tokens_per_second"] = float(np.median(rates))
+    used = [row for row in rows if "epoch/used_codes" in row]
+    if used:
+        metrics["used_codes"] = used[-1]["epoch/used_codes"]
+        metrics["codebook_perplexity"] = used[-1]["epoch/perplexity"]
+    return metrics
+
+
+def code_usage(stage: Stage) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return how often each code was used in each epoch, (T, K), and the steps (T,)."""
+    rows = read_metrics(stage.folder / "training" / "metrics.jsonl")
+    usage = [(row["step"], row["epoch/code_usage"]) for row in rows if "epoch/code_usage" in row]
+    if not usage:
+        return None
+    steps, counts = zip(*usage, strict=True)
+    return np.array(counts), np.array(steps)
