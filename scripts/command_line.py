@@ -10,11 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import to_flat
 
@@ -33,6 +28,12 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         VqnmtError: A key or a choice is unknown, or an override cannot be read.
     """
+    # Not for every script: an exported model is translated from without them.
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, overrides)
@@ -71,6 +72,8 @@ def run(main: Callable[[list[str]], None], config: str | None = None) -> None:
     arguments = sys.argv[1:]
     try:
         if config is not None and {"-h", "--help"} & set(arguments):
+            from omegaconf import OmegaConf
+
             print(sys.modules["__main__"].__doc__)
             print(OmegaConf.to_yaml(OmegaConf.create(load_config(config, []))))
             return

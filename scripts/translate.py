@@ -1,45 +1,175 @@
 """Translate lines: one in, one out, order kept, empty lines stay empty.
 
-python scripts/translate.py --model runs/homeassistant-en-de/student < in.txt > out.txt
+python scripts/translate.py in.txt > out.txt
+echo "Turn on the light" | python scripts/translate.py --model DIR
+python scripts/translate.py                  a prompt, on a terminal
+
+With --nbest, --scores or --show-codes a line has columns between tabs: the number of the source
+line (--nbest), the log-probability (--scores) and the rescorer's (--rescore), the translation, and
+each code with the pieces that it writes (--show-codes).
 """
 
 import argparse
 import sys
-from itertools import islice
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from command_line import RAW, run
 
+from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.translator import Translator
+from vqnmt.streams import count_lines, read_lines
+from vqnmt.translation import ON_LONG, BatchTranslator, Translation, load_translator
 
-# Lines translated together from a file or a pipe: bounds the memory.
+# Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000
+# The model that comes with the repository.
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained" / "en-de"
+
+
+class Command:
+    """One call of the script: the model, its settings and the form of the output."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        start = time.perf_counter()
+        self.options = options
+        self.settings = SearchSettings(
+            beam=options.beam,
+            candidates=max(options.candidates, options.nbest),
+            temperature=options.temperature,
+        )
+        self.translator = load(options.model, options)
+        self.rescorer: Any = load(options.rescore, options) if options.rescore else None
+        if self.rescorer is not None and not hasattr(self.rescorer, "score"):
+            raise VqnmtError(f"{options.rescore}: exported models cannot rescore: give a teacher")
+        if options.temperature is not None:
+            import torch
+
+            torch.manual_seed(options.seed)
+        self.loading = time.perf_counter() - start
+        self.sentences, self.seconds = 0, 0.0
+
+    def translate(self, lines: list[str], name: str, first: int = 1, progress: Any = None) -> None:
+        """Translate lines, the first of them number `first` of `name`, and write what comes."""
+        start = time.perf_counter()
+        try:
+            found = self.translator.n_best(lines, self.settings, self.rescorer, progress, first)
+        except VqnmtError as error:
+            place = f"{name}, " if str(error).startswith("line ") else ""
+            raise VqnmtError(f"{place}{error}") from error
+        for translations in found:
+            self.sentences += 1
+            for translation in translations[: self.options.nbest]:
+                line = "\t".join(self.columns(translation)) + "\n"
+                sys.stdout.buffer.write(line.encode())  # UTF-8 in any locale
+        sys.stdout.buffer.flush()
+        self.seconds += time.perf_counter() - start
+
+    def columns(self, translation: Translation) -> Iterator[str]:
+        """Lay out one translation."""
+        if self.options.nbest > 1:
+            yield str(self.sentences)
+        if self.options.scores:
+            yield f"{translation.score:.4f}"
+            if translation.teacher_score is not None:
+                yield f"{translation.teacher_score:.4f}"
+        yield translation.text
+        if self.options.show_codes:
+            pieces = self.translator.code_pieces(translation)
+            pairs = zip(translation.codes, pieces, strict=False)
+            yield " ".join(f"{code}:{''.join(written)}" for code, written in pairs)
+
+    def report(self) -> None:
+        """Say on standard error how fast it was."""
+        if self.options.quiet or not self.sentences:
+            return
+        rate = self.sentences / max(self.seconds, 1e-9)
+        print(
+            f"{self.sentences:,} sentences in {self.seconds:.2f} s: {rate:,.1f} sentences/s, "
+            f"{1000 / rate:.2f} ms a sentence; loaded in {self.loading:.2f} s",
+            file=sys.stderr,
+        )
+
+
+def load(folder: str | None, options: argparse.Namespace) -> BatchTranslator:
+    """Load a model, the one that comes with the repository where none is named."""
+    if folder is None and not PRETRAINED.is_dir():
+        raise VqnmtError(f"no --model is given and {PRETRAINED} has none: give a model folder")
+    translator = load_translator(folder or PRETRAINED, options.device, options.threads)
+    translator.on_long = options.on_long
+    return translator
+
+
+def translate_stream(command: Command, stream: BinaryIO, name: str) -> None:
+    """Translate a file or a pipe; the length of a file is known, so that it has a progress bar."""
+    with ExitStack() as stack:
+        progress, first = None, 1
+        if stream.seekable() and not sys.stdout.isatty() and not command.options.quiet:
+            from vqnmt.progress import Progress
+
+            progress = stack.enter_context(Progress(name, count_lines(stream), "sentences"))
+        for lines in read_lines(stream, name, CHUNK, command.options.invalid_utf8 == "replace"):
+            command.translate(lines, name, first, progress)
+            first += len(lines)
+
+
+def open_file(name: str) -> BinaryIO:
+    """Open a file of text."""
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise VqnmtError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def prompt(command: Command) -> None:
+    """Translate what is typed, until the end of input; an error ends nothing."""
+    import readline  # noqa: F401  line editing and history for input()
+
+    while True:
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        try:
+            command.translate([line], "input")
+        except VqnmtError as error:
+            print(error, file=sys.stderr)
 
 
 def main(arguments: list[str]) -> None:
-    """Translate standard input to standard output."""
+    """Translate files, or standard input, to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("files", nargs="*", help="UTF-8 text; default: standard input")
+    parser.add_argument("--model", help=f"model or exported folder; default: {PRETRAINED}")
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
+    parser.add_argument("--candidates", type=int, default=1, help="translations to choose from")
+    parser.add_argument("--temperature", type=float, help="draw candidates: 1 from the model")
+    parser.add_argument("--rescore", metavar="DIR", help="a teacher that chooses the best")
+    parser.add_argument("--nbest", type=int, default=1, help="translations written a line")
+    parser.add_argument("--scores", action="store_true", help="write log-probabilities, in nats")
+    parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")
+    parser.add_argument("--on-long", choices=ON_LONG, default="refuse", help="too long a line")
+    parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
+    parser.add_argument("--threads", type=int, help="of an exported model; default: all cores")
+    parser.add_argument("--seed", type=int, default=1, help="for --temperature")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)
-    translator = Translator.from_pretrained(options.model, options.device)
-    number = 0
-    while raw := list(islice(sys.stdin.buffer, CHUNK)):
-        lines = []
-        for line in raw:
-            number += 1
-            try:
-                lines.append(line.decode("utf-8").removesuffix("\n"))
-            except UnicodeDecodeError as error:
-                raise VqnmtError(
-                    f"standard input, line {number}: not UTF-8 (byte {error.object[error.start]:#x}"
-                    f" at column {error.start + 1}): convert the file to UTF-8"
-                ) from error
-        first = number - len(lines) + 1
-        for translation in translator.translate(lines, beam=options.beam, first_line=first):
-            sys.stdout.buffer.write(translation.text.encode() + b"\n")  # UTF-8 in any locale
-        sys.stdout.buffer.flush()
+    if options.nbest < 1:
+        raise VqnmtError(f"--nbest is {options.nbest}; it must be 1 or more")
+    command = Command(options)
+    if not options.files and sys.stdin.isatty():
+        prompt(command)
+    elif not options.files:
+        translate_stream(command, sys.stdin.buffer, "standard input")
+    for name in options.files:
+        with open_file(name) as stream:
+            translate_stream(command, stream, name)
+    command.report()
 
 
 if __name__ == "__main__":

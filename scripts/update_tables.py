@@ -2,23 +2,27 @@
 
 python scripts/update_tables.py [--check]
 
-A table stands between `<!-- records: FILE -->` and `<!-- end -->`.
+A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of a file of translation records,
+`FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from command_line import run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
-from vqnmt.evaluation.records import read_records
+from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
 from vqnmt.evaluation.speed import speed_table
+from vqnmt.evaluation.translation_tables import ablation_table, translation_tables
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- records: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- records: (\S+)( systems)? -->\n).*?(<!-- end -->)", re.DOTALL)
+ABLATIONS = "results/translation/ablations/"
 
 # Files of records with columns of their own.
 TABLES = {
@@ -32,16 +36,35 @@ def updated(text: str) -> str:
     """Return `text` with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
-        records = read_records(ROOT / match[2])
+        records = _records(match[2], compared=match[3] is not None)
         if not records:
-            return f"{match[1]}\nNothing is recorded yet.\n\n{match[3]}"
+            return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
         seeds = ", ".join(sorted({str(record.seed) for record in records}))
         hardware = records[0].hardware
         lay_out = TABLES.get(match[2], results_table)
-        note = f"Seed {seeds}; {hardware['processor']}, {hardware['threads']} threads."
-        return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[3]}"
+        if match[2].startswith(ABLATIONS):
+            lay_out = ablation_table
+        elif match[3] is not None:
+            lay_out = translation_tables
+        device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
+        note = f"Seed {seeds}; {device}{hardware['processor']}, {hardware['threads']} threads."
+        return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[4]}"
 
     return BLOCK.sub(table, text)
+
+
+def _records(file: str, *, compared: bool) -> Sequence[Record]:
+    """Read the records of a table; none where the file is not there yet."""
+    if not (ROOT / file).exists():
+        return []
+    records = read_records(ROOT / file)
+    if file in TABLES or file.startswith(ABLATIONS):
+        return records
+    return [
+        record
+        for record in records
+        if compared == any(change.startswith("experiment=") for change in record.overrides)
+    ]
 
 
 def main(arguments: list[str]) -> None:

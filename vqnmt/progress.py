@@ -5,7 +5,6 @@ import sys
 import time
 from types import TracebackType
 
-from accelerate import PartialState
 from tqdm import tqdm
 
 # Seconds between two plain lines in a log file.
@@ -14,6 +13,8 @@ PLAIN_INTERVAL = 15.0
 
 def say(line: str) -> None:
     """Print a line once, whatever the number of processes."""
+    from accelerate import PartialState  # slow to import, and translation does without
+
     if PartialState().is_main_process:
         print(line, flush=True)
 

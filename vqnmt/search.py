@@ -3,7 +3,6 @@
 One implementation, so that a comparison of two systems compares their models.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -11,7 +10,17 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from vqnmt.errors import VqnmtError
+from vqnmt.decoding import SearchSettings
+
+__all__ = [
+    "Hypothesis",
+    "SearchSettings",
+    "SearchState",
+    "find_candidates",
+    "n_best",
+    "sample",
+    "search",
+]
 
 
 class SearchState(Protocol):
@@ -38,32 +47,6 @@ class Hypothesis:
 
     symbols: list[int]
     log_probability: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchSettings:
-    """How sequences are looked for, and how many are wanted of each sentence."""
-
-    beam: int = 1
-    """Hypotheses kept a sentence; 1 is greedy search. Raised to `candidates` where it is less."""
-    candidates: int = 1
-    """Sequences wanted of each sentence."""
-    temperature: float | None = None
-    """Above 0: candidates are drawn from p ** (1 / temperature), and `beam` does not matter."""
-    length_penalty: float = 1.0
-    """Finished hypotheses are compared by log-probability / length ** this."""
-
-    def __post_init__(self) -> None:
-        """Check every value that the types leave open.
-
-        Raises:
-            VqnmtError: Names the setting, its value and the values allowed.
-        """
-        for key in ("beam", "candidates"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise VqnmtError(f"temperature is {self.temperature}; it must be above 0")
 
 
 def find_candidates(
@@ -95,8 +78,8 @@ def find_candidates(
         )
     beam = max(settings.beam, settings.candidates)
     if beam == 1:
-        found = _one_by_one(step, state, limits, begin, end, forbidden, _best)
-        return [[hypothesis] for hypothesis in found]
+        best = _one_by_one(step, state, limits, begin, end, forbidden, _best)
+        return [[hypothesis] for hypothesis in best]
     found = n_best(
         step,
         state,

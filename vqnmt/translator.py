@@ -1,26 +1,30 @@
-"""From text to text: the one path that validation, files, pipes and evaluation share."""
+"""Translation by PyTorch: loading, saving and running the models of `vqnmt.models`."""
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from vqnmt.data.batches import pad
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
-from vqnmt.models import LatentTransformer
+from vqnmt.models import AutoregressiveTransformer, LatentTransformer
+from vqnmt.models.codes import LatentTranslation
 from vqnmt.models.pretrained import FORMAT, TranslationModel
-from vqnmt.progress import Progress
+from vqnmt.rescoring import score_targets
+from vqnmt.search import Hypothesis
+from vqnmt.translation import BatchTranslator, TextTranslator, Translation, read_config
+
+__all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
 
 # transformers reports on every load and save by default.
 transformers_logging.disable_progress_bar()
@@ -28,38 +32,15 @@ transformers_logging.disable_progress_bar()
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model")
 
 
-@dataclass(slots=True)
-class Translation:
-    """A translated sentence."""
-
-    text: str
-    """The translation; empty for an empty source."""
-    score: float = 0.0
-    """Log-probability in nats of the tokens (autoregressive) or of the codes (latent)."""
-    codes: list[int] = field(default_factory=list)
-    """The latent codes, each for 2^n_c tokens; none for an autoregressive model."""
-
-
-class TextTranslator(Protocol):
-    """What can be timed, scored and used as a teacher."""
-
-    def translate(
-        self, sentences: Sequence[str], *, beam: int = 1, progress: Progress | None = None
-    ) -> list[Translation]:
-        """Translate `sentences`, in order."""
-
-
-class Translator:
-    """A model with its vocabulary.
+class Translator(BatchTranslator):
+    """A model that PyTorch runs, with its vocabulary.
 
     Args:
         model: An `AutoregressiveTransformer` or a `LatentTransformer`.
         vocabulary: The model's pieces.
         source_language: Language code of the source.
         target_language: Language code of the target.
-        batch_tokens: Source tokens translated at a time, padding included.
-        max_source_tokens: Longer sources are refused.
-        length_penalty: Of beam search, see `vqnmt.search.search`.
+        further: See `BatchTranslator`.
     """
 
     def __init__(
@@ -68,15 +49,10 @@ class Translator:
         vocabulary: Vocabulary,
         source_language: str,
         target_language: str,
-        *,
-        batch_tokens: int = 2048,
-        max_source_tokens: int = 256,
-        length_penalty: float = 1.0,
+        **further: Any,
     ) -> None:
-        self.model, self.vocabulary = model, vocabulary
-        self.source_language, self.target_language = source_language, target_language
-        self.batch_tokens, self.max_source_tokens = batch_tokens, max_source_tokens
-        self.length_penalty = length_penalty
+        super().__init__(vocabulary, source_language, target_language, **further)
+        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -144,37 +120,53 @@ class Translator:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def translate(
-        self,
-        sentences: Sequence[str],
-        *,
-        beam: int = 1,
-        progress: Progress | None = None,
-        first_line: int = 1,
-    ) -> list[Translation]:
-        """Translate `sentences`, in order; an empty one stays empty.
+    def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate one batch of token rows by the model's own search or samples."""
+        model: Any = self.model
+        found = [
+            [_translation(candidate) for candidate in row]
+            for row in model.candidates(pad(rows).to(self.device), settings)
+        ]
+        if settings.temperature is not None:
+            for translations in found:
+                translations.sort(key=lambda translation: -translation.score)
+        return found
+
+    def score(
+        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Score candidate translations by this autoregressive model, as its beam search would.
 
         Args:
-            sentences: One sentence each, without line breaks.
-            beam: Beam of the search over tokens or codes; 1 is greedy.
-            progress: Told of each sentence done.
-            first_line: Number of the first sentence, for errors.
+            sentences: Sources, none of them empty.
+            candidates: The candidates of each; equal ones are scored once.
+
+        Returns:
+            For each candidate its log-probability / length ** length_penalty, the end included.
 
         Raises:
-            VqnmtError: Sources are longer than the model takes, or `beam` is below 1.
+            VqnmtError: The model is not autoregressive, or a source is longer than it takes.
         """
-        if beam < 1:
-            raise VqnmtError(f"beam is {beam}; it must be 1 or more")
-        rows = self.vocabulary.encode(list(sentences))
-        self._refuse_too_long(rows, first_line)
-        translations = [Translation("") for _ in rows]
+        if not isinstance(self.model, AutoregressiveTransformer):
+            raise VqnmtError("only an autoregressive model can rescore: give a teacher's folder")
+        rows = self.vocabulary.encode(sentences)
+        self._refuse_long(rows, 1)
+        distinct = [list(dict.fromkeys(texts)) for texts in candidates]
+        targets = [self.vocabulary.encode(texts) for texts in distinct]
+        scores: list[list[float]] = [[] for _ in rows]
         for indices in self._batches(rows):
-            source = pad([rows[i] for i in indices]).to(self.device)
-            for i, translation in zip(indices, self._translate(source, beam), strict=True):
-                translations[i] = translation
-            if progress is not None:
-                progress.update(len(indices))
-        return translations
+            found = score_targets(
+                self.model,
+                pad([rows[i] for i in indices]).to(self.device),
+                [targets[i] for i in indices],
+            )
+            for i, log_p in zip(indices, found, strict=True):
+                by_text = {
+                    text: value / (len(tokens) + 1) ** self.length_penalty
+                    for text, tokens, value in zip(distinct[i], targets[i], log_p, strict=True)
+                }
+                scores[i] = [by_text[text] for text in candidates[i]]
+        return scores
 
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""
@@ -193,38 +185,12 @@ class Translator:
                 texts[i] = text
         return texts
 
-    def _translate(self, source: Tensor, beam: int) -> list[Translation]:
-        model: Any = self.model
-        found = model.generate(source, beam=beam, length_penalty=self.length_penalty)
-        if isinstance(model, LatentTransformer):
-            texts = self.vocabulary.decode([tokens for _, tokens in found])
-            return [
-                Translation(text, codes.log_probability, codes.symbols)
-                for text, (codes, _) in zip(texts, found, strict=True)
-            ]
-        texts = self.vocabulary.decode([hypothesis.symbols for hypothesis in found])
-        return [
-            Translation(text, hypothesis.log_probability)
-            for text, hypothesis in zip(texts, found, strict=True)
-        ]
 
-    def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
-        """Group the sentences that are not empty by length, within `batch_tokens`."""
-        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
-        start = 0
-        for end in range(1, len(order) + 1):
-            # Sorted by length: the next sentence would set the width of the batch.
-            if end == len(order) or len(rows[order[end]]) * (end + 1 - start) > self.batch_tokens:
-                yield order[start:end]
-                start = end
-
-    def _refuse_too_long(self, rows: list[list[int]], first_line: int) -> None:
-        long = [i for i, row in enumerate(rows) if len(row) > self.max_source_tokens]
-        if long:
-            raise VqnmtError(
-                f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the "
-                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
-            )
+def _translation(candidate: LatentTranslation | Hypothesis) -> Translation:
+    if isinstance(candidate, Hypothesis):
+        return Translation("", candidate.log_probability, tokens=candidate.symbols)
+    codes, tokens, spans = candidate
+    return Translation("", codes.log_probability, codes.symbols, tokens, spans)
 
 
 def _load(folder: Path) -> Any:
@@ -267,23 +233,4 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         VqnmtError: A file is missing, config.json is damaged or of another version.
     """
-    if not folder.is_dir():
-        raise VqnmtError(f"{folder}: no such model folder; give one that train_nmt.py has written")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise VqnmtError(
-                f"{folder / name}: missing, so the model folder is incomplete: copy it again or "
-                "save the model anew"
-            )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = config["model_type"], config["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise VqnmtError(
-            f"{folder / 'config.json'}: not the config of a vqnmt model ({error!r})"
-        ) from error
-    if found != ("vqnmt", FORMAT):
-        raise VqnmtError(
-            f"{folder / 'config.json'}: model_type and format are {found}, this version reads "
-            f"{('vqnmt', FORMAT)}: train again or install the version that wrote it"
-        )
+    read_config(folder, MODEL_FILES, "vqnmt", FORMAT)

@@ -13,8 +13,13 @@ from vqnmt.settings import from_mapping, to_flat
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
+# The groups of train_image.py, which test_image_config.py composes, and of
+# reproduce_translation.py, which test_reproduce_translation.py does.
+OTHERS = ("budget", "data", "size", "system", "ablation")
 CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path.is_file()
+    f"{path.parent.name}={path.stem}"
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in OTHERS
 )
 # Where there is no default: the corpus of the user's own files.
 NEEDED = {"corpus=files": ["corpus.train.tsv=text.tsv"]}
@@ -45,6 +50,10 @@ def test_choice_composes(compose, choice: str) -> None:
         assert config.run == f"runs/{name}-en-de"
     if group == "quantizer":
         assert config.student_model.quantizer.name == name.removesuffix("_reference")
+    if group == "experiment":  # goes before what train_nmt.yaml itself sets
+        text = (CONFIGS / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+        for key, value in re.findall(r"^(warm_start|distill|student): (\S+)$", text, re.MULTILINE):
+            assert str(getattr(config, key)).lower() == value, key
     # What the file sets is what the settings hold: nothing is dropped on the way.
     flat = to_flat(dataclasses.asdict(config))
     assert {key: flat[key] for key in to_flat(values)} == to_flat(values)
@@ -62,8 +71,10 @@ def test_choices_combine(compose) -> None:
     assert config.records is None and config.seed == 7
 
 
-@pytest.mark.parametrize("model", ["tiny", "small", "base"])
-@pytest.mark.parametrize("training", ["short", "long"])
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [("tiny", "short"), ("small", "long"), ("medium", "gpu"), ("base", "long")],
+)
 def test_every_key_can_be_set_on_the_command_line(compose, model: str, training: str) -> None:
     values = compose(f"model={model}", f"training={training}", "quantizer=soft_em")
     missing = to_flat(dataclasses.asdict(from_mapping(PipelineConfig, values))).keys() - (

@@ -1,8 +1,10 @@
 """A tiny translation task, and a trainer of it that leaves everything in `tmp_path`."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.quantizers import QuantizerConfig
+from vqnmt.quantizers.soft_em import SoftEMQuantizer
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 
@@ -34,6 +37,7 @@ class TinyBatches:
             for _ in range(2)
         ]
         self.seen: list[tuple[Tensor, Tensor]] = []
+        self.last = np.zeros(0, dtype=np.int64)
         self.on_batch: Callable[[int], None] = lambda count: None
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -43,6 +47,7 @@ class TinyBatches:
     def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         source, target = (pad([side[i] for i in indices]) for side in self.rows)
         self.seen.append((source, target))
+        self.last = indices
         self.on_batch(len(self.seen))
         return source, target
 
@@ -87,6 +92,14 @@ class Watcher:
         }
 
 
+class Quiet(Watcher):
+    """Draws no random numbers."""
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        source, target = TinyBatches().collate(np.arange(4))
+        return {"valid/total": model(source, target).total.item()}
+
+
 def tiny_model(kind: str) -> nn.Module:
     torch.manual_seed(5)
     size = TransformerConfig(dim=8, feedforward=12, heads=2, dropout=0.1)
@@ -111,6 +124,26 @@ def tiny_model(kind: str) -> nn.Module:
     )
 
 
+EXACT = ("ema", "soft_em")
+
+
+def train_exact(kind: str, folder: Path) -> Trainer:
+    """Train 50 steps without any random numbers that depend on the process."""
+    config = TrainingConfig(
+        steps=50,
+        warmup=5,
+        learning_rate=0.003,
+        precision="fp32",
+        log_every=1,
+        validate_every=25,
+    )
+    batches = TinyBatches(80)
+    trainer = Trainer(exact_model(kind), batches, Quiet(), config, folder, 3, "tiny")
+    with common_draws(trainer, batches):
+        trainer.train()
+    return trainer
+
+
 def plain_model() -> nn.Module:
     """The autoregressive model without dropout: its gradient follows from weights and data."""
     model = tiny_model("autoregressive")
@@ -118,6 +151,51 @@ def plain_model() -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+def exact_model(kind: str) -> nn.Module:
+    """The latent model without any random numbers but soft EM's draws."""
+    torch.manual_seed(5)
+    return LatentTransformer(
+        LatentConfig(
+            transformer=TransformerConfig(dim=8, feedforward=12, heads=2, dropout=0.0),
+            quantizer=QuantizerConfig(
+                name=kind, codebook_size=6, samples=4, samples_end=1, kmeans_vectors=60
+            ),
+            encoder_layers=1,
+            decoder_layers=1,
+            compression=1,
+            continuous_start=0.1,
+        ),
+        12,
+    )
+
+
+@contextlib.contextmanager
+def common_draws(trainer: Trainer, batches: TinyBatches) -> Iterator[None]:
+    """Give soft EM the same draws for a code of a pair in whichever process it is.
+
+    They invert the posterior at uniform numbers that follow from the step, the pair and the
+    code's place in it.
+    """
+
+    def posterior(self: SoftEMQuantizer, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        distances = torch.cdist(vectors, self.codebook.vectors).square()  # (N, K)
+        p = (-distances / (self.scale * self.temperature)).softmax(dim=1)
+        codes, entropies = distances.argmin(dim=1), torch.special.entr(p).sum(dim=1)
+        if not self.training:
+            return codes, codes[:, None], entropies
+        points = [
+            np.random.default_rng((trainer.step, pair, place)).random(self.samples)
+            for pair in batches.last
+            for place in range(-(-len(batches.rows[1][pair]) // 2))
+        ]
+        points = torch.tensor(np.array(points), dtype=p.dtype)  # (N, m)
+        samples = torch.searchsorted(p.cumsum(dim=1), points).clamp(max=p.shape[1] - 1)
+        return codes, samples, entropies
+
+    with mock.patch.object(SoftEMQuantizer, "_posterior", posterior):
+        yield
 
 
 def watch_gradients(trainer: Trainer) -> list[dict[str, Tensor]]:

@@ -1,40 +1,103 @@
-"""One process of a distributed training: `distributed_worker.py MODEL FOLDER SIGNALLED_RANK`."""
+"""One process of a distributed training: `distributed_worker.py KIND FOLDER SIGNALLED_RANK`."""
 
+import math
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from conftest import FIVE, PARTS, Planned, Watcher, plain_model, tiny_model, watch_gradients
+from conftest import (
+    FIVE,
+    PARTS,
+    Planned,
+    Watcher,
+    plain_model,
+    tiny_model,
+    train_exact,
+    watch_gradients,
+)
 
 from vqnmt.errors import VqnmtError
+from vqnmt.models import LatentTransformer
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 
+SETTINGS = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1}
 
-def main(kind: str, folder: Path, signalled: int) -> None:
+
+def main(kind: str, folder: Path, signalled: int) -> int:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    settings = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1}
+    if kind.startswith("exact"):
+        state, status = exact(folder, *kind.split()[1:]), 0
+    else:
+        state, status = train(kind, folder, rank, signalled)
+    torch.save(state, folder / f"rank-{rank}.pt")
+    return status
+
+
+def exact(folder: Path, *kinds: str) -> dict[str, Any]:
+    trainers = {kind: train_exact(kind, folder / kind) for kind in kinds}
+    return {kind: trainer.distributed.weights() for kind, trainer in trainers.items()}
+
+
+def train(kind: str, folder: Path, rank: int, signalled: int) -> tuple[dict[str, Any], int]:
     if kind == "plain":
         model, batches = plain_model(), Planned(*PARTS)
-        config = TrainingConfig(steps=1, accumulation=3, **settings)
+        config = TrainingConfig(steps=1, accumulation=3, **SETTINGS)
     else:
-        model, batches = tiny_model(kind), Planned(*FIVE)
-        config = TrainingConfig(steps=8, validate_every=4, **settings)
+        model, batches = tiny_model("ema" if kind == "faulty" else kind), Planned(*FIVE)
+        config = TrainingConfig(steps=8, validate_every=4, **SETTINGS)
     if rank == signalled:
         batches.on_batch = lambda count: count == 3 and os.kill(os.getpid(), signal.SIGTERM)
     trainer = Trainer(model, batches, Watcher(), config, folder, 3, "tiny")
-    gradients = watch_gradients(trainer)
+    if kind == "faulty" and rank == 1:
+        spoil(model, trainer)
+    gradients, sums = watch_gradients(trainer), count_sums(trainer)
+    state: dict[str, Any] = {}
+    status = 0
     try:
-        averaged = trainer.train()
+        state["averaged"] = trainer.train()
     except VqnmtError as error:
-        averaged = {"error": str(error)}
-    state = {"step": trainer.step, "weights": trainer.inner.state_dict(), "averaged": averaged}
-    state["gradients"] = gradients
-    torch.save(state, folder / f"rank-{rank}.pt")
+        state["error"], status = str(error), error.status
+    state |= {"step": trainer.step, "weights": trainer.inner.state_dict()}
+    state |= {"gradients": gradients, "sums": sums, "skipped": trainer.skips.skipped}
+    return state, status
+
+
+def spoil(model: torch.nn.Module, trainer: Trainer) -> None:
+    """Spoil a step's loss, and another one's latents."""
+    assert isinstance(model, LatentTransformer)
+    compress, forward = model.compress, model.forward
+
+    def faulty_compress(*arguments: Any) -> Any:
+        z_e, mask = compress(*arguments)
+        return (z_e * math.nan if trainer.step == 2 else z_e), mask
+
+    def faulty_forward(*arguments: Any) -> Any:
+        losses = forward(*arguments)
+        if trainer.step == 4 and trainer.inner.training:
+            losses.total = losses.total * math.inf
+        return losses
+
+    model.compress, model.forward = faulty_compress, faulty_forward  # type: ignore[method-assign]
+
+
+def count_sums(trainer: Trainer) -> list[int]:
+    """Return a list that gets the size of each gradient that the processes sum up."""
+    found: list[int] = []
+
+    def hook(_: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+        found.append(bucket.buffer().numel())
+        buffer = bucket.buffer().div_(trainer.distributed.processes)
+        future = torch.distributed.all_reduce(buffer, async_op=True).get_future()
+        return future.then(lambda done: done.value()[0])
+
+    trainer.distributed.forward.register_comm_hook(None, hook)  # type: ignore[operator]
+    return found
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,6 +1,7 @@
-"""Two processes train one model, write its folder once, and stop together."""
+"""Two processes train one model as one would, write its folder once, and stop together."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,19 +13,23 @@ import torch
 from vqnmt.training.metrics import read_metrics
 
 from .conftest import (
+    EXACT,
     WHOLE,
     Planned,
     TinyBatches,
     assert_same_gradients,
     plain_model,
+    train_exact,
     watch_gradients,
 )
 
 pytestmark = pytest.mark.distributed
 
 
-def launch(kind: str, folder: Path, signalled: int = -1) -> list[dict]:
-    """Run two processes to their end; return what each left."""
+def launch(
+    kind: str, folder: Path, signalled: int = -1, status: int = 0, sharded: bool = False
+) -> list[dict]:
+    """Run two processes to their end, which must have `status`; return what each left."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,6 +46,7 @@ def launch(kind: str, folder: Path, signalled: int = -1) -> list[dict]:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "GLOO_SOCKET_IFNAME": "lo",
+            "ACCELERATE_USE_FSDP": str(sharded).lower(),
         }
         worker = Path(__file__).with_name("distributed_worker.py")
         command = [sys.executable, str(worker), kind, str(folder), str(signalled)]
@@ -50,12 +56,91 @@ def launch(kind: str, folder: Path, signalled: int = -1) -> list[dict]:
     try:
         for process in processes:
             _, errors = process.communicate(timeout=90)
-            assert process.returncode == 0, errors[-2000:]
+            assert process.returncode == status, errors[-2000:]
     finally:
         for process in processes:
             process.kill()
             process.wait()
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+def rows(folder: Path) -> list[dict]:
+    """The metrics without what the clock says."""
+    found = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if "per_second" not in k} for row in found]
+
+
+def assert_close_rows(one: Path, other: Path) -> None:
+    """Compare all losses and statistics to 1e-5, and the codes used to the last one."""
+    ours, theirs = rows(one), rows(other)
+    assert len(ours) == len(theirs)
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.pop("epoch/usage", None) == expected.pop("epoch/usage", None), row["step"]
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-5), row["step"]
+
+
+# --- one process and two ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exact_single(tmp_path_factory) -> dict:
+    """Folder and weights of each model, trained by one process."""
+    folder = tmp_path_factory.mktemp("single")
+    trainers = {kind: train_exact(kind, folder / kind) for kind in EXACT}
+    return {
+        kind: (trainer.folder, trainer.inner.state_dict()) for kind, trainer in trainers.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sharded"), [(EXACT, False), (EXACT[:1], True)], ids=["replicated", "sharded"]
+)
+def test_two_processes_train_as_one(tmp_path, exact_single, kinds, sharded, capsys):
+    found = launch(" ".join(("exact", *kinds)), tmp_path, sharded=sharded)
+    for kind in kinds:
+        folder, expected = exact_single[kind]
+        assert_close_rows(tmp_path / kind, folder)
+        codebook = [name for name in expected if "codebook." in name]
+        assert len(codebook) > 4
+        for name in codebook:
+            for rank in range(2):
+                torch.testing.assert_close(
+                    found[rank][kind][name], expected[name], rtol=1e-5, atol=1e-5, msg=name
+                )
+        # One process goes on from the two's checkpoint of step 25.
+        for path in (tmp_path / kind).glob("*-50-*"):
+            path.unlink()
+        resumed = train_exact(kind, tmp_path / kind)
+        assert "resumed at step 25, processes: 1, before 2" in capsys.readouterr().out
+        assert_close_rows(tmp_path / kind, folder)
+        for name in codebook:
+            torch.testing.assert_close(
+                resumed.inner.state_dict()[name], expected[name], rtol=1e-5, atol=1e-5, msg=name
+            )
+
+
+def test_one_processes_checkpoint_is_resumed_by_two(tmp_path, exact_single):
+    folder, _ = exact_single["ema"]
+    shutil.copytree(folder, tmp_path / "ema")
+    for path in (tmp_path / "ema").glob("*-50-*"):
+        path.unlink()
+    launch("exact ema", tmp_path, sharded=True)
+    assert_close_rows(tmp_path / "ema", folder)
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path, make_trainer):
+    # Three batches accumulated, one with a single pair for both, against one batch of all pairs.
+    found = launch("plain", tmp_path / "two")
+    trainer = make_trainer(plain_model(), batches=Planned(*WHOLE), steps=1)
+    expected = watch_gradients(trainer)
+    trainer.train()
+    parameters = sum(parameter.numel() for parameter in trainer.inner.parameters())
+    for state in found:
+        assert_same_gradients(state["gradients"][0], expected[0])
+        assert sum(state["sums"]) == parameters, "the gradient is summed up once a step"
+
+
+# --- random numbers, faults and signals ------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "ema"])
@@ -66,52 +151,36 @@ def test_two_processes_train_one_model(tmp_path, kind):
     for part in ("weights", "averaged"):
         for name, value in first[part].items():
             assert torch.equal(value, second[part][name]), (part, name)
-    steps = [
-        row["step"]
-        for row in read_metrics(tmp_path / "run" / "metrics.jsonl")
-        if "train/total" in row
-    ]
+    steps = [row["step"] for row in rows(tmp_path / "run") if "train/total" in row]
     assert steps == list(range(1, 9))  # one process writes
-
-
-def test_two_processes_have_the_gradient_of_one(tmp_path, make_trainer):
-    # Three batches accumulated, one with a single pair for both, against one batch of all pairs.
-    found = launch("plain", tmp_path / "two")
-    trainer = make_trainer(plain_model(), batches=Planned(*WHOLE), steps=1)
-    expected = watch_gradients(trainer)
-    trainer.train()
-    for state in found:
-        assert_same_gradients(state["gradients"][0], expected[0])
 
 
 def test_two_stopped_processes_go_on_as_if_never_stopped(tmp_path):
     # Each with its own dropout and its own counts of used codes.
     whole = launch("ema", tmp_path / "whole")
-    stopped = launch("ema", tmp_path / "stopped", signalled=1)
+    stopped = launch("ema", tmp_path / "stopped", signalled=1, status=143)
+    assert stopped[0]["step"] == stopped[1]["step"]
     assert stopped[0]["step"] in (3, 4)
+    for state in stopped:
+        assert f"terminated at step {state['step']} and saved" in state["error"]
     resumed = launch("ema", tmp_path / "stopped")
     for rank in range(2):
         for name, value in whole[rank]["weights"].items():
             assert torch.equal(value, resumed[rank]["weights"][name]), (rank, name)
-    rows = [
-        [
-            {key: value for key, value in row.items() if "per_second" not in key}
-            for row in read_metrics(tmp_path / name / "metrics.jsonl")
-        ]
-        for name in ("whole", "stopped")
-    ]
-    assert rows[0] == rows[1]
+    found = [rows(tmp_path / name) for name in ("whole", "stopped")]
+    assert found[0] == found[1]
     # The first two steps are in the continuous start. A code stands for two tokens, and the
     # single pair of the fourth batch is counted once, by the one process that has it.
-    (usage,) = (row["epoch/usage"] for row in rows[0] if "epoch/usage" in row)
+    (usage,) = (row["epoch/usage"] for row in found[0] if "epoch/usage" in row)
     assert sum(usage) == sum(-(-len(target) // 2) for target in TinyBatches().rows[1][12:])
 
 
-@pytest.mark.parametrize("signalled", [0, 1])
-def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path, signalled):
-    first, second = launch("autoregressive", tmp_path / "run", signalled)
-    assert first["step"] == second["step"]
-    assert first["step"] in (3, 4)
-    for state in (first, second):
-        assert "interrupted" in state["averaged"]["error"]
-    assert (tmp_path / "run" / f"checkpoint-{first['step']}.pt").exists()
+def test_a_fault_in_one_process_is_skipped_by_both(tmp_path):
+    first, second = launch("faulty", tmp_path / "run")
+    assert first["step"] == second["step"] == 8
+    assert first["skipped"] == second["skipped"] == 2
+    for name, value in first["weights"].items():
+        assert value.isfinite().all(), name
+        assert torch.equal(value, second["weights"][name]), name
+    steps = [row["step"] for row in rows(tmp_path / "run") if "train/total" in row]
+    assert steps == [1, 2, 4, 6, 7, 8]

@@ -116,7 +116,7 @@ def load_images(config: ImageDataConfig) -> ImageData:
     test = test[: config.max_test]
     digest = hashlib.sha256()
     for part in (train, valid, test):
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.ascontiguousarray(part).data)
     name = config.name
     return ImageData(train, valid, test, name, licence, attribution, digest.hexdigest()[:12])
 
@@ -212,7 +212,8 @@ class ImageBatches:
 
 def batches_in_order(images: Images, size: int) -> list[Tensor]:
     """Cut `images` (N, 3, H, W) into batches of at most `size`, as uint8 tensors."""
-    return [torch.tensor(images[i : i + size]) for i in range(0, len(images), size)]
+    parts = (images[i : i + size] for i in range(0, len(images), size))
+    return [torch.from_numpy(part.copy()) for part in parts]
 
 
 def deciding_settings(config: ImageDataConfig) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import hashlib
 import io
 import os
+import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ BOS_ID = 1
 EOS_ID = 2
 UNK_ID = 3
 
-# Sentences that sentencepiece samples from a larger corpus: more change no common piece.
-_SAMPLE = 2_000_000
+# Characters that a vocabulary is learnt from, a sample of a larger corpus: sentencepiece needs
+# some 16 bytes for each of them, and more change no common piece.
+_CHARACTERS = 40_000_000
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
 # From so many sentences on, starting threads takes no time beside encoding.
@@ -98,24 +100,29 @@ class Vocabulary:
             keep_pattern: Regular expression; its matches that occur at least twice become single
                 pieces (at most size / 8, the most frequent first). Placeholders such as {name}.
             model_type: "unigram" or "bpe".
-            seed: Only for corpora so large that sentencepiece samples them.
+            seed: Only for corpora so large that a sample of them is taken.
 
         Raises:
             VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
                 limit), or there are none.
         """
-
-        def text() -> Iterable[str]:
-            return filter(None, map(collapse_whitespace, sentences))
-
-        if next(iter(text()), None) is None:
+        characters = sum(len(collapse_whitespace(sentence)) for sentence in sentences)
+        if characters == 0:
             raise VqnmtError("the vocabulary has no text to learn from: the corpus is empty")
+        share = _CHARACTERS / characters
+
+        def text() -> Iterator[str]:
+            generator = random.Random(seed)
+            for sentence in map(collapse_whitespace, sentences):
+                if sentence and (share >= 1 or generator.random() < share):
+                    yield sentence
+
         kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
         model = io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
         try:
             sentencepiece.SentencePieceTrainer.Train(
-                sentence_iterator=iter(text()),
+                sentence_iterator=text(),
                 model_writer=model,
                 vocab_size=size,
                 model_type=model_type,
@@ -129,7 +136,8 @@ class Vocabulary:
                 character_coverage=0.9999,
                 byte_fallback=True,
                 normalization_rule_name="identity",
-                input_sentence_size=_SAMPLE,
+                # More hardly come; the number stands in the model's bytes, which stay what they are.
+                input_sentence_size=2_000_000,
                 shuffle_input_sentence=True,
                 # The order of summation depends on the number of threads: a fixed number gives
                 # the same bytes on every machine.
@@ -184,6 +192,10 @@ class Vocabulary:
         """
         rows = [[index for index in row if index > UNK_ID] for row in ids]
         return [self._pieces.DecodeIds(row) for row in rows]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return each id's piece as sentencepiece writes it, with ▁ for a space."""
+        return [self._pieces.IdToPiece(index) for index in ids]
 
     def __len__(self) -> int:
         """Return the number of pieces."""

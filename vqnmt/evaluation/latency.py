@@ -14,7 +14,7 @@ detokenisation. What would falsify a comparison, and what is done about it:
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 import numpy as np
@@ -33,12 +33,16 @@ class Latency:
     """Half of the sentences take no longer, in milliseconds."""
     p90_ms: float
     """Nine in ten sentences take no longer, in milliseconds."""
+    p99_ms: float
+    """Ninety-nine in a hundred sentences take no longer, in milliseconds."""
     mean_ms: float
     """Mean over the sentences, in milliseconds."""
     sentences: int
     """Sentences timed."""
     rounds: int
     """Timings of each sentence."""
+    translations: tuple[str, ...] = field(repr=False)
+    """What the timed calls of the last round returned."""
 
 
 def measure_latency(
@@ -72,6 +76,7 @@ def measure_latency(
         )
     wait = synchronize or (lambda: None)
     times = {name: np.empty((rounds, len(sentences))) for name in systems}  # nanoseconds
+    outputs = {name: [""] * len(sentences) for name in systems}
     collecting = gc.isenabled()
     with Progress("latency", rounds * len(sentences), "sentences") as progress:
         for index in range(warmup):
@@ -85,14 +90,17 @@ def measure_latency(
                     for name in turn_order(list(systems), round_ + index):
                         wait()
                         start = perf_counter_ns()
-                        systems[name](sentence)
+                        output = systems[name](sentence)
                         wait()
                         times[name][round_, index] = perf_counter_ns() - start
+                        outputs[name][index] = output
                     progress.update()
         finally:
             if collecting:
                 gc.enable()
-    return {name: _summarise(nanoseconds) for name, nanoseconds in times.items()}
+    return {
+        name: _summarise(nanoseconds, tuple(outputs[name])) for name, nanoseconds in times.items()
+    }
 
 
 def speedup(baseline: Latency, system: Latency) -> float:
@@ -107,13 +115,15 @@ def turn_order(names: list[str], turn: int) -> list[str]:
     return order[::-1] if turn % 2 else order
 
 
-def _summarise(nanoseconds: np.ndarray) -> Latency:
+def _summarise(nanoseconds: np.ndarray, translations: tuple[str, ...]) -> Latency:
     """Reduce times of shape (rounds, sentences) in nanoseconds."""
     milliseconds = np.median(nanoseconds, axis=0) / 1e6  # (sentences,)
     return Latency(
         median_ms=float(np.median(milliseconds)),
         p90_ms=float(np.percentile(milliseconds, 90)),
+        p99_ms=float(np.percentile(milliseconds, 99)),
         mean_ms=float(milliseconds.mean()),
         sentences=nanoseconds.shape[1],
         rounds=nanoseconds.shape[0],
+        translations=translations,
     )

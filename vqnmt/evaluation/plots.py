@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -123,41 +124,22 @@ def plot_code_usage(
         VqnmtError: The picture cannot be written.
     """
     usage, steps = np.asarray(usage, dtype=np.float64), np.asarray(steps, dtype=np.float64)
-    if usage.ndim != 2 or steps.shape != usage.shape[:1] or not usage.size:
-        raise ValueError(f"usage {usage.shape} must be (T, K) and steps {steps.shape} (T,)")
-    codes = usage.shape[1]
-    share = usage / np.maximum(usage.sum(axis=1, keepdims=True), 1)  # (T, K)
-    used = (usage > 0).sum(axis=1)  # (T,)
-    perplexity = np.exp(-np.sum(share * np.log(np.where(share > 0, share, 1)), axis=1))  # (T,)
-    share = share[:, np.argsort(-usage.sum(axis=0), kind="stable")]
-    # Neighbours share a column where a code would be thinner than a pixel: their mean share.
-    group = -(-codes // _MAX_COLUMNS)
-    starts = np.arange(0, codes, group)
-    columns = np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, codes))
-    # A row ends at its step and starts at the one before.
-    rows = np.concatenate([[min(0.0, steps[0] - 1)], steps])
+    codes = usage.shape[-1]
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
         heat, side = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
-        mesh = heat.pcolormesh(
-            np.append(starts, codes),
-            rows,
-            np.ma.masked_equal(columns, 0),
-            cmap="viridis_r",
-            norm=LogNorm(vmin=0.01 / codes, vmax=1),
-            rasterized=True,
-        )
+        mesh = _draw_usage(heat, usage, steps, codes)
         heat.set(
             title=f"Use of {codes} codes" if title is None else title,
             xlabel="code, from the most to the least used",
             ylabel="training step",
         )
-        heat.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         bar = figure.colorbar(
             mesh, ax=[heat, side], location="bottom", aspect=50, shrink=0.8, extend="min"
         )
         bar.set_label("share of all positions (white: unused; black line: all codes alike)")
         bar.ax.axvline(1 / codes, color="black", linewidth=2)
+        used, perplexity = _used_and_perplexity(usage)
         ends = {"used": (used, "-", "o"), "perplexity": (perplexity, "--", "s")}
         for colour, (name, (values, dash, marker)) in zip(_COLOURS, ends.items(), strict=False):
             side.plot(
@@ -173,6 +155,72 @@ def plot_code_usage(
         side.grid(axis="x")
         side.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0)
         _save(figure, path)
+
+
+def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str) -> None:
+    """Draw the use of the codes over training, as `plot_code_usage`, for several systems.
+
+    Args:
+        usages: From a system's name to its usage (T, K) and its steps (T,).
+        path: The PNG file to write.
+
+    Raises:
+        ValueError: There is no system, or shapes do not fit.
+        VqnmtError: The picture cannot be written.
+    """
+    rows = -(-len(usages) // 2)
+    largest = max(np.shape(usage)[-1] for usage, _ in usages.values())
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(_WIDTH_INCHES, 2.0 * rows + 1.2), layout="constrained")
+        panels = figure.subplots(rows, 2, squeeze=False)
+        for panel in panels.flat[len(usages) :]:
+            panel.set_axis_off()
+        for panel, (name, (usage, steps)) in zip(panels.flat, usages.items(), strict=False):
+            usage = np.asarray(usage, dtype=np.float64)
+            steps = np.asarray(steps, dtype=np.float64)
+            mesh = _draw_usage(panel, usage, steps, largest)
+            used, perplexity = (values[-1] for values in _used_and_perplexity(usage))
+            panel.set_title(
+                f"{name}: {used:,.0f} of {usage.shape[1]:,} used, perplexity {perplexity:,.0f}",
+                fontsize=9,
+            )
+        figure.supxlabel("code, from the most to the least used", fontsize=10)
+        figure.supylabel("training step", fontsize=10)
+        bar = figure.colorbar(
+            mesh, ax=panels, location="bottom", aspect=50, shrink=0.8, extend="min"
+        )
+        bar.set_label("share of all positions (white: unused)")
+        _save(figure, path)
+
+
+def _draw_usage(panel: Axes, usage: np.ndarray, steps: np.ndarray, largest: int) -> QuadMesh:
+    """Draw usage (T, K) at steps (T,) as a heat map of shares, on the scale of `largest` codes."""
+    if usage.ndim != 2 or steps.shape != usage.shape[:1] or not usage.size:
+        raise ValueError(f"usage {usage.shape} must be (T, K) and steps {steps.shape} (T,)")
+    codes = usage.shape[1]
+    share = usage / np.maximum(usage.sum(axis=1, keepdims=True), 1)  # (T, K)
+    share = share[:, np.argsort(-usage.sum(axis=0), kind="stable")]
+    # Neighbours share a column where a code would be thinner than a pixel: their mean share.
+    group = -(-codes // _MAX_COLUMNS)
+    starts = np.arange(0, codes, group)
+    columns = np.add.reduceat(share, starts, axis=1) / np.diff(np.append(starts, codes))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    return panel.pcolormesh(
+        np.append(starts, codes),
+        # A row ends at its step and starts at the one before.
+        np.concatenate([[min(0.0, steps[0] - 1)], steps]),
+        np.ma.masked_equal(columns, 0),
+        cmap="viridis_r",
+        norm=LogNorm(vmin=0.01 / largest, vmax=1),
+        rasterized=True,
+    )
+
+
+def _used_and_perplexity(usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of used codes and the perplexity of each row of usage (T, K)."""
+    share = usage / np.maximum(usage.sum(axis=1, keepdims=True), 1)
+    entropy = -np.sum(share * np.log(np.where(share > 0, share, 1)), axis=1)  # (T,)
+    return (usage > 0).sum(axis=1), np.exp(entropy)
 
 
 def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str = "test") -> None:
@@ -207,8 +255,17 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
             title="Quality and time for one sentence (the lines reach to the 90th percentile)",
             xlabel="latency at batch 1, median (ms)",
             ylabel=f"BLEU on {test_set}",
-            xlim=(0, 1.15 * max((point[2] for point in points), default=1)),
         )
+        fastest, slowest = (
+            limit((p[index] for p in points), default=1.0) for limit, index in ((min, 1), (max, 2))
+        )
+        if slowest > 20 * fastest:
+            panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.set_xlim(0.7 * fastest, 1.4 * slowest)
+        else:
+            panel.set_xlim(0, 1.15 * slowest)
         panel.margins(y=0.2)
         low, high = panel.get_ylim()
         if low < 0:  # there is no negative BLEU

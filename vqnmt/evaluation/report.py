@@ -221,7 +221,8 @@ def _number(record: Record, key: str, form: str) -> str:
 
 def markdown_table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
     """Align a table: the first `text_columns` columns to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    # A rule needs two characters: a dash and a colon.
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = [
         ("-" * width if index < text_columns else "-" * (width - 1) + ":")
         for index, width in enumerate(widths)

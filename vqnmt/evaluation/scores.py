@@ -121,7 +121,10 @@ def paired_bootstrap(
     own, *results = found["BLEU"]
     return {
         name: Comparison(
-            difference=result.score - own.score, p_value=result.p_value, interval=result.ci
+            difference=result.score - own.score,
+            # sacrebleu gives two equal systems the smallest p there is.
+            p_value=1.0 if list(systems[name]) == list(baseline) else float(result.p_value),
+            interval=float(result.ci),
         )
         for name, result in zip(systems, results, strict=True)
     }

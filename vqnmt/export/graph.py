@@ -1,5 +1,6 @@
 """A small writer of ONNX graphs: constants, operators, bodies of loops, layers in fp32 or int8."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,11 @@ IR_VERSION = 10
 # Operators of ONNX Runtime's own.
 _CONTRIBUTED = ("DynamicQuantizeMatMul", "MultiHeadAttention")
 
-FLOAT, INT32, INT64, BOOL = (
-    TensorProto.FLOAT,
-    TensorProto.INT32,
-    TensorProto.INT64,
-    TensorProto.BOOL,
-)
+FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
+INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
+
+Values = Mapping[str, tuple[int, Sequence[Any] | None]]
+"""Name, element type and shape of inputs or outputs; a size that varies has a name."""
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
@@ -48,6 +48,7 @@ class Graph:
 
     def __init__(self, int8: bool, outer: "Graph | None" = None) -> None:
         self.int8 = int8
+        self.scope = "load"  # the part of the model that operators belong to, for profiles
         self.nodes: list[onnx.NodeProto] = []
         self.root: Graph = outer.root if outer else self
         self._known: dict[Any, str] = {}
@@ -63,8 +64,16 @@ class Graph:
         first = self.root._count
         self.root._count += outputs
         names = [f"v{i}" for i in range(first, first + outputs)]
-        domain = "com.microsoft" if kind in _CONTRIBUTED else ""
-        self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(
+                kind,
+                inputs,
+                names,
+                name=f"{self.scope}/{kind}/{first}",
+                domain="com.microsoft" if kind in _CONTRIBUTED else "",
+                **attributes,
+            )
+        )
         return names
 
     def constant(self, value: NDArray[Any] | np.number | int | list[Any]) -> str:
@@ -87,20 +96,15 @@ class Graph:
         """Begin a graph within this one."""
         return Graph(self.int8, self)
 
-    def proto(
-        self, inputs: dict[str, tuple[int, list[Any]]], outputs: dict[str, tuple[int, list[Any]]]
-    ) -> onnx.GraphProto:
-        """Close the graph.
-
-        Args:
-            inputs: Name, element type and shape of each; a size that varies has a name.
-            outputs: Likewise, in order.
-        """
+    def proto(self, inputs: Values, outputs: Values) -> onnx.GraphProto:
+        """Close the graph."""
         declared = [
             [helper.make_tensor_value_info(name, *kind) for name, kind in values.items()]
             for values in (inputs, outputs)
         ]
-        return helper.make_graph(self.nodes, "vqnmt", *declared, self._constants)
+        return helper.make_graph(
+            self.nodes, "vqnmt", declared[0], declared[1], initializer=self._constants
+        )
 
     # --- layers, over (..., d) ---------------------------------------------------------------
 

@@ -8,6 +8,7 @@ P output positions, d model width.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         )
     graph = Graph(int8)
     one = graph.op("Equal", graph.size("source", 0), graph.constant([1]))
-    outputs = {
+    outputs: dict[str, tuple[int, list[Any]]] = {
         "pieces": (INT64, ["B", "P", 1]),
         "codes": (INT64, ["B", "L"]),
         "lengths": (INT64, ["B"]),
@@ -112,16 +113,18 @@ class _Writer:
     def write(self) -> onnx.GraphProto:
         """Write everything."""
         graph, model = self.graph, self.model
+        graph.scope = "encoder"
         source = self._encode()
         layers = [_decoder_layer(x) for x in (*model.predictor.layers, *model.decoder.layers)]
         projected = graph.linear(source.memory, *(x.source_attention.key_value for x in layers))
         parts = graph.ops("Split", 2 * len(layers), projected, axis=2, num_outputs=2 * len(layers))
         key_values = list(zip(parts[::2], parts[1::2], strict=True))
         split = len(model.predictor.layers)
+        graph.scope = "codes"
         codes, lengths, score = self._predict(source, key_values[:split])
         pieces = self._decode(codes, lengths, source, key_values[split:])
         kinds = {pieces: INT64, codes: INT64, lengths: INT64, score: FLOAT}
-        return graph.proto({}, {name: (kind, None) for name, kind in kinds.items()})  # type: ignore
+        return graph.proto({}, {name: (kind, None) for name, kind in kinds.items()})
 
     # --- parts that several stages share -----------------------------------------------------
 
@@ -138,15 +141,6 @@ class _Writer:
     def _real(self, lengths: str, length: str) -> str:
         """Mark the positions below `lengths` (B, 1) of `length` (1,) in all; (B, length) bool."""
         return self.graph.op("Less", self.graph.head(self.steps, length), lengths)
-
-    def _attend(
-        self, graph: Graph, query: str, key_value: KeyValue, mask: str, layer: Attention
-    ) -> str:
-        """Attend from projected queries (B, T, d) to keys and values (B, S, d)."""
-        inputs = (query, *key_value, "", mask) if mask else (query, *key_value)
-        return graph.linear(
-            graph.op("MultiHeadAttention", *inputs, num_heads=self.heads), layer.output
-        )
 
     def _self_attention(
         self, x: str, norm: nn.LayerNorm, layer: Attention, mask: str, causal: bool = False
@@ -201,49 +195,51 @@ class _Writer:
         Returns:
             Codes (B, L), how many of them are real (B,), log-probability (B,). L is 1 or more.
         """
-        graph, model = self.graph, self.model
-        one, end = graph.constant([1]), graph.constant(model.end_of_codes)
-        batch = graph.size("source", 0)
+        graph, end = self.graph, self.graph.constant(self.model.end_of_codes)
+        batch, one = graph.size("source", 0), graph.constant([1])
         begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
-        width = self.dim // self.heads
-        shape = graph.op("Concat", batch, graph.constant([self.heads, 0, width]), axis=0)
-        caches = [graph.op("ConstantOfShape", shape)] * (2 * len(key_values))
-        alive = graph.op("Cast", begins, to=BOOL)
-        most = graph.op("ReduceMax", "limits", keepdims=0)
-        body = self._step(source, key_values)
-        *_, symbols, log_p = graph.ops(
-            "Loop", 4 + len(caches), most, "", begins, alive, *caches, body=body
-        )  # (steps, B, 1), (steps, B, 1)
-        # Step t holds a code while no end has come, t included, and t is below the limit.
+        width = graph.constant([self.heads, 0, self.dim // self.heads])
+        empty = graph.op("ConstantOfShape", graph.op("Concat", batch, width, axis=0))
+        caches = [empty] * (2 * len(key_values))
+        *_, symbols, logits = graph.ops(
+            "Loop",
+            4 + len(caches),
+            *(graph.op("ReduceMax", "limits", keepdims=0), ""),
+            *(begins, graph.op("Cast", begins, to=BOOL), *caches),
+            body=self._step(source, key_values),
+        )  # (steps, B, 1), (steps, B, 1, K + 1)
+        log_p = graph.op("LogSoftmax", logits, axis=3)
+        log_p = graph.op("ReduceMax", log_p, graph.constant([2, 3]), keepdims=0)
+        log_p = graph.op("Transpose", log_p)  # (B, steps)
         symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
-        log_p = graph.op("Transpose", graph.op("Squeeze", log_p, graph.constant([2])))  # (B, steps)
-        ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT32)
-        if self.alone:  # at most the last is an end
-            count = graph.op("Sub", graph.size(symbols, 1), graph.op("Cast", graph.op("ReduceMax", ends, one, keepdims=0), to=INT64))
-            score = graph.op("ReduceSum", log_p, one, keepdims=0)
+        ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT64)  # (B, steps)
+        if self.alone:  # the last step, and no other, may be an end
+            count = graph.op(
+                "Sub", graph.size(symbols, 1), graph.op("ReduceSum", ends, one, keepdims=0)
+            )
         else:
+            # A step holds a code while it is below the limit and no end has come, itself included.
             steps = graph.head(self.steps, graph.size(symbols, 1))
-            below = graph.op("Less", steps, graph.op("Unsqueeze", "limits", one))  # (B, steps)
-            ended = graph.op("CumSum", ends, one)
-            real = graph.op("And", below, graph.op("Equal", ended, graph.constant(np.int32(0))))
-            real = graph.op("Cast", real, to=INT64)
+            below = graph.op("Less", steps, graph.op("Unsqueeze", "limits", one))
+            before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
+            real = graph.op("Cast", graph.op("And", below, before), to=INT64)
             count = graph.op("ReduceSum", real, one, keepdims=0)
             # The end is scored too: it is the step behind the last code, if below the limit.
             scored = graph.op("LessOrEqual", steps, graph.op("Unsqueeze", count, one))
             scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
-            score = graph.op("ReduceSum", graph.op("Mul", log_p, scored), one, keepdims=0)
+            log_p = graph.op("Mul", log_p, scored)
+        score = graph.op("ReduceSum", log_p, one, keepdims=0)
         # The decoder needs a position to stand on, so that L is 1 or more.
         longest = graph.op("Max", graph.op("ReduceMax", count), one)
-        codes = graph.op("Slice", symbols, graph.constant([0]), longest, one)
-        return codes, count, score
+        return graph.op("Slice", symbols, graph.constant([0]), longest, one), count, score
 
     def _step(self, source: _Source, key_values: list[KeyValue]) -> onnx.GraphProto:
         """Write one step of the predictor, for one position (B, 1, d) of each sentence."""
         model, graph = self.model, self.graph.body()
+        graph.scope = "predictor"
         inputs = torch.cat([model.code_embedding(self.vectors), model.begin[None]])
-        position = graph.op("Gather", self.positions, "step")
         x = graph.op("Gather", graph.constant(array(inputs)), "last")  # (B, 1, d)
-        x = graph.op("Add", x, position)
+        x = graph.op("Add", x, graph.op("Gather", self.positions, "step"))
         caches = []
         for i, key_value in enumerate(key_values):
             layer = _decoder_layer(model.predictor.layers[i])
@@ -262,50 +258,48 @@ class _Writer:
             x = self._source_attention(graph, x, layer, key_value, source.mask)
             x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
         logits = graph.linear(graph.norm(x, model.predictor.norm), model.code_output)
-        log_p = graph.op("LogSoftmax", logits, axis=2)  # (B, 1, K + 1)
-        two = graph.constant([2])
-        best = graph.op("ReduceMax", log_p, two, keepdims=0)  # (B, 1)
-        symbols = graph.op("ArgMax", log_p, axis=2, keepdims=0)  # (B, 1)
-        is_end = graph.op("Equal", symbols, graph.constant(model.end_of_codes))
-        alive = graph.op("And", "alive", graph.op("Not", is_end))
-        going = alive
-        if not self.alone:
-            going = graph.op("Cast", graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0), to=BOOL)
-        else:
+        symbols = graph.op("ArgMax", logits, axis=2, keepdims=0)  # (B, 1)
+        alive = graph.op("Not", graph.op("Equal", symbols, graph.constant(model.end_of_codes)))
+        if self.alone:
             going = graph.op("Squeeze", alive)
+        else:
+            alive = graph.op("And", "alive", alive)
+            going = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
+            going = graph.op("Cast", going, to=BOOL)
         names = [f"{kind}{i}" for i in range(len(key_values)) for kind in ("key", "value")]
         cache_kind = FLOAT, ["B", self.heads, "t", self.dim // self.heads]
-        carried = {"last": (INT64, ["B", 1]), "alive": (BOOL, ["B", 1])}
+        last, flag = (INT64, ["B", 1]), (BOOL, ["B", 1])
         return graph.proto(
-            {"step": (INT64, []), "going": (BOOL, []), **carried}
+            {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag}
             | {name: cache_kind for name in names},
-            {going: (BOOL, []), symbols: carried["last"], alive: carried["alive"]}
+            {going: (BOOL, []), symbols: last, alive: flag}
             | {name: cache_kind for name in caches}
-            | {graph.op("Identity", symbols): carried["last"], best: (FLOAT, ["B", 1])},
+            | {graph.op("Identity", symbols): last, logits: (FLOAT, ["B", 1, "K"])},
         )
 
     # --- tokens ------------------------------------------------------------------------------
 
-    def _decode(
-        self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]
-    ) -> str:
+    def _decode(self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]) -> str:
         """Decode codes (B, L) to the best piece of each output position, (B, P, 1)."""
         graph, model = self.graph, self.model
         # Behind the last code stands its end or more: any vector will do. A sentence without
         # codes has code 0.
+        graph.scope = "decompressor"
         vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
         x = graph.op("Gather", graph.constant(vectors), codes)  # (B, L, d)
         length = graph.size(codes, 1)
-        real = ""
         if not self.alone:
             one = graph.constant([1])
             lengths = graph.op("Unsqueeze", graph.op("Max", lengths, one), one)  # (B, 1)
         decompressor = model.decompressor
         for block, doubling in zip(decompressor.blocks, decompressor.doublings, strict=True):
             assert isinstance(block, ResidualBlock)
-            keep = "" if self.alone else graph.op("Unsqueeze", graph.op("Cast", self._real(lengths, length), to=FLOAT), graph.constant([2]))
+            keep = ""
+            if not self.alone:
+                keep = graph.op("Cast", self._real(lengths, length), to=FLOAT)
+                keep = graph.op("Unsqueeze", keep, graph.constant([2]))  # (B, T, 1)
             x = self._residual(x, block, length, keep)
-            x = graph.linear(x, doubling.linear)  # type: ignore[arg-type, union-attr]
+            x = graph.linear(x, doubling.linear)  # type: ignore[arg-type]
             x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
             length = graph.op("Mul", length, graph.constant(2))
             if not self.alone:
@@ -313,6 +307,7 @@ class _Writer:
         if model.source_copy is not None:
             copied = self._uniform_copy(lengths, length, source)
             x = graph.op("Add", x, graph.linear(copied, model.source_copy))
+        graph.scope = "decoder"
         x = graph.op("Add", x, graph.head(self.positions, length))
         mask = "" if self.alone else graph.op("Cast", self._real(lengths, length), to=INT32)
         causal = model.config.causal_decoder
@@ -333,14 +328,15 @@ class _Writer:
         windows = graph.constant(np.arange(self.most)[:, None] + np.arange(3))
         windows = graph.head(windows, length)  # (T, 3)
         hidden = graph.norm(x, block.norms[0])  # type: ignore[arg-type]
-        for convolution, norm in zip(block.convolutions, block.norms[1:], strict=True):  # type: ignore
+        layers: Any = zip(block.convolutions, block.norms[1:], strict=True)
+        for convolution, norm in layers:
             hidden = graph.op("Relu", hidden)
             if keep:
                 hidden = graph.op("Mul", hidden, keep)
             hidden = graph.op("Pad", hidden, graph.constant([0, 1, 0, 0, 1, 0]))
             hidden = graph.op("Gather", hidden, windows, axis=1)  # (B, T, 3, d)
             hidden = graph.op("Reshape", hidden, graph.constant([0, -1, 3 * self.dim]))
-            hidden = graph.norm(graph.linear(hidden, convolution.linear), norm)  # type: ignore
+            hidden = graph.norm(graph.linear(hidden, convolution.linear), norm)
         return graph.op("Add", x, hidden)
 
     def _uniform_copy(self, lengths: str, length: str, source: _Source) -> str:
@@ -369,6 +365,7 @@ class _Writer:
         Block by block: the maximum of a block runs in vector units, ArgMax over all does not.
         """
         graph, table = self.graph, array(self._embedding())
+        graph.scope = "pieces"
         bias = np.full(len(table), -1e30, dtype=np.float32)  # no piece
         bias[: self.model.embedding.num_embeddings] = 0
         bias[PAD] = -float(self.model.blank_penalty)

@@ -10,8 +10,6 @@ whose logarithm is exact at any distance from the mean; at the ends the factors 
 edge fall away. Everything is computed in fp32.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -157,10 +155,10 @@ def _gumbel(logits: Tensor) -> Tensor:
 
 
 def initial_parameters(mixtures: int) -> Tensor:
-    """A bias (10 M,) to start from: means spread over the range, scales a quarter of it."""
-    bias = torch.zeros(PARAMETERS, mixtures)
-    bias[1:4] = torch.linspace(-0.6, 0.6, mixtures) if mixtures > 1 else 0.0
-    bias[4:7] = math.log(0.25)
-    # As `_split` reads it: logits, then three groups of (M, 3).
-    groups = [bias[1 + 3 * i : 4 + 3 * i].T.flatten() for i in range(3)]
-    return torch.cat([bias[0], *groups])
+    """A bias (10 M,) to start from: red spread over the range, green near red, blue near green."""
+    means = torch.zeros(mixtures, 3)
+    means[:, 0] = torch.linspace(-0.7, 0.7, mixtures) if mixtures > 1 else 0.0
+    log_scales = torch.tensor([-1.5, -2.5, -2.5]).expand(mixtures, 3)
+    couplings = torch.tensor([1.5, 0.0, 1.5]).expand(mixtures, 3)  # before the tanh
+    groups = [group.flatten() for group in (means, log_scales, couplings)]
+    return torch.cat([torch.zeros(mixtures), *groups])

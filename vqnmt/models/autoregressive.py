@@ -97,9 +97,7 @@ class AutoregressiveTransformer(nn.Module):
             Indices 0 .. S - 1, (B, T); without meaning at padding.
         """
         inputs: list[tuple[Tensor, ...]] = []  # query input, keys, values of each layer
-        attentions = [
-            cast(DecoderLayer, layer).source_attention for layer in self.decoder.layers
-        ]
+        attentions = [cast(DecoderLayer, layer).source_attention for layer in self.decoder.layers]
         hooks = [
             attention.register_forward_pre_hook(lambda _, given: inputs.append(given))
             for attention in attentions

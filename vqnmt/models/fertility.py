@@ -15,13 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.transformer import Attention, attention_mask
 from vqnmt.models.autoregressive import tied_embedding
 from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
-from vqnmt.search import Hypothesis, SearchSettings
+from vqnmt.search import Hypothesis
+
+# Positions whose scores over all pieces are held at once.
+_POSITIONS = 4096
 
 Aligner = Callable[[Tensor, Tensor], Tensor]
 """From source (B, S) and target (B, T) to the source token of each target token, (B, T)."""
@@ -87,7 +91,7 @@ class FertilityTransformer(nn.Module):
     def decode(
         self, source: Tensor, fertilities: Tensor, state: DecoderState
     ) -> tuple[Tensor, Tensor]:
-        """Score all pieces at all positions at once.
+        """Decode all positions at once.
 
         Args:
             source: (B, S).
@@ -95,12 +99,17 @@ class FertilityTransformer(nn.Module):
             state: Of the encoded source.
 
         Returns:
-            Logits (B, P, V) and the mask (B, P) of the positions that count.
+            Their states (B, P, d) and the mask (B, P) of those that count.
         """
         index, mask = copies(fertilities)  # (B, P)
-        hidden = self.decoder(self.embed(source.gather(1, index)), state, mask, causal=False)
-        logits = F.linear(hidden, self.embedding.weight)
-        return logits.index_fill(2, torch.tensor((PAD, BOS, EOS), device=index.device), -1e4), mask
+        copied = self.embed(source.gather(1, index))  # (B, P, d)
+        return self.decoder(copied, state, mask, causal=False), mask
+
+    def log_probabilities(self, states: Tensor) -> Tensor:
+        """Score all pieces for `states` (N, d); returns (N, V). Only text is ever written."""
+        logits = F.linear(states, self.embedding.weight).float()
+        special = torch.tensor((PAD, BOS, EOS), device=states.device)
+        return logits.index_fill(1, special, -torch.inf).log_softmax(dim=-1)
 
     # --- training ----------------------------------------------------------------------------
 
@@ -115,13 +124,13 @@ class FertilityTransformer(nn.Module):
         log_p = self.fertility_log_probabilities(memory)  # (B, S, F + 1)
         labels = fertilities.clamp(max=self.config.max_fertility)
         chosen = log_p.gather(2, labels[..., None])[..., 0]  # (B, S)
-        logits, _ = self.decode(source, fertilities, self.decoder.start(memory, memory_mask))
-        target = target[:, : logits.shape[1]]  # position i holds token i; P < T only by padding
+        states, _ = self.decode(source, fertilities, self.decoder.start(memory, memory_mask))
+        target = target[:, : states.shape[1]]  # position i holds token i; P < T only by padding
         real = target != PAD
         tokens = max(int(real.sum()), 1)
-        scores = logits[:, : target.shape[1]][real].float()  # (tokens, V)
+        scores = self.log_probabilities(states[:, : target.shape[1]][real])  # (tokens, V)
         losses = {
-            "reconstruction": F.cross_entropy(scores, target[real], reduction="sum") / tokens,
+            "reconstruction": F.nll_loss(scores, target[real], reduction="sum") / tokens,
             "fertility": -chosen[source != PAD].sum() / tokens,
         }
         total = torch.stack(list(losses.values())).sum()
@@ -164,15 +173,15 @@ class FertilityTransformer(nn.Module):
         source, log_p = source[rows], log_p[rows]
         fertilities = self._within_limits(fertilities.masked_fill(source == PAD, 0), source)
         state.select(rows)
-        logits, mask = self.decode(source, fertilities, state)
-        values, tokens = logits.float().log_softmax(dim=-1).max(dim=-1)  # (B * count, P)
-        chosen = log_p.gather(2, fertilities[..., None])[..., 0].masked_fill(source == PAD, 0)
-        totals = chosen.sum(dim=1) + values.masked_fill(~mask, 0).sum(dim=1)
+        states, mask = self.decode(source, fertilities, state)
+        best = [self.log_probabilities(part).max(dim=1) for part in states[mask].split(_POSITIONS)]
+        values, tokens = (torch.cat(some) for some in zip(*best, strict=True))  # (positions,)
+        totals = log_p.gather(2, fertilities[..., None])[..., 0].masked_fill(source == PAD, 0)
+        totals = totals.sum(dim=1).index_add(0, mask.nonzero()[:, 0], values)  # (B * count,)
+        written = iter(tokens.tolist())
         found = [
-            Hypothesis(row[:length], total)
-            for row, length, total in zip(
-                tokens.tolist(), mask.sum(dim=1).tolist(), totals.tolist(), strict=True
-            )
+            Hypothesis([next(written) for _ in range(length)], total)
+            for length, total in zip(mask.sum(dim=1).tolist(), totals.tolist(), strict=True)
         ]
         return [found[i : i + count] for i in range(0, len(found), count)]
 

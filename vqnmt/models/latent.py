@@ -319,7 +319,7 @@ class LatentTransformer(nn.Module):
             index = torch.tensor(rows, device=source.device)
             memory, memory_mask = memory[index], memory_mask[index]
         decoded = iter(self._decode_codes(codes, mask, memory, memory_mask))
-        translations = []
+        translations: list[list[LatentTranslation]] = []
         for hypotheses in found:
             translations.append([])
             for hypothesis in hypotheses:

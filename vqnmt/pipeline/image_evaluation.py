@@ -65,8 +65,7 @@ class ImageEvaluation:
         path = self.folder / "results.json"
         if not (self.stage.complete and path.exists() and (self.folder / "report.md").exists()):
             with self.stage.work():
-                self.model.to(PartialState().device, memory_format=torch.channels_last)
-                self.model.eval()
+                self.model.to(PartialState().device).eval()
                 torch.manual_seed(self.config.seed)
                 record = self._record()
                 path.unlink(missing_ok=True)  # an earlier evaluation's have no place beside these

@@ -77,7 +77,7 @@ class ImagePipeline:
         with PartialState().main_process_first():
             self.data = load_images(self.config.data)
         facts = self.data.facts()
-        stage = self.stage("data", deciding_settings(self.config.data) | {"found": facts})
+        stage = self.stage("data", deciding_settings(self.config.data) | {"the images": facts})
         if PartialState().is_main_process and not stage.has("data.json"):
             with stage.work():
                 atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")

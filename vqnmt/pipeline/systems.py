@@ -17,7 +17,8 @@ from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConf
 from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import read_metrics
-from vqnmt.translator import TextTranslator, Translation, Translator
+from vqnmt.translation import TextTranslator, Translation
+from vqnmt.translator import Translator
 
 BASELINE = "ar_beam4"
 
@@ -35,7 +36,18 @@ class System:
         self, sentences: Sequence[str], progress: Progress | None = None
     ) -> list[Translation]:
         """Translate `sentences`, in order."""
-        return self.translator.translate(sentences, beam=self.decoding.beam, progress=progress)
+        decoding, translator = self.decoding, self.translator
+        if decoding.candidates == 1:
+            return translator.translate(sentences, beam=decoding.beam, progress=progress)
+        assert isinstance(translator, Translator) and isinstance(self.teacher, Translator)
+        return translator.translate(
+            sentences,
+            beam=decoding.beam,
+            candidates=decoding.candidates,
+            temperature=decoding.temperature,
+            rescorer=self.teacher,
+            progress=progress,
+        )
 
     def one(self, sentence: str) -> str:
         """Translate one sentence from string to string: what the clock sees."""

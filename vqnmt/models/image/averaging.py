@@ -35,14 +35,16 @@ class AveragedWeights(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Tell the model how far training is, from 0 to 1."""
-        if hasattr(self.model, "set_progress"):
-            self.model.set_progress(fraction)
+        found = getattr(self.model, "set_progress", None)
+        if callable(found):
+            found(fraction)
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         """Let the model finish its step, then the average follow."""
-        if hasattr(self.model, "after_optimizer_step"):
-            self.model.after_optimizer_step()
+        found = getattr(self.model, "after_optimizer_step", None)
+        if callable(found):
+            found()
         self.steps += 1
         kept = min(self.decay, (1 + int(self.steps)) / (10 + int(self.steps)))
         torch._foreach_lerp_(

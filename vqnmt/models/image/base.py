@@ -34,6 +34,7 @@ class ImageModel(nn.Module, ABC):
     def __init__(self, config: ImageModelConfig, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size = config, image_size
+        self.rate_weight = 1.0
 
     @abstractmethod
     def forward(self, images: Tensor) -> Losses:
@@ -47,6 +48,11 @@ class ImageModel(nn.Module, ABC):
     def sample(self, count: int) -> Tensor:
         """Draw images (count, 3, H, W) uint8 by ancestral sampling."""
 
+    def set_progress(self, fraction: float) -> None:
+        """Tell the settings that change in training how far it is, from 0 to 1."""
+        warmup = self.config.rate_warmup
+        self.rate_weight = min(fraction / warmup, 1.0) if warmup else 1.0
+
     @property
     def dimensions(self) -> int:
         """Numbers of an image, 3 H W."""
@@ -56,6 +62,10 @@ class ImageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def discount(self, rate: Tensor) -> Tensor:
+        """What the rate (B,) is cheaper by while its weight is below 1: nats a dimension."""
+        return (self.rate_weight - 1) * rate.mean() / self.dimensions
 
     def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
         """Put a training loss together.

@@ -95,6 +95,9 @@ class ImageModelConfig:
     """The codebook (`vqvae`)."""
     levels: int = 31
     """Values of an integer (`integers`)."""
+    rate_warmup: float = 0.2
+    """Fraction of training over which the weight of the rate rises from 0 to 1, so that the decoder
+    learns to read the latents before they must pay for themselves (`vae`, `integers`)."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The network over codes or pixels (not `vae`)."""
 
@@ -108,6 +111,10 @@ class ImageModelConfig:
             raise VqnmtError(f"model.kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
         for key in ("latent_dim", "codes"):
             _at_least("model", self, key, 1)
+        if not 0 <= self.rate_warmup < 1:
+            raise VqnmtError(
+                f"model.rate_warmup is {self.rate_warmup}; it must be 0 or more and below 1"
+            )
         if self.levels < 3 or self.levels % 2 == 0:
             raise VqnmtError(f"model.levels is {self.levels}; it must be odd and 3 or more")
         if self.kind == "integers" and self.prior.name != "pixelcnn":

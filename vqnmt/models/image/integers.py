@@ -7,7 +7,6 @@ of logistics, smooth in z. The encoder learns to say only what pays: a bit of co
 save a bit of reconstruction is not written.
 """
 
-import math
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,8 @@ from vqnmt.models.losses import Losses
 # Logistics in the prior of each integer, and hidden units a turn of its head.
 MIXTURES = 3
 HIDDEN = 24
+# Spreads the latents of a fresh encoder over a few integers.
+GAIN = 4.0
 
 
 class IntegerPrior(nn.Module):
@@ -91,8 +92,10 @@ class IntegerPrior(nn.Module):
                 context = self.context(body[:, :, row : row + 1, column : column + 1])
                 for turn in range(self.channels):
                     here = values[:, :, row : row + 1, column : column + 1]
-                    found = [x[:, turn, 0, 0] for x in self.head(context, here * self._gain())]
-                    drawn = sample_values(*found, self.levels)  # type: ignore[call-arg]
+                    logits, means, log_scales = (
+                        x[:, turn, 0, 0] for x in self.head(context, here * self._gain())
+                    )
+                    drawn = sample_values(logits, means, log_scales, self.levels)
                     values[:, turn, row, column] = scale_values(drawn, self.levels)
         return values
 
@@ -115,16 +118,14 @@ class IntegerVAE(CodeModel):
     def forward(self, images: Tensor) -> Losses:
         """Reconstruction and rate."""
         values = self._values(images)
-        terms = {
-            "reconstruction": pixel_nats(self._decode_values(values), images),
-            "rate": self.prior.nats(values),
-        }
-        return self.losses(len(images), terms)
+        rate = self.prior.nats(values)
+        terms = {"reconstruction": pixel_nats(self._decode_values(values), images), "rate": rate}
+        return self.losses(len(images), terms, self.discount(rate))
 
     def _values(self, images: Tensor) -> Tensor:
         """The rounded latents, scaled to [-1, 1]: (B, C, h, w) fp32, straight through."""
         half = (self.config.levels - 1) / 2
-        y = self.encoder(images).float().clamp(-half, half)
+        y = (GAIN * self.encoder(images).float()).clamp(-half, half)
         return (y + (y.round() - y).detach()) / half
 
     def _decode_values(self, values: Tensor) -> Tensor:
@@ -137,9 +138,10 @@ class IntegerVAE(CodeModel):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Parameters (B, 10 M, H, W)."""
-        return self._decode_values(self._scaled(codes))
+        return self._decode_values(self.scaled(codes))
 
-    def _scaled(self, codes: Tensor) -> Tensor:
+    def scaled(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w, C) as the prior reads them: (B, C, h, w) in [-1, 1]."""
         return scale_values(codes.permute(0, 3, 1, 2), self.config.levels)
 
     def bound(self, images: Tensor) -> Bound:
@@ -147,7 +149,7 @@ class IntegerVAE(CodeModel):
         codes = self.encode(images)
         return Bound(
             reconstruction=pixel_nats(self.decode(codes), images),
-            rate=self.prior.nats(self._scaled(codes)),
+            rate=self.prior.nats(self.scaled(codes)),
             rate_uniform=self.uniform_nats(codes),
         )
 

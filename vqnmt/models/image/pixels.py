@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.layers import Decoder, TransformerConfig
+from vqnmt.layers import Decoder, DecoderState, TransformerConfig
 from vqnmt.layers.logistics import (
     PARAMETERS,
     initial_parameters,
@@ -46,13 +46,16 @@ class ImageTransformer(ImageModel):
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed what stands before each pixel: (B, 3, H, W) uint8 to (B, H W, width)."""
-        x = scale_values(images, 256)
-        above = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1])  # (B, width, H, W)
-        left = self.left(F.pad(x, (3, 0, 0, 0))[:, :, :, :-1])
         row, column = self.places
-        return (above + left).flatten(2).mT + (row[:, None] + column).flatten(0, 1)
+        return self._before(images).flatten(2).mT + (row[:, None] + column).flatten(0, 1)
 
-    def _start(self, count: int):  # noqa: ANN202 - the decoder's own state
+    def _before(self, images: Tensor) -> Tensor:
+        """The causal neighbourhood of each pixel: (B, 3, H, W) uint8 to (B, width, H, W)."""
+        x = scale_values(images, 256)
+        above = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1])
+        return above + self.left(F.pad(x, (3, 0, 0, 0))[:, :, :, :-1])
+
+    def _start(self, count: int) -> DecoderState:
         memory = self.memory.expand(count, 1, -1)
         return self.decoder.start(memory, memory.new_ones(count, 1, dtype=torch.bool))
 
@@ -79,14 +82,10 @@ class ImageTransformer(ImageModel):
         state = self._start(count)
         for row in range(size):
             for column in range(size):
-                # The neighbourhood is small, the rest of the past is in the cache.
-                top = max(row - 3, 0)
-                embedded = self._embed_one(images, top, row, column)
+                # The neighbourhood reaches three rows up; the rest of the past is in the cache.
+                before = self._before(images[:, :, max(row - 3, 0) : row + 1])[:, :, -1, column]
+                embedded = before + self.places[0][row] + self.places[1][column]
                 found = self.output(self.decoder.step(embedded, state))
                 pixel = sample_pixels(found[:, :, None, None])  # (count, 3, 1, 1)
                 images[:, :, row, column] = pixel[:, :, 0, 0]
         return images
-
-    def _embed_one(self, images: Tensor, top: int, row: int, column: int) -> Tensor:
-        """`embed` of one pixel, (B, width)."""
-        return self.embed(images)[:, row * self.image_size + column]

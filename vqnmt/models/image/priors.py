@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.layers import Decoder, TransformerConfig
+from vqnmt.layers import Decoder, DecoderState, TransformerConfig
 from vqnmt.layers.convolution2d import CausalConvolutions
 from vqnmt.models.image.config import PriorConfig
 from vqnmt.models.losses import Losses
@@ -125,7 +125,7 @@ class TransformerPrior(CodePrior):
         row, column, turn = self.places
         return (row[:, None, None] + column[None, :, None] + turn[None, None]).flatten(0, 2)
 
-    def _start(self, count: int):  # noqa: ANN202 - the decoder's own state
+    def _start(self, count: int) -> DecoderState:
         memory = self.memory.expand(count, 1, -1)
         return self.decoder.start(memory, memory.new_ones(count, 1, dtype=torch.bool))
 

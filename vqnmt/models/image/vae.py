@@ -27,7 +27,7 @@ class GaussianVAE(ImageModel):
         self.decoder = ImageDecoder(config.autoencoder, config.latent_dim)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and ln sigma of q(z | x), each (B, C, h, w) fp32."""
+        """Return mu and ln sigma of q(z | x), each (B, C, h, w) fp32."""
         mean, log_scale = self.encoder(images).float().chunk(2, dim=1)
         return mean, log_scale.clamp(-7, 7)
 
@@ -35,7 +35,7 @@ class GaussianVAE(ImageModel):
         """Reconstruction from one draw, and the KL."""
         bound = self.bound(images)
         terms = {"reconstruction": bound.reconstruction, "rate": bound.rate}
-        return self.losses(len(images), terms)
+        return self.losses(len(images), terms, self.discount(bound.rate))
 
     def bound(self, images: Tensor) -> Bound:
         """-E_q log p(x | z), estimated by one draw, and KL(q || p)."""

@@ -1,4 +1,4 @@
-"""The VQ-VAE on images (documents 000 to 003): any of our quantizers, and a prior over its codes."""
+"""The VQ-VAE on images (documents 000 to 003): any of our quantizers, a prior over its codes."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from vqnmt.quantizers import build_quantizer
 class VQVAE(CodeModel):
     """Encoder, quantizer, parallel decoder and prior.
 
-    Each position of the grid has n vectors of dimension d, quantized with one codebook. With
-    K = 1 code alone the quantizer's noise apart, the bound is that of document 000,
+    Each position of the grid has n vectors of dimension d, quantized with one codebook. The bound
+    is that of document 000 with a prior that is learnt:
 
         -log p(x) <= -log p(x | z*) - log p(z*),   z* = argmin_j ||z_e(x) - e_j||.
 
@@ -86,7 +86,7 @@ class VQVAE(CodeModel):
         return sample_pixels(self.decode(self.prior.sample(count, self.device)))
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the annealed settings how far training is, from 0 to 1."""
+        """Tell the annealed settings of the quantizer how far training is, from 0 to 1."""
         self.quantizer.set_progress(fraction)
 
     def after_optimizer_step(self) -> None:

@@ -1,0 +1,149 @@
+"""Prepare a made-up corpus of 4.5 million pairs as train_nmt.py does; record time and memory.
+
+python scripts/benchmark_corpus.py --folder SCRATCH [--pairs 200000] [--gz] [key=value ...]
+
+SCRATCH needs 4 GB, which are free again afterwards. Keys are those of train_nmt.py. What is
+measured: docs/scaling.md.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+from command_line import RAW, load_config, run
+
+from vqnmt.data.synthetic import write_synthetic
+from vqnmt.data.vocabulary import available_cores
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.records import (
+    Metric,
+    Record,
+    current_commit,
+    describe_hardware,
+    write_records,
+)
+from vqnmt.files import atomic_write_text
+from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.settings import from_mapping
+
+RECORDS = Path(__file__).resolve().parent.parent / "results" / "scale" / "corpus.json"
+PAIRS = 4_500_000
+# As for WMT14: a large vocabulary, and some 3,000 sentences for validation and as many for testing.
+SETTINGS = [
+    *("vocabulary.size=32000", "max_source_tokens=1024", "max_train_tokens=256"),
+    "teacher_training.batch_tokens=25000",
+]
+HELD_OUT = 3000
+
+
+class Meter:
+    """Seconds and the peak of resident memory so far, stage by stage."""
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs, self.metrics = pairs, dict[str, Metric]()
+        self.start = self.last = perf_counter()
+        self.cpu = process_time()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = perf_counter()
+        self.metrics[f"seconds.{stage}"] = now - self.last
+        self.metrics[f"pairs_per_second.{stage}"] = self.pairs / (now - self.last)
+        self.metrics[f"peak_rss_gb.{stage}"] = peak_rss_gb()
+        self.last = now
+
+    def total(self) -> float:
+        """End the last stage; return the seconds of all."""
+        seconds = self.last - self.start
+        self.metrics["seconds"] = seconds
+        self.metrics["cpu_seconds"] = process_time() - self.cpu
+        self.metrics["pairs_per_second"] = self.pairs / seconds
+        self.metrics["peak_rss_gb"] = peak_rss_gb()
+        return seconds
+
+
+def peak_rss_gb() -> float:
+    """Return the largest resident memory so far in 10^9 bytes: this process and one child."""
+    peaks = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return sum(usage.ru_maxrss for usage in peaks) * unit / 1e9
+
+
+def measure(folder: Path, options: argparse.Namespace) -> Record:
+    """Make the corpus in `folder`, prepare it, plan one epoch, and return what that took."""
+    files = [folder / f"train.{code}{'.gz' if options.gz else ''}" for code in ("en", "de")]
+    write_synthetic(*files, options.pairs, options.seed)
+    share = min(HELD_OUT / options.pairs, 0.1)
+    overrides = [
+        *("corpus=files", f"run={folder / 'run'}", "records=null", f"seed={options.seed}"),
+        *(f"corpus.train.{s}={f}" for s, f in zip(("source", "target"), files, strict=True)),
+        *(f"corpus.valid_share={share}", f"corpus.test_share={share}"),
+    ]
+    chosen = SETTINGS + options.overrides
+    config = from_mapping(PipelineConfig, load_config("train_nmt", overrides + chosen))
+    pipeline = TranslationPipeline(config)
+    meter = Meter(options.pairs)
+    pipeline.prepare_corpus()
+    meter.lap("corpus")
+    pipeline.train_vocabulary()
+    meter.lap("vocabulary")
+    train = pipeline.corpus.train
+    tokens = config.teacher_training.batch_tokens
+    batches = pipeline.batches(folder / "tokens", train.targets, tokens, "benchmark")
+    meter.lap("tokens")
+    plan = batches.plan(epoch=0)
+    meter.lap("plan")
+    seconds = meter.total()
+    longest = np.maximum(batches.sources.lengths, batches.targets.lengths)
+    positions = sum(2 * longest[batch].max() * len(batch) for batch in plan)
+    real = sum(text.lengths[batches.kept].sum() for text in (batches.sources, batches.targets))
+    return Record(
+        system="corpus preparation",
+        corpus="synthetic-en-de" + (".gz" if options.gz else ""),
+        overrides=[f"pairs={options.pairs}", *chosen],
+        seed=options.seed,
+        commit=current_commit(),
+        hardware=describe_hardware(),
+        wall_seconds=seconds,
+        parameters=0,
+        metrics=meter.metrics
+        | {
+            "cores": available_cores(),
+            "pairs": options.pairs,
+            "pairs_trained_on": len(batches),
+            "input_gb": sum(file.stat().st_size for file in files) / 1e9,
+            "tokens": int(real),
+            "batches": len(plan),
+            "padding": float(1 - real / positions),
+        },
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("--folder", required=True, help="where 4 GB of scratch may stand")
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--gz", action="store_true", help="the made-up files are compressed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--records", default=RECORDS, help="file of records to write")
+    parser.add_argument("overrides", nargs="*", help="key=value, as for train_nmt.py")
+    options = parser.parse_args(arguments)
+    if options.pairs < 1:
+        raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
+    # Made now, so that a place that cannot be written is told before the work.
+    atomic_write_text(Path(options.folder) / ".probe", "")
+    (Path(options.folder) / ".probe").unlink()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
+        record = measure(Path(folder), options)
+    write_records(options.records, [record])
+    for name, value in record.metrics.items():
+        print(f"{name:28} {value:,.2f}" if isinstance(value, float) else f"{name:28} {value:,}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""Time every engine on one test set: batch 1 string to string, throughput, footprint, BLEU.
+
+python scripts/benchmark_latency.py --run runs/multi30k-en-de [--deep-shallow DIR]
+python scripts/benchmark_latency.py --run runs/multi30k-en-de --profile [--precision int8]
+
+What is compared and how, and what the profile says: docs/latency.md.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from command_line import RAW, run
+
+from vqnmt.data.corpus import ParallelText, load_corpus
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.engines import engine_systems, measure_engines
+from vqnmt.evaluation.latency_table import latency_table
+from vqnmt.evaluation.plots import plot_bleu_latency
+from vqnmt.evaluation.profile import profile_table, profile_translation
+from vqnmt.evaluation.records import (
+    Metric,
+    Record,
+    current_commit,
+    describe_hardware,
+    write_records,
+)
+from vqnmt.export.folder import PRECISIONS, export_model
+from vqnmt.models import LatentTransformer
+from vqnmt.translator import Translator
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "latency"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("--run", required=True, help="run folder: teacher, student and corpus")
+    parser.add_argument("--student", help="model folder of another student than the run's")
+    parser.add_argument("--deep-shallow", help="model folder of a deep-shallow AR model")
+    parser.add_argument("--sentences", type=int, default=1000, help="of the first test set")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is timed")
+    parser.add_argument("--threads", type=int, help="of every engine; default: what torch takes")
+    parser.add_argument("--seed", type=int, default=1, help="of the training, for the records")
+    parser.add_argument("--profile", action="store_true", help="only profile an exported student")
+    parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of --profile")
+    parser.add_argument("--results", default=RESULTS, help="folder for records and picture")
+    options = parser.parse_args(arguments)
+    for name in ("sentences", "rounds"):
+        if getattr(options, name) < 1:
+            raise VqnmtError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print the table, and write the records and the picture."""
+    options, start = parse(arguments), perf_counter()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    threads = torch.get_num_threads()
+    folder = Path(options.run)
+    corpus = load_corpus(folder / "corpus")
+    title = f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
+    test_set, text = next(iter(corpus.test.items()))
+    count = options.sentences
+    text = ParallelText(list(text.sources[:count]), list(text.targets[:count]))
+    models = {"ar": folder / "teacher", "student": Path(options.student or folder / "student")}
+    if options.deep_shallow:
+        models["deep_shallow"] = Path(options.deep_shallow)
+
+    def record(system: str, model: Path, metrics: dict[str, Metric]) -> Record:
+        translator = Translator.from_pretrained(model, "cpu")
+        return Record(
+            system=system,
+            corpus=title,
+            overrides=[f"sentences={len(text)}", f"rounds={options.rounds}"],
+            seed=options.seed,
+            commit=current_commit(),
+            hardware=describe_hardware(),
+            wall_seconds=perf_counter() - start,
+            parameters=sum(p.numel() for p in translator.model.parameters()),
+            metrics=metrics,
+        )
+
+    results = Path(options.results)
+    with tempfile.TemporaryDirectory() as exports:
+        if options.profile:
+            export_model(models["student"], f"{exports}/student", options.precision)
+            model = Translator.from_pretrained(models["student"], "cpu").model
+            assert isinstance(model, LatentTransformer)
+            metrics = profile_translation(f"{exports}/student", model, text.sources, threads)
+            records = [record(f"student_onnx_{options.precision}", models["student"], metrics)]
+            write_records(results / f"{title}-profile.json", records)
+            print(profile_table(records))
+            return
+        systems = engine_systems(models, Path(exports), threads)
+        found = measure_engines(
+            systems, text, test_set=test_set, rounds=options.rounds, threads=threads
+        )
+    records = [record(name, systems[name].source, metrics) for name, metrics in found.items()]
+    write_records(results / f"{title}.json", records)
+    plot_bleu_latency(records, results / f"{title}.png", test_set)
+    print(latency_table(records))
+
+
+if __name__ == "__main__":
+    run(main)

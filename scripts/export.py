@@ -1,0 +1,29 @@
+"""Export a model to a folder that translates without PyTorch: students to ONNX, teachers to
+CTranslate2.
+
+python scripts/export.py --model runs/homeassistant-en-de/student --out DIR [--precision int8]
+echo "Turn on the light" | python scripts/translate.py --model DIR
+"""
+
+import argparse
+from pathlib import Path
+
+from command_line import RAW, run
+
+from vqnmt.export.folder import PRECISIONS, export_model
+
+
+def main(arguments: list[str]) -> None:
+    """Export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("--model", required=True, help="model folder of train_nmt.py")
+    parser.add_argument("--out", required=True, help="new folder, or an earlier export")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    options = parser.parse_args(arguments)
+    export_model(options.model, options.out, options.precision)
+    size = sum(path.stat().st_size for path in Path(options.out).rglob("*") if path.is_file())
+    print(f"exported: {options.out} ({size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Reproduce the translation table of document 002, or an ablation, on one corpus.
+
+    python scripts/reproduce_translation.py [corpus=multi30k] [systems=[best]] [key=value ...]
+    python scripts/reproduce_translation.py ablation=codebook_size [key=value ...]
+
+Uses the corpus, teacher and distilled text of a run that train_nmt.py has made with the same keys,
+or makes them. What is done is skipped. Keys: configs/reproduce_translation.yaml.
+"""
+
+from pathlib import Path
+
+from command_line import load_config, run
+
+from vqnmt.evaluation.translation_tables import ablation_table, translation_tables
+from vqnmt.pipeline import PipelineConfig
+from vqnmt.pipeline.reproduction import BASELINES, Reproduction, Row
+from vqnmt.pipeline.translation import pair_name
+from vqnmt.settings import from_mapping
+
+NAME = "reproduce_translation"
+OWN_KEYS = ("systems", "main", "seeds", "ablation")
+# Where things stand, and what else is measured, decides no number.
+PLACES = tuple(f"{key}=" for key in (*OWN_KEYS, "run", "records"))
+
+
+def row(arguments: list[str], changes: list[str]) -> Row:
+    """Compose the settings of one system."""
+    values = load_config(NAME, [*arguments, *changes])
+    for key in OWN_KEYS:
+        values.pop(key, None)
+    kept = [argument for argument in arguments if not argument.startswith(PLACES)]
+    return Row(from_mapping(PipelineConfig, values), [*changes, *kept])
+
+
+def main(arguments: list[str]) -> None:
+    """Run the systems, and print their table."""
+    values = load_config(NAME, arguments)
+    ablation = values.get("ablation")
+    changes = {name: [f"experiment={name}"] for name in BASELINES}
+    if ablation is None:
+        changes |= {name: [f"experiment={name}"] for name in values["systems"]}
+    else:
+        for name, variant in ablation["variants"].items():
+            named = any(change.startswith("experiment=") for change in variant)
+            changes[name] = [*([] if named else [f"experiment={ablation['base']}"]), *variant]
+    # A mistake in any system shows before the first is begun.
+    rows = {name: row(arguments, changed) for name, changed in changes.items()}
+    reproduction = Reproduction(
+        rows,
+        seeds=values["seeds"],
+        main=values["main"] if ablation is None else (),
+        tests=ablation is None,
+    )
+    records = reproduction.run()
+    name = pair_name(reproduction.pipeline.corpus)
+    folder = Path(values["records"] or reproduction.folder / "table")
+    if ablation is not None:
+        folder, name = folder / "ablations", f"{ablation['name']}-{name}"
+    reproduction.publish(folder / f"{name}.json", records)
+    table = translation_tables if ablation is None else ablation_table
+    print(f"\nrecords and pictures: {folder / name}*\n\n{table(records)}")
+
+
+if __name__ == "__main__":
+    run(main, NAME)

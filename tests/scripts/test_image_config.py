@@ -1,0 +1,63 @@
+"""Every system composes with every budget, and builds its model."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.image_tables import PAPER
+from vqnmt.models.image import build_image_model
+from vqnmt.pipeline.image_config import ImagePipelineConfig
+from vqnmt.settings import from_mapping, to_flat
+
+ROOT = Path(__file__).parent.parent.parent
+SYSTEMS = sorted(path.stem for path in (ROOT / "configs" / "system").iterdir())
+BUDGETS = sorted(path.stem for path in (ROOT / "configs" / "budget").iterdir())
+
+
+@pytest.fixture
+def compose(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("command_line").load_config
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_composes_with_a_budget(compose, system, budget):
+    values = compose("train_image", [f"system={system}", f"budget={budget}"])
+    config = from_mapping(ImagePipelineConfig, values)
+    assert (config.system, config.budget) == (system, budget)
+    assert config.run == f"runs/images/cifar10-{system}-{budget}"
+    flat = to_flat(dataclasses.asdict(config))
+    assert {key: flat[key] for key in to_flat(values)} == to_flat(values)
+    if budget == "tiny":
+        assert build_image_model(config.model, config.data.size).dimensions == 3072
+    else:
+        assert config.data.max_train is None and config.data.max_test is None
+
+
+def test_the_image_table_has_all_systems_of_the_paper(compose):
+    values = compose("reproduce_image", [])
+    assert set(values["systems"]) == {*PAPER, "best"} == set(SYSTEMS)
+    assert compose("reproduce_image", ["budget=gpu", "system=best"])["budget"] == "gpu"
+
+
+def test_the_em_system_is_that_of_document_002(compose):
+    config = from_mapping(ImagePipelineConfig, compose("train_image", []))
+    quantizer = config.model.quantizer
+    assert (config.system, quantizer.name) == ("vqvae_em", "soft_em")
+    assert (quantizer.samples, quantizer.codebook_size) == (5, 256)
+
+
+def test_the_users_own_images_and_any_quantizer(compose):
+    overrides = ["data=folder", "data.train=x", "model.quantizer.name=residual", "system=vqvae_ema"]
+    config = from_mapping(ImagePipelineConfig, compose("train_image", overrides))
+    assert config.data.train == "x" and config.model.quantizer.name == "residual"
+    assert config.run == "runs/images/folder-vqvae_ema-cpu"
+
+
+def test_a_wrong_key_is_named(compose):
+    with pytest.raises(VqnmtError, match=r"system=bset is not a known choice: did you mean best"):
+        compose("train_image", ["system=bset"])

@@ -1,0 +1,137 @@
+"""A training that is killed again and again ends with the weights of one that was not."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from vqnmt.training.loop import Trainer
+from vqnmt.training.metrics import read_metrics
+
+KILLS = 20
+# A checkpoint and a snapshot every step: most of the time is spent in saving.
+SETTINGS = {"steps": 150, "validate_every": 1, "average": 3, "log_every": 7}
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Start `work` in a child process, which has all modules loaded; return its number."""
+    child = os.fork()
+    if child == 0:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def ended_by(child: int) -> int:
+    """Wait for a child; return its exit status, or minus the signal that it died of."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def assert_same_runs(one: Trainer, other: Trainer) -> None:
+    """Compare weights, codebook, optimiser and metrics bit for bit."""
+    for name, value in one.inner.state_dict().items():
+        assert torch.equal(value, other.inner.state_dict()[name]), name
+    states = [trainer.optimizer.state_dict()["state"] for trainer in (one, other)]
+    for index, moments in states[0].items():
+        for name, value in moments.items():
+            assert torch.equal(value, states[1][index][name]), (index, name)
+    rows = [
+        [{k: v for k, v in row.items() if "per_second" not in k} for row in found]
+        for found in (read_metrics(trainer.folder / "metrics.jsonl") for trainer in (one, other))
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(make_trainer, monkeypatch):
+    # The machine lives on, and with it what is not yet on the disk; waiting for that takes long.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    whole = make_trainer("soft_em", "whole", **SETTINGS)
+    start = time.perf_counter()
+    expected = whole.train()
+    seconds = time.perf_counter() - start
+    folder = whole.folder.parent / "killed"
+    generator = random.Random(7)
+    reached, half_written = [], 0
+    for _ in range(KILLS):
+        child = in_child(lambda: make_trainer("soft_em", "killed", **SETTINGS).train())
+        time.sleep(generator.uniform(0, 2 * seconds / KILLS))
+        os.kill(child, signal.SIGKILL)
+        assert ended_by(child) in (0, -signal.SIGKILL)
+        steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")]
+        reached.append(max(steps, default=0))
+        half_written += any(folder.glob(".*.tmp"))
+    assert reached == sorted(reached)
+    assert len(set(reached)) > KILLS // 4, f"the kills came too early or too late: {reached}"
+    assert reached[-1] < SETTINGS["steps"], "nothing was left to kill"
+    last = make_trainer("soft_em", "killed", **SETTINGS)
+    found = last.train()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert_same_runs(whole, last)
+    assert not any(folder.glob(".*.tmp"))
+
+
+def half_a_write(path: Path, content: bytes) -> None:
+    path.open("wb").write(content[: len(content) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "fatal"),
+    [
+        (Path, "write_bytes", half_a_write),
+        (os, "fsync", die),
+        (os, "replace", die),
+        (Path, "unlink", die),  # the new checkpoint stands, the old ones are not yet removed
+    ],
+)
+@pytest.mark.parametrize("kind", ["checkpoint", "weights"])
+def test_a_kill_in_the_middle_of_a_save_changes_nothing(make_trainer, target, place, fatal, kind):
+    settings = {"steps": 6, "validate_every": 2, "keep": 1, "average": 1}
+    whole = make_trainer("ema", "whole", **settings)
+    expected = whole.train()
+    original = getattr(target, place)
+
+    def train() -> None:
+        trainer = make_trainer("ema", "killed", **settings)
+
+        def deadly(*arguments):
+            # The frames of the save say which file it is.
+            frame, names = sys._getframe(1), []
+            while frame is not None and len(names) < 6:
+                names.append(str(frame.f_locals.get("name", "")))
+                frame = frame.f_back
+            if trainer.step == 4 and any(name.startswith(f"{kind}-4") for name in names):
+                fatal(*arguments)
+            return original(*arguments)
+
+        with mock.patch.object(target, place, deadly):
+            trainer.train()
+
+    assert ended_by(in_child(train)) == -signal.SIGKILL
+    resumed = make_trainer("ema", "killed", **settings)
+    found = resumed.train()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert_same_runs(whole, resumed)

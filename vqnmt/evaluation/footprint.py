@@ -1,0 +1,61 @@
+"""What a system costs before its first sentence: time to load and memory, in a fresh process."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Run by a new interpreter: imports count, and no other system's memory does.
+_PROBE = """
+import json, resource, sys, time
+start = time.perf_counter()
+folder, device, threads, beam = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+from vqnmt.translation import load_translator
+translator = load_translator(folder, device, threads)
+if "torch" in sys.modules:
+    sys.modules["torch"].set_num_threads(threads)
+sentences = json.loads(sys.stdin.read())
+for sentence in sentences[:1]:
+    translator.translate([sentence], beam=beam)
+load = time.perf_counter() - start
+for sentence in sentences[1:]:
+    translator.translate([sentence], beam=beam)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([load, peak * (1 if sys.platform == "darwin" else 1024)]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footprint:
+    """What a process needs that does nothing but translate sentence by sentence."""
+
+    load_seconds: float
+    """From the start of the imports to the first translation, in seconds."""
+    peak_memory_bytes: int
+    """The most memory that the process ever held resident."""
+
+
+def measure_footprint(
+    folder: Path | str, sentences: list[str], *, beam: int, threads: int, device: str = "cpu"
+) -> Footprint:
+    """Load a model folder of any kind in a process of its own, and translate `sentences`.
+
+    Args:
+        folder: See `vqnmt.translation.load_translator`.
+        sentences: One or more.
+        beam: Of the search.
+        threads: Of the engine.
+        device: Where PyTorch runs.
+    """
+    arguments = [str(folder), device, str(threads), str(beam)]
+    result = subprocess.run(
+        [sys.executable, "-c", _PROBE, *arguments],
+        input=json.dumps(sentences),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parent.parent.parent,
+    )
+    load, peak = json.loads(result.stdout.splitlines()[-1])
+    return Footprint(load_seconds=load, peak_memory_bytes=peak)

@@ -1,0 +1,195 @@
+"""Translation from an exported folder, by ONNX Runtime or CTranslate2, without PyTorch."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vqnmt.decoding import SearchSettings
+from vqnmt.errors import VqnmtError
+from vqnmt.translation import BatchTranslator, Translation, read_config
+
+MODEL_TYPE = "vqnmt-export"
+# Raised whenever what an exported folder holds changes its form or its meaning.
+FORMAT = 1
+ONNX_FILES = ("config.json", "model.onnx", "spm.model")
+CTRANSLATE2_FILES = ("config.json", "ctranslate2/model.bin", "spm.model")
+
+
+def load_exported(folder: Path | str, threads: int | None = None) -> BatchTranslator:
+    """Load an exported folder, whichever engine it is for.
+
+    Args:
+        folder: What scripts/export.py has written.
+        threads: That one translation runs on; None takes one for each core.
+
+    Raises:
+        VqnmtError: A file is missing or damaged, the folder is of another version, or its engine
+            is not installed.
+    """
+    if (Path(folder) / "ctranslate2").is_dir():
+        return CTranslate2Translator.from_pretrained(folder, threads)
+    return OnnxTranslator.from_pretrained(folder, threads)
+
+
+class OnnxTranslator(BatchTranslator):
+    """A latent Transformer that ONNX Runtime runs on a CPU, with greedy codes.
+
+    In int8 the rounding of activations follows the largest in a batch, so that a sentence may
+    come out differently in another batch; in fp32 it does not.
+
+    Args:
+        session: Of the exported graph, see `vqnmt.export.latent_graph`.
+        config: Of the exported folder.
+        vocabulary: The model's pieces.
+    """
+
+    def __init__(self, session: Any, config: dict[str, Any], vocabulary: Vocabulary) -> None:
+        super().__init__(vocabulary, **_shared(config))
+        self._session = session
+        self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
+        self._ctc = config["output"] == "ctc"
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, threads: int | None = None) -> "OnnxTranslator":
+        """Load an exported folder; see `load_exported`."""
+        folder = Path(folder)
+        config = read_config(folder, ONNX_FILES, MODEL_TYPE, FORMAT)
+        onnxruntime = _engine("onnxruntime", folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        options.intra_op_num_threads = threads or 0
+        # Threads that wait busily between two sentences would take the core of another program.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        with _named(folder / "model.onnx"):
+            session = onnxruntime.InferenceSession(
+                folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+            )
+        return cls(session, config, Vocabulary.load(folder / "spm.model"))
+
+    def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate one batch of token rows in one call of the graph."""
+        if not settings.greedy:
+            raise VqnmtError(
+                "an exported model translates with greedy codes alone: for beams, samples and "
+                "candidates give the model folder that it was exported from"
+            )
+        lengths = [len(row) for row in rows]
+        source = np.full((len(rows), max(lengths) + 1), PAD_ID, dtype=np.int64)
+        for i, row in enumerate(rows):
+            source[i, : len(row)] = row
+            source[i, len(row)] = EOS_ID
+        limits = (2 * np.array(lengths) + 10) // self._stride + 1  # codes
+        pieces, codes, counts, scores = self._session.run(
+            None, {"source": source, "limits": limits}
+        )
+        found = []
+        for row, symbols, count, score in zip(
+            pieces[:, :, 0], codes, counts.tolist(), scores.tolist(), strict=True
+        ):
+            # A sentence without codes was decoded from one.
+            best = row[: max(count, 1) * self._positions]
+            starts = self._starts(best)
+            spans = starts.reshape(-1, self._positions).sum(axis=1)[:count].tolist()
+            tokens = best[starts].tolist()
+            found.append([Translation("", score, symbols[:count].tolist(), tokens, spans)])
+        return found
+
+    def _starts(self, best: np.ndarray) -> np.ndarray:
+        """Mark the positions that each write one token, as `vqnmt.models.outputs` does."""
+        if not self._ctc:
+            return np.cumsum(best == EOS_ID) == 0
+        starts = best != PAD_ID
+        starts[1:] &= best[1:] != best[:-1]
+        return starts
+
+
+class CTranslate2Translator(BatchTranslator):
+    """An autoregressive Transformer that CTranslate2 runs on a CPU, greedily or with a beam.
+
+    Args:
+        engine: Of the exported folder.
+        config: Of the exported folder.
+        vocabulary: The model's pieces.
+    """
+
+    def __init__(self, engine: Any, config: dict[str, Any], vocabulary: Vocabulary) -> None:
+        super().__init__(vocabulary, **_shared(config))
+        self._engine = engine
+        self._pieces = vocabulary.pieces(range(len(vocabulary)))
+        self._ids = {piece: index for index, piece in enumerate(self._pieces)}
+        self._never = [[self._pieces[PAD_ID]], [self._pieces[BOS_ID]]]
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, threads: int | None = None
+    ) -> "CTranslate2Translator":
+        """Load an exported folder; see `load_exported`."""
+        folder = Path(folder)
+        config = read_config(folder, CTRANSLATE2_FILES, MODEL_TYPE, FORMAT)
+        ctranslate2 = _engine("ctranslate2", folder)
+        with _named(folder / "ctranslate2"):
+            engine = ctranslate2.Translator(
+                str(folder / "ctranslate2"),
+                device="cpu",
+                compute_type="int8_float32" if config["precision"] == "int8" else "float32",
+                inter_threads=1,
+                intra_threads=threads or 0,
+            )
+        return cls(engine, config, Vocabulary.load(folder / "spm.model"))
+
+    def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate one batch of token rows by CTranslate2's own search."""
+        if settings.temperature is not None:
+            raise VqnmtError(
+                "temperature is for models that PyTorch runs: give the model folder that this "
+                "one was exported from"
+            )
+        limits = [2 * len(row) + 10 for row in rows]
+        results = self._engine.translate_batch(
+            [[self._pieces[index] for index in row] for row in rows],
+            beam_size=max(settings.beam, settings.candidates),
+            num_hypotheses=settings.candidates,
+            length_penalty=settings.length_penalty,
+            max_decoding_length=max(limits),
+            max_input_length=0,
+            suppress_sequences=self._never,
+            return_scores=True,
+        )
+        return [
+            [
+                # The limit was the batch's: cut to the sentence's own. The score was a token's.
+                Translation(
+                    "",
+                    score * (len(pieces) + 1) ** settings.length_penalty,
+                    tokens=[self._ids[piece] for piece in pieces[:limit]],
+                )
+                for pieces, score in zip(result.hypotheses, result.scores, strict=True)
+            ]
+            for result, limit in zip(results, limits, strict=True)
+        ]
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("source_language", "target_language", "max_source_tokens")}
+
+
+def _engine(name: str, folder: Path) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise VqnmtError(f"{folder} needs {name}: pip install {name}") from error
+
+
+@contextlib.contextmanager
+def _named(place: Path) -> Iterator[None]:
+    """Say in one sentence which file an engine cannot read."""
+    try:
+        yield
+    except Exception as error:  # the engines' errors share no other base
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise VqnmtError(f"{place}: cannot be loaded ({reason}): export the model again") from error
