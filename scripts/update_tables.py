@@ -2,7 +2,7 @@
 
 python scripts/update_tables.py [--check]
 
-A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of a file of translation records,
+A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of records of translation,
 `FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from command_line import run
 
 from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
@@ -29,6 +30,7 @@ TABLES = {
     "results/quantizers/collapse.json": collapse_table,
     "results/quantizers/students.json": students_table,
     "results/quantizers/speed.json": speed_table,
+    "results/image/cifar10.json": image_table,
 }
 
 

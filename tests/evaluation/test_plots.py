@@ -147,3 +147,45 @@ def test_overlap():
     assert _overlap(box, (1, 1, 3, 3))
     assert not _overlap(box, (2, 0, 3, 2))
     assert not _overlap(box, (0, 3, 2, 4))
+
+
+def test_code_usages_of_several_systems(tmp_path):
+    steps = np.array([10, 20])
+    full, collapsed = np.full((2, 8), 5), np.array([[40, 0, 0, 0], [40, 0, 0, 0]])
+    plots.plot_code_usages({"full": (full, steps), "one": (collapsed, steps)}, tmp_path / "a.png")
+    both = pixels(tmp_path / "a.png")
+    middle = both.shape[1] // 2
+    # All codes alike on the left; on the right a quarter of the width is drawn, the rest white.
+    left, right = both[60:200, :middle], both[60:200, middle:]
+    coloured = [(np.ptp(side, axis=-1) > 30).mean() for side in (left, right)]
+    assert coloured[0] > 2 * coloured[1] > 0
+    with pytest.raises(ValueError, match="must be"):
+        plots.plot_code_usages({"bad": (full, steps[:1])}, tmp_path / "b.png")
+
+
+def test_latencies_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, make_record):
+    def drawn(slowest: float) -> np.ndarray:
+        """Return the picture of systems at 2, 4 and `slowest` ms."""
+        records = [
+            make_record(
+                name,
+                metrics={
+                    "bleu.test": 20.0 + i,
+                    "latency_ms.median": ms,
+                    "latency_ms.p90": ms * 1.1,
+                },
+            )
+            for i, (name, ms) in enumerate({"a": 2.0, "b": 4.0, "c": slowest}.items())
+        ]
+        plot_bleu_latency(records, tmp_path / "c.png")
+        return pixels(tmp_path / "c.png")
+
+    def gap(picture: np.ndarray) -> float:
+        """Distance of the two fast systems' markers, in pixels."""
+        columns = [
+            np.flatnonzero((np.abs(picture - np.array(colour)).max(axis=-1) <= 8).any(axis=0))
+            for colour in (BLUE, VERMILION)
+        ]
+        return columns[1].min() - columns[0].min()
+
+    assert gap(drawn(400.0)) > 60  # on a linear axis 5

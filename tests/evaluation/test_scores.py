@@ -1,10 +1,12 @@
 import importlib.util
+import random
 
 import pytest
 import sacrebleu
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation import bleu_tokenizer, score
+from vqnmt.evaluation.scores import paired_bootstrap
 
 HYPOTHESES = ["Das Haus ist klein, aber schön.", "Die Tür ist offen.", "Guten Tag!"]
 REFERENCES = ["Das Haus ist klein und sehr schön.", "Die Tür steht offen.", "Guten Tag!"]
@@ -51,3 +53,26 @@ def test_different_counts_name_both():
         score(HYPOTHESES, REFERENCES[:2], "de")
     with pytest.raises(VqnmtError, match="0 sentences"):
         score([], [], "de")
+
+
+def test_paired_bootstrap_tells_better_from_equal():
+    generator = random.Random(1)
+    references = [" ".join(generator.choices("abcdefgh", k=10)) for _ in range(100)]
+
+    def corrupted(share: float) -> list[str]:
+        return [
+            " ".join(word if generator.random() > share else "x" for word in line.split())
+            for line in references
+        ]
+
+    baseline = corrupted(0.3)
+    systems = {"same": list(baseline), "better": corrupted(0.1), "alike": corrupted(0.3)}
+    found = paired_bootstrap(baseline, systems, references, "de", samples=200)
+    own = score(baseline, references, "de").bleu
+    for name, texts in systems.items():
+        expected = score(texts, references, "de").bleu - own
+        assert found[name].difference == pytest.approx(expected)
+    assert found["same"].p_value == 1
+    assert found["better"].difference > 10 and found["better"].p_value < 0.01
+    assert found["alike"].p_value > 0.05
+    assert 0 < found["alike"].interval < 10

@@ -17,7 +17,7 @@ from vqnmt.training.metrics import read_metrics
 
 KILLS = 20
 # A checkpoint and a snapshot every step: most of the time is spent in saving.
-SETTINGS = {"steps": 150, "validate_every": 1, "average": 3, "log_every": 7}
+SETTINGS = {"steps": 120, "validate_every": 1, "average": 3, "log_every": 7}
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -58,28 +58,29 @@ def assert_same_runs(one: Trainer, other: Trainer) -> None:
     assert rows[0] == rows[1]
 
 
+def newest_step(folder: Path) -> int:
+    return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")), default=0)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(make_trainer, monkeypatch):
     # The machine lives on, and with it what is not yet on the disk; waiting for that takes long.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     whole = make_trainer("soft_em", "whole", **SETTINGS)
-    start = time.perf_counter()
     expected = whole.train()
-    seconds = time.perf_counter() - start
     folder = whole.folder.parent / "killed"
     generator = random.Random(7)
-    reached, half_written = [], 0
     for _ in range(KILLS):
+        # Some way into the training, however fast the machine is now; then at any moment of a step.
+        goal = newest_step(folder) + generator.randint(0, 6)
         child = in_child(lambda: make_trainer("soft_em", "killed", **SETTINGS).train())
-        time.sleep(generator.uniform(0, 2 * seconds / KILLS))
+        deadline = time.monotonic() + 60
+        while newest_step(folder) < goal and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
-        assert ended_by(child) in (0, -signal.SIGKILL)
-        steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")]
-        reached.append(max(steps, default=0))
-        half_written += any(folder.glob(".*.tmp"))
-    assert reached == sorted(reached)
-    assert len(set(reached)) > KILLS // 4, f"the kills came too early or too late: {reached}"
-    assert reached[-1] < SETTINGS["steps"], "nothing was left to kill"
+        assert ended_by(child) == -signal.SIGKILL, "the training had ended by itself"
+    assert 40 < newest_step(folder) < SETTINGS["steps"]
     last = make_trainer("soft_em", "killed", **SETTINGS)
     found = last.train()
     for name, value in expected.items():

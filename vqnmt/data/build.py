@@ -1,5 +1,6 @@
 """Building a prepared corpus: one streaming pass over the training text."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -31,6 +32,23 @@ def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
         VqnmtError: The text cannot be had or read, or a part comes out empty.
     """
     _Builder(config, folder).build(fingerprint)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the content of corpus.json; None where there is none, or a damaged or other one."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        if isinstance(report, dict) and report.get("format") == CorpusConfig.FORMAT:
+            digest = _report_digest(report)
+            if report.get("digest", digest) == digest:  # reports had none at first
+                return report
+    return None
+
+
+def _report_digest(report: dict[str, Any]) -> str:
+    """Return a digest of all else in corpus.json, by which it vouches for itself."""
+    rest = {key: value for key, value in report.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class _Builder:
@@ -210,13 +228,10 @@ class _Builder:
 
     def _remove_old(self) -> list[str]:
         """Remove corpus.json and list the files it vouched for."""
-        path = self.folder / "corpus.json"
-        with suppress(FileNotFoundError, ValueError):
-            old = list(json.loads(path.read_text(encoding="utf-8"))["files"])
-            path.unlink()
-            return old
-        path.unlink(missing_ok=True)
-        return []
+        report = read_report(self.folder)
+        (self.folder / "corpus.json").unlink(missing_ok=True)
+        # Of a damaged report no word is taken: it might name anybody's files.
+        return [] if report is None else list(report["files"])
 
     def _write_report(self, fingerprint: str, read: int) -> None:
         values = asdict(self.config)
@@ -246,6 +261,7 @@ class _Builder:
             },
             "config": values,
         }
+        report["digest"] = _report_digest(report)
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         atomic_write_text(self.folder / "corpus.json", text)
 

@@ -9,15 +9,13 @@ train, one that is in valid is dropped from train. Filters judge training pairs 
 test set is kept as it is.
 """
 
-import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqnmt.data.build import build_corpus
+from vqnmt.data.build import build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
 from vqnmt.data.readers import read_parallel
@@ -88,7 +86,7 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """
     folder = Path(folder)
     fingerprint = config.fingerprint()
-    report = _read_report(folder)
+    report = read_report(folder)
     if report is not None and report["fingerprint"] == fingerprint:
         try:
             return load_corpus(folder)
@@ -105,10 +103,11 @@ def load_corpus(folder: Path | str) -> Corpus:
         VqnmtError: There is no valid corpus.json, or a file differs from its checksum there.
     """
     folder = Path(folder)
-    report = _read_report(folder)
+    report = read_report(folder)
     if report is None:
         raise VqnmtError(
-            f"{folder / 'corpus.json'}: missing or of another version: prepare the corpus again"
+            f"{folder / 'corpus.json'}: missing, damaged or of another version: prepare the corpus "
+            "again"
         )
     for name, facts in report["files"].items():
         found = file_checksum(folder / name)
@@ -132,11 +131,3 @@ def load_corpus(folder: Path | str) -> Corpus:
         keep_pattern=report["keep_pattern"],
         report=report,
     )
-
-
-def _read_report(folder: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        if isinstance(report, dict) and report.get("format") == CorpusConfig.FORMAT:
-            return report
-    return None

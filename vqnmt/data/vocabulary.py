@@ -136,7 +136,7 @@ class Vocabulary:
                 character_coverage=0.9999,
                 byte_fallback=True,
                 normalization_rule_name="identity",
-                # More hardly come; the number stands in the model's bytes, which stay what they are.
+                # Hardly more come; the number stands in the model's bytes, which stay the same.
                 input_sentence_size=2_000_000,
                 shuffle_input_sentence=True,
                 # The order of summation depends on the number of threads: a fixed number gives

@@ -21,8 +21,12 @@ for sentence in sentences[:1]:
 load = time.perf_counter() - start
 for sentence in sentences[1:]:
     translator.translate([sentence], beam=beam)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([load, peak * (1 if sys.platform == "darwin" else 1024)]))
+try:  # Linux: getrusage would count the memory of the process that started this one
+    status = open("/proc/self/status").read()
+    peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
+except OSError:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([load, peak]))
 """
 
 

@@ -146,7 +146,7 @@ def _floors(
     stages = model.config.compression
     positions = codes * 2**stages
     cross = sum(
-        layer.source_attention.key_value.weight.numel()  # type: ignore[union-attr]
+        layer.source_attention.key_value.weight.numel()
         for layer in (*model.predictor.layers, *model.decoder.layers)
     )
     predictor = count(model.predictor, model.code_output)

@@ -1,0 +1,205 @@
+"""The table of systems on a toy run: what is shared, what is done once, what is recorded."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from PIL import Image
+
+from tests.conftest import SCRIPTS, Outcome
+from vqnmt.evaluation.records import read_records, write_records
+from vqnmt.pipeline import reproduction
+from vqnmt.pipeline.reproduction import BASELINES
+from vqnmt.training.loop import Trainer
+from vqnmt.translator import Translator
+
+ABLATIONS = sorted(path.stem for path in (SCRIPTS.parent / "configs/ablation").glob("*.yaml"))
+PLACES = ("run=", "records=", "systems=", "seeds=", "main=", "ablation=")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What two starts of the script left, the first of them interrupted."""
+
+    command: list[str]
+    run: Path
+    records: Path
+    first: Outcome
+    outcome: Outcome
+    kept: dict[Path, bytes]
+    """The scores that the first start had come to."""
+
+
+def contents(folder: Path, pattern: str = "*") -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def table(finished_run, tmp_path_factory, script: Callable) -> Table:
+    folder = tmp_path_factory.mktemp("table")
+    run, records = folder / "run", folder / "records"
+    shutil.copytree(finished_run.folder, run)
+    # The record of a run of train_nmt.py, in the same file.
+    old = read_records(run / "results.json")
+    write_records(records / "files-en-de.json", old)
+    kept = [x for x in finished_run.overrides if not x.startswith(("records=", "student_training"))]
+    command = [
+        *kept,
+        f"run={run}",
+        f"records={records}",
+        "systems=[nat_kd,nat_kd_npd10,vq_kd_nc3,best]",
+        "main=[ar_beam4,ar_greedy,best]",
+        "seeds=[1,2]",
+        "student_training.steps=4",
+        "student_training.batch_tokens=2048",
+        "student_training.validate_every=4",
+        # The second autoregressive model of the two seeds.
+        "teacher_training.steps=90",
+    ]
+    calls = mock.Mock(side_effect=reproduction.translate_sets)
+
+    def interrupted(*arguments):
+        if calls.call_count == 5:
+            raise KeyboardInterrupt
+        return calls(*arguments)
+
+    with mock.patch.object(reproduction, "translate_sets", interrupted):
+        first = script("reproduce_translation", *command)
+    scores = contents(run / "systems")
+    outcome = script("reproduce_translation", *command)
+    assert outcome.status == 0, outcome.err
+    return Table(command, run, records, first, outcome, scores)
+
+
+def test_a_start_after_a_crash_goes_on(table: Table) -> None:
+    assert table.first.status == 130
+    assert "interrupted" in table.first.err.splitlines()[-1]
+    assert len([path for path in table.kept if path.name == "record.json"]) == 5
+    assert contents(table.run / "systems").items() >= table.kept.items()
+    # All that is trained was trained at the first start.
+    assert "student: step 4" in table.first.out + table.first.err
+    assert "step" not in table.outcome.out
+
+
+def test_shared_stages_are_used_and_left_as_they_were(finished_run, table: Table) -> None:
+    for path in finished_run.folder.rglob("*"):
+        if path.is_file():
+            found = table.run / path.relative_to(finished_run.folder)
+            assert found.read_bytes() == path.read_bytes(), found
+    assert not list((table.run / "students").rglob("distilled"))
+
+
+def test_systems_share_students_and_seeds_do_not(table: Table) -> None:
+    students = sorted(path.name.rpartition("-")[0] for path in (table.run / "students").iterdir())
+    # best is vq_kd_nc3 here, and has a second seed; both NATs are one.
+    assert students == ["nat_kd", "vq_ctc_kd_nc3", "vq_ctc_kd_nc3"]
+    assert [path.name for path in (table.run / "teachers").iterdir()] == ["seed-2"]
+
+
+def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Table) -> None:
+    records = read_records(table.records / "files-en-de.json")
+    old = read_records(finished_run.folder / "results.json")
+    assert records[: len(old)] == old
+    new = records[len(old) :]
+    two = [*BASELINES, "best"]
+    systems = [*BASELINES, "nat_kd", "nat_kd_npd10", "vq_kd_nc3", "best"]
+    expected = {(s, seed) for s in systems for seed in ((1, 2) if s in two else (1,))}
+    assert {(record.system, record.seed) for record in new} == expected
+    assert len(new) == len(expected)
+    for record in new:
+        assert record.overrides[0] == f"experiment={record.system}"
+        assert "student_training.steps=4" in record.overrides
+        assert not any(change.startswith(PLACES) for change in record.overrides)
+        timed = {"latency_ms.median", "sentences_per_second.batch_8", "speedup_over_ar_beam4"}
+        assert (timed <= set(record.metrics)) == (record.seed == 1)
+        assert {"bleu.test", "chrf.test", "bleu.valid", "bleu_signature"} <= set(record.metrics)
+        compared = "p_value_against_ar_beam4.test" in record.metrics
+        assert compared == (record.system == "best" and record.seed == 1)
+        assert ("bleu_oracle.valid" in record.metrics) == (record.system in ("vq_kd_nc3", "best"))
+    first, second = (r for r in new if r.system == "best")
+    assert first.wall_seconds != second.wall_seconds
+
+
+def test_table_and_pictures(table: Table) -> None:
+    assert "| nat_kd_npd10 " in table.outcome.out and "| vq_kd_nc3 " in table.outcome.out
+    for name in ("bleu_latency", "code_usage"):
+        with Image.open(table.records / f"files-en-de_{name}.png") as image:
+            image.verify()
+
+
+def test_a_third_start_does_nothing(table: Table, script: Callable) -> None:
+    before = contents(table.run) | contents(table.records, "*.json")
+    broken = AssertionError("worked")
+    with (
+        mock.patch.object(Trainer, "train", side_effect=broken),
+        mock.patch.object(Translator, "find", side_effect=broken),
+        mock.patch.object(Translator, "reconstruct", side_effect=broken),
+    ):
+        outcome = script("reproduce_translation", *table.command)
+    assert outcome.status == 0, outcome.err
+    assert contents(table.run) | contents(table.records, "*.json") == before
+    assert outcome.out.split("\n\n", 1)[1] == table.outcome.out.split("\n\n", 1)[1]
+
+
+def test_ablation_runs_on_valid_alone(table: Table, script: Callable) -> None:
+    kept = [x for x in table.command if not x.startswith("systems=")]
+    outcome = script("reproduce_translation", *kept, "ablation=samples")
+    assert outcome.status == 0, outcome.err
+    records = read_records(table.records / "ablations" / "samples-files-en-de.json")
+    assert [record.system for record in records] == [*BASELINES, "n_s1", "n_s5", "n_s10"]
+    assert not any("test" in key for record in records for key in record.metrics)
+    for record, samples in zip(records[2:], (1, 5, 10), strict=True):
+        assert record.metrics["samples"] == samples
+        change = f"student_model.quantizer.samples={samples}"
+        assert record.overrides[:2] == ["experiment=vq_em_kd_nc3", change]
+    assert "| n_s10 " in outcome.out
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_compose(name: str, overrides: list[str], script: Callable) -> None:
+    """All of an ablation's systems share what they must, and differ from one another."""
+    seen = {}
+
+    class Stop(Exception):
+        pass
+
+    def look(rows, **_):
+        seen.update(rows)
+        config = rows[BASELINES[0]].config
+        for row_name, row in rows.items():
+            reproduction._check_shared(config, row.config, row_name)
+        raise Stop
+
+    with mock.patch("reproduce_translation.Reproduction", look), pytest.raises(Stop):
+        script("reproduce_translation", *overrides, f"ablation={name}")
+    assert len(seen) >= 5
+    configs = [repr(row.config) for row in seen.values()]
+    assert len(set(configs)) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (["systems=[bestt]"], "experiment=bestt is not a known choice: did you mean best?"),
+        (["ablation=sampels"], "ablation=sampels is not a known choice: did you mean samples?"),
+        (["decoding.candidates=0"], "decoding.candidates is 0; it must be 1 or more"),
+        (["evaluation.throughput_batches=[0]"], "evaluation.throughput_batches is [0]"),
+    ],
+)
+def test_mistakes(table: Table, script: Callable, changes: list[str], part: str) -> None:
+    kept = [x for x in table.command if not x.startswith("systems=")]
+    outcome = script("reproduce_translation", *kept, *changes)
+    assert outcome.status == 2
+    assert part in outcome.err.rstrip("\n").splitlines()[-1]
+
+
+def test_translations_are_kept_beside_the_scores(table: Table) -> None:
+    for folder in (table.run / "systems").iterdir():
+        (record,) = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        assert folder.name.startswith(record["system"])
+        lines = (folder / "test.de").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == len((table.run / "corpus/test.test.de").read_text().splitlines())
