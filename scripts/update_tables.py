@@ -17,6 +17,7 @@ from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
+from vqnmt.evaluation.scaling import scaling_table
 from vqnmt.evaluation.speed import speed_table
 from vqnmt.evaluation.translation_tables import ablation_table, translation_tables
 from vqnmt.files import atomic_write_text
@@ -31,6 +32,7 @@ TABLES = {
     "results/quantizers/students.json": students_table,
     "results/quantizers/speed.json": speed_table,
     "results/image/cifar10.json": image_table,
+    "results/scale/training.json": scaling_table,
 }
 
 

@@ -37,13 +37,15 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.name.startswith(".")]
 
 
+LARGE = [-(2**63), 2**31, 2**63, 10**30, 10**400]
+
 # What YAML, JSON and the command line can bring in place of the right value.
 VALUES = st.recursive(
     st.one_of(
         st.none(),
         st.booleans(),
         st.integers(-3, 70),
-        st.sampled_from([-(2**63), 2**31, 2**63, 10**30]),
+        st.sampled_from(LARGE),
         st.floats(allow_nan=True, allow_infinity=True),
         st.sampled_from([0.0, -0.5, 0.1, 1.0, 1.5]),
         st.sampled_from(["", " ", "own", "ema", "files", "multi30k", "cosine", "../x", "a\nb"]),
@@ -52,6 +54,16 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=3,
 )
+
+
+def like(value: Any) -> st.SearchStrategy[Any]:
+    """Values of any kind, and as many of the kind of `value`."""
+    kinds: dict[type, st.SearchStrategy[Any]] = {
+        int: st.integers(-3, 70) | st.sampled_from(LARGE),
+        float: st.floats() | st.sampled_from([-1.0, 0.0, 0.5, 1.0, 1.5]),
+        list: st.lists(VALUES, max_size=3),
+    }
+    return VALUES | kinds.get(type(value), VALUES)
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes | None]:

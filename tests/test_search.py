@@ -1,13 +1,22 @@
 """Greedy and beam search against exhaustive enumeration on tiny Markov models."""
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import Tensor
 
-from vqnmt.search import Hypothesis, search
+from vqnmt.errors import VqnmtError
+from vqnmt.search import (
+    Hypothesis,
+    SearchSettings,
+    find_candidates,
+    n_best,
+    sample,
+    search,
+)
 
 END = 0
 BEGIN = 1
@@ -251,3 +260,88 @@ def test_the_step_functions_logits_are_left_alone(beam):
     limits = torch.tensor([2])
     search(lambda _, __: logits, State(), limits, begin=1, end=0, beam=beam, forbidden=(2,))
     assert torch.equal(logits, kept)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_n_best_are_the_best_of_all_sequences_in_order(penalty):
+    tables = table(sentences=2)
+    limits = torch.tensor([3, 2])
+    found = n_best(
+        step, Markov(tables), limits, begin=BEGIN, end=END, beam=50, length_penalty=penalty
+    )
+    for hypotheses, one, limit in zip(found, tables, [3, 2], strict=True):
+        expected = enumerate_all(one, limit, penalty)
+        for hypothesis, (_, total, symbols) in zip(hypotheses[:5], expected[:5], strict=True):
+            assert hypothesis.symbols == symbols
+            assert hypothesis.log_probability == pytest.approx(total, rel=1e-4)
+        # All that exist within the limit, none of probability 0.
+        assert len(hypotheses) == min(50, len(expected))
+        assert all(torch.isfinite(torch.tensor(h.log_probability)) for h in hypotheses)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_samples_come_as_often_as_their_probability_says(temperature):
+    torch.manual_seed(0)
+    tables, limits, count = table(sentences=2), [2, 1], 4000
+    drawn = sample(
+        step,
+        Markov(tables),
+        torch.tensor(limits),
+        begin=BEGIN,
+        end=END,
+        count=count,
+        temperature=temperature,
+        forbidden=(3,),
+    )
+    for hypotheses, one, limit in zip(drawn, tables, limits, strict=True):
+        totals = {tuple(s): total for _, total, s in enumerate_all(one, limit, 0.0, (3,))}
+        expected: dict[tuple[int, ...], float] = {}
+        for symbols in totals:  # p ** (1 / temperature), renormalised at every step
+            p = 1.0
+            for i, symbol in enumerate([*symbols, END][:limit]):
+                log_p = log_probabilities(one, list(symbols[:i]), (3,))
+                p *= (log_p / temperature).softmax(-1)[symbol].item()
+            expected[symbols] = p
+        assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+        found = Counter(tuple(h.symbols) for h in hypotheses)
+        assert sum(found.values()) == count
+        for symbols, p in expected.items():
+            assert abs(found[symbols] / count - p) < 5 * (p * (1 - p) / count) ** 0.5 + 1e-3
+        for hypothesis in hypotheses[:20]:
+            total = totals[tuple(hypothesis.symbols)]
+            assert hypothesis.log_probability == pytest.approx(total, rel=1e-4)
+
+
+def test_candidates_by_settings():
+    tables, limits = table(sentences=2), torch.tensor([4, 3])
+
+    def find(**settings):
+        return find_candidates(
+            step,
+            Markov(tables),
+            limits,
+            begin=BEGIN,
+            end=END,
+            settings=SearchSettings(**settings),
+        )
+
+    assert [row[0] for row in find()] == run(tables, [4, 3])
+    three = find(candidates=3)
+    assert [len(row) for row in three] == [3, 3]
+    assert [row[0] for row in three] == run(tables, [4, 3], beam=3)
+    assert [len(row) for row in find(candidates=3, temperature=1.0)] == [3, 3]
+    assert find(candidates=2, beam=5)[0] == find(candidates=5)[0][:2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam": 0}, "beam is 0"),
+        ({"candidates": 0}, "candidates is 0"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(VqnmtError, match=message):
+        SearchSettings(**settings)

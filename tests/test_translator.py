@@ -16,9 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import vqnmt
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.models.pretrained import TranslationModel
 from vqnmt.progress import Progress
+from vqnmt.rescoring import score_targets
+from vqnmt.translation import Translation, split_row
 from vqnmt.translator import MODEL_FILES, Translator
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +118,93 @@ def test_reconstruction_is_by_the_codes_of_the_target(finished_run) -> None:
     assert together == [
         student.reconstruct([s], [t])[0] for s, t in zip(sources, targets, strict=True)
     ]
+
+
+# --- candidates, codes, long sources ---------------------------------------------------------
+
+
+def test_codes_write_the_pieces_of_the_translation(finished_run) -> None:
+    student = Translator.from_pretrained(finished_run.folder / "student")
+    for translation in student.translate(finished_run.lines("corpus/valid.en")):
+        written = student.code_pieces(translation)
+        assert len(written) == len(translation.codes)
+        pieces = [piece for span in written for piece in span]
+        assert pieces == student.vocabulary.pieces(translation.tokens)
+        assert "".join(pieces).replace("▁", " ").strip() == translation.text
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_n_best_stand_in_order(finished_run, name: str) -> None:
+    translator = Translator.from_pretrained(finished_run.folder / name)
+    sources = [*finished_run.lines("corpus/valid.en")[:4], ""]
+    found = translator.n_best(sources, SearchSettings(candidates=3))
+    assert all(0 < len(row) <= 3 for row in found) and found[-1] == [Translation("")]
+    best = translator.translate(sources, beam=3)
+    assert [row[0] for row in found] == best
+    torch.manual_seed(0)
+    drawn = translator.n_best(sources, SearchSettings(candidates=5, temperature=1.0))
+    assert drawn[-1] == [Translation("")]
+    for row in drawn[:-1]:
+        scores = [translation.score for translation in row]
+        assert len(row) == 5 and scores == sorted(scores, reverse=True)
+    assert len({t.text for row in drawn for t in row}) > 5
+
+
+def test_a_teacher_chooses_among_candidates(finished_run) -> None:
+    student, teacher = (
+        Translator.from_pretrained(finished_run.folder / name) for name in ("student", "teacher")
+    )
+    sources = [*finished_run.lines("corpus/valid.en")[:6], ""]
+    found = student.n_best(sources, SearchSettings(candidates=4), teacher)
+    chosen = student.translate(sources, candidates=4, rescorer=teacher)
+    plain = student.n_best(sources, SearchSettings(candidates=4))
+    assert chosen == [row[0] for row in found]
+    assert [row[0].text for row in found] != [row[0].text for row in plain]
+    for source, row, same in zip(sources[:-1], found[:-1], plain, strict=False):
+        scores = [t.teacher_score for t in row]
+        assert scores == sorted(scores, key=lambda s: -s)
+        assert sorted(t.text for t in row) == sorted(t.text for t in same)
+        # Alone, and by the model's own sum over the tokens of the text.
+        ((alone,),) = teacher.score([source], [[row[0].text]])
+        assert alone == pytest.approx(scores[0], abs=1e-4)
+        (target,) = teacher.vocabulary.encode([row[0].text])
+        (tokens,) = teacher.vocabulary.encode([source])
+        ((total,),) = score_targets(teacher.model, torch.tensor([tokens]), [[target]])
+        assert total / (len(target) + 1) == pytest.approx(scores[0], abs=1e-4)
+    with pytest.raises(VqnmtError, match="only an autoregressive model can rescore"):
+        teacher.translate(["bale"], rescorer=student)
+
+
+def test_long_sources_are_split_where_asked(system) -> None:
+    translator, beam = system
+    translator.max_source_tokens, translator.on_long = 12, "split"
+    words = ["bale", "gudo", "leka", "file", "bafi", "doka"]
+    sentences = [" ".join(words * 5), "bale gudo", "", "x" * 50]
+    found = texts(translator, sentences, beam)
+    (row,) = translator.vocabulary.encode(sentences[:1])
+    parts = split_row(row, translator.vocabulary.pieces(row), 12)
+    assert len(parts) > 1 and max(map(len, parts)) <= 12
+    singly = texts(translator, translator.vocabulary.decode(parts), beam)
+    assert found[0] == " ".join(text for text in singly if text)
+    assert found[1:3] == texts(translator, sentences[1:3], beam) and found[3]
+    with Progress("translation", 4) as progress:
+        translator.translate(sentences, progress=progress)
+    assert progress.done == 3, "sentences, not parts; an empty one is not work"
+
+
+def test_parts_end_behind_sentences_or_words() -> None:
+    pieces = ["▁A", "b", ".", "▁C", "d", "▁e", "f", "g", "h", "i", "▁j"]
+    row = list(range(len(pieces)))
+    assert split_row(row, pieces, 4) == [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9, 10]]
+    assert split_row(row, pieces, 11) == [row]
+    assert split_row(row, pieces, 1) == [[i] for i in row]
+    assert split_row([], [], 3) == [[]]
+
+
+def test_what_to_do_with_long_sources_must_be_known(finished_run) -> None:
+    translator = Translator.from_pretrained(finished_run.folder / "student")
+    with pytest.raises(VqnmtError, match="on_long is 'cut'; choose one of refuse, split"):
+        Translator(translator.model, translator.vocabulary, "en", "de", on_long="cut")
 
 
 # --- loading and saving ----------------------------------------------------------------------

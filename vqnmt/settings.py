@@ -32,7 +32,8 @@ def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(names)}"
-            raise VqnmtError(f"{_join(path, key)} is not a known key: {remedy}")
+            shown = str(key) if str(key).isprintable() else repr(key)
+            raise VqnmtError(f"{_join(path, shown)} is not a known key: {remedy}")
     arguments = {}
     for f in fields:
         key = _join(path, f.name)
@@ -76,6 +77,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise VqnmtError(f"{key} is a number beyond 2^63: it must be smaller")
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return value if int in allowed else float(value)
     plain = tuple(typing.get_origin(a) or a for a in allowed if a is not Any)
@@ -83,6 +86,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if Any not in allowed and not exact:
         kinds = " or ".join(getattr(a, "__name__", str(a)) for a in plain)
         raise VqnmtError(f"{key} is {value!r} ({type(value).__name__}): it must be of type {kinds}")
+    if isinstance(value, list) and typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        return [_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value)]
     return value
 
 

@@ -66,6 +66,8 @@ class BatchTranslator(ABC):
         source_language: Language code of the source.
         target_language: Language code of the target.
         batch_tokens: Source tokens translated at a time, padding included.
+        spread: The longest source of a batch over its shortest, at most: on a CPU padding costs
+            what words cost.
         max_source_tokens: The longest source that the model takes.
         length_penalty: Of beam search, see `SearchSettings`.
         on_long: Of `ON_LONG`: a longer source is refused, or split between words and, where it
@@ -79,6 +81,7 @@ class BatchTranslator(ABC):
         target_language: str,
         *,
         batch_tokens: int = 2048,
+        spread: float = 2.0,
         max_source_tokens: int = 256,
         length_penalty: float = 1.0,
         on_long: str = "refuse",
@@ -87,7 +90,8 @@ class BatchTranslator(ABC):
             raise VqnmtError(f"on_long is {on_long!r}; choose one of {', '.join(ON_LONG)}")
         self.vocabulary = vocabulary
         self.source_language, self.target_language = source_language, target_language
-        self.batch_tokens, self.max_source_tokens = batch_tokens, max_source_tokens
+        self.batch_tokens, self.spread = batch_tokens, spread
+        self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
 
     @abstractmethod
@@ -181,14 +185,18 @@ class BatchTranslator(ABC):
         return found
 
     def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
-        """Group the sentences that are not empty by length, within `batch_tokens`."""
+        """Group the sentences that are not empty by length."""
         order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
         start = 0
         for end in range(1, len(order) + 1):
-            # Sorted by length: the next sentence would set the width of the batch.
-            if end == len(order) or len(rows[order[end]]) * (end + 1 - start) > self.batch_tokens:
-                yield order[start:end]
-                start = end
+            if end < len(order):
+                # Sorted by length: the next sentence would set the width of the batch.
+                longest, shortest = len(rows[order[end]]), len(rows[order[start]])
+                fits = longest * (end + 1 - start) <= self.batch_tokens
+                if fits and longest <= self.spread * shortest:
+                    continue
+            yield order[start:end]
+            start = end
 
     def _fit(self, rows: list[list[int]], first_line: int) -> tuple[list[list[int]], list[int]]:
         """Refuse or split what is too long; returns parts, and the sentence of each part."""

@@ -41,8 +41,15 @@ def test_statistics_of_a_known_clock(monkeypatch):
     assert result["fast"].median_ms == pytest.approx(statistics.median(times))
     assert result["fast"].mean_ms == pytest.approx(5.5)
     assert result["fast"].p90_ms == pytest.approx(9.1)  # nine tenths of the way from 1 to 10
+    assert result["fast"].p99_ms == pytest.approx(9.91)
     assert (result["fast"].sentences, result["fast"].rounds) == (10, 2)
     assert speedup(result["slow"], result["fast"]) == pytest.approx(4)
+
+
+def test_the_timed_calls_own_outputs_are_kept():
+    calls = iter(range(100))
+    result = measure_latency({"s": lambda text: f"{text}{next(calls)}"}, ["a", "b"], warmup=2)
+    assert result["s"].translations == ("a6", "b7"), "those of the last of three rounds"
 
 
 def test_a_sentence_counts_by_its_median_over_the_rounds(monkeypatch):

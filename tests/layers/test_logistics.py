@@ -6,8 +6,8 @@ import torch
 
 from vqnmt.layers.logistics import (
     bin_log_probability,
+    expected_pixels,
     initial_parameters,
-    likely_pixels,
     mixture_log_probability,
     pixel_nats,
     sample_pixels,
@@ -138,11 +138,21 @@ def test_sampled_pixels_follow_the_coupling():
     assert (blue - 127.5).abs().float().mean() < 3
 
 
-def test_likely_pixels_are_the_means_of_the_heaviest_component():
+def test_expected_pixels_are_the_weighted_means_of_the_components():
     parameters = torch.zeros(1, 20, 1, 1)
-    parameters[0, 1] = 1.0  # the second component
-    parameters[0, 2 + 3 : 2 + 6] = torch.tensor([-1.0, 0.0, 1.0])[:, None, None]
-    assert likely_pixels(parameters).flatten().tolist() == [0, 128, 255]
+    parameters[0, 1] = np.log(3)  # the second component has weight 3/4
+    parameters[0, 5:8] = torch.tensor([-2.0, 0.0, 1.0])[:, None, None]  # red is cut off at -1
+    assert expected_pixels(parameters).flatten().tolist() == [32, 128, 223]
+    parameters[0, 17] = 20.0  # its green moves with red
+    assert expected_pixels(parameters).flatten().tolist() == [32, 32, 223]
+
+
+def test_narrow_pixels_are_drawn_where_they_are_expected():
+    torch.manual_seed(5)
+    parameters = torch.randn(1, 10, 4, 4) * 0.3
+    parameters[:, 4:7] = -9.0
+    drawn, expected = sample_pixels(parameters), expected_pixels(parameters)
+    assert (drawn.int() - expected.int()).abs().max() <= 2
 
 
 def test_at_the_start_grey_costs_less_than_colour():

@@ -130,7 +130,7 @@ def test_validation_in_training_scores_as_the_saved_model(finished_run) -> None:
 
 def test_second_start_skips_every_stage(finished_run, script: Callable) -> None:
     before = contents(finished_run.folder)
-    builds = ("AutoregressiveTransformer", "LatentTransformer", "TokenizedText", "ParallelBatches")
+    builds = ("AutoregressiveTransformer", "copy_weights", "distill", "ParallelBatches")
     with contextlib.ExitStack() as stack:
         for name in (
             "translator.Translator.translate",

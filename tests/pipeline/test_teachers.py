@@ -52,11 +52,16 @@ def test_own_model_folder_is_the_teacher(
         ),
         (
             "teacher",
+            ["vocabulary.size=305", "warm_start=false", "student=fertility"],
+            "student=fertility, but teacher={} has another vocabulary",
+        ),
+        (
+            "teacher",
             ["student_model.transformer.dim=16"],
             "warm_start is true, but embedding.weight has shape (310, 32) in the teacher",
         ),
     ],
-    ids=["latent", "prefix", "languages", "vocabulary", "width"],
+    ids=["latent", "prefix", "languages", "vocabulary", "alignments", "width"],
 )
 def test_teacher_that_does_not_fit_is_refused_before_any_work(
     *, finished_run, tmp_path: Path, script: Callable, model: str, changes: list[str], message: str

@@ -8,6 +8,7 @@ import torch
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.records import read_records
 from vqnmt.foreign import ForeignTranslator
 
 FEW_STEPS = [
@@ -38,6 +39,12 @@ FEW_STEPS = [
             "vq_nc3",
             id="as-in-the-reference-code",
         ),
+        pytest.param(
+            ["experiment=nat_kd_npd10", "distill=false"], "nat_rescored10", id="fertility-nat"
+        ),
+        pytest.param(
+            ["experiment=ar_deep_shallow", "distill=false"], "ar_2_1", id="deep-and-shallow"
+        ),
     ],
 )
 def test_variant_runs(
@@ -49,6 +56,18 @@ def test_variant_runs(
     assert f"| {system} " in outcome.out
     assert not (run / "distilled").exists()
     assert (run / "student" / "model.safetensors").exists()
+
+
+def test_the_teacher_can_be_measured_alone(
+    tmp_path: Path, overrides: list[str], script: Callable
+) -> None:
+    run = tmp_path / "run"
+    outcome = script("train_nmt", f"run={run}", *overrides, *FEW_STEPS, "experiment=ar_greedy")
+    assert outcome.status == 0, outcome.err
+    assert not (run / "distilled").exists() and not (run / "student").exists()
+    records = read_records(run / "results.json")
+    assert [record.system for record in records] == ["ar_beam4", "ar_greedy"]
+    assert all(record.wall_seconds > 0 for record in records)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +84,16 @@ def foreign_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("change", ["student=fertility", "decoding.candidates=10"])
+def test_foreign_teacher_has_no_alignments_and_no_scores(
+    tmp_path: Path, overrides: list[str], script: Callable, foreign_checkpoint: Path, change: str
+) -> None:
+    settings = [f"run={tmp_path / 'run'}", f"teacher={foreign_checkpoint}", change]
+    outcome = script("distill", *overrides, *settings)
+    assert outcome.status == 2
+    assert f"{change} needs a teacher of ours" in outcome.err
 
 
 def test_foreign_teacher_distils_and_is_measured(

@@ -58,6 +58,13 @@ def test_the_users_own_images_and_any_quantizer(compose):
     assert config.run == "runs/images/folder-vqvae_ema-cpu"
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_every_key(compose, system):
+    """So that `reproduce_image.py key=value` means the same for all of them."""
+    keys = [set(to_flat(compose("train_image", [f"system={name}"]))) for name in (system, "best")]
+    assert keys[0] == keys[1]
+
+
 def test_a_wrong_key_is_named(compose):
     with pytest.raises(VqnmtError, match=r"system=bset is not a known choice: did you mean best"):
         compose("train_image", ["system=bset"])

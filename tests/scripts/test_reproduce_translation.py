@@ -201,5 +201,7 @@ def test_translations_are_kept_beside_the_scores(table: Table) -> None:
     for folder in (table.run / "systems").iterdir():
         (record,) = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         assert folder.name.startswith(record["system"])
-        lines = (folder / "test.de").read_text(encoding="utf-8").splitlines()
-        assert len(lines) == len((table.run / "corpus/test.test.de").read_text().splitlines())
+        files = {"valid": "valid.de", "test": "test.test.de"}
+        for name in json.loads((folder / "stage.json").read_text())["settings"]["sets"]:
+            lines = (folder / f"{name}.de").read_text(encoding="utf-8").split("\n")[:-1]
+            assert len(lines) == len((table.run / "corpus" / files[name]).read_text().splitlines())

@@ -55,7 +55,7 @@ def launch(
         )
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=90)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == status, errors[-2000:]
     finally:
         for process in processes:

@@ -62,7 +62,6 @@ def engine_systems(
             export_model(model, folders[name], precision)
         for name, folder in folders.items():
             translator = load_translator(folder, "cpu", threads)
-            translator.batch_tokens = 1 << 20  # a batch is as large as the benchmark says
             searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
             for suffix, beam in searches.items():
                 systems[name + suffix] = EngineSystem(folder, model, translator, beam)

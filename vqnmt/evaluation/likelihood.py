@@ -68,7 +68,7 @@ class BitsPerDimension:
 def bits_per_dimension(
     model: BoundedModel, batches: Iterable[Tensor], progress: Progress | None = None
 ) -> BitsPerDimension:
-    """Measure `model` on batches of images (B, 3, H, W) uint8, in fp32."""
+    """Measure `model` on batches of images (B, 3, H, W) uint8, without autocast."""
     found: list[list[Tensor]] = [[], [], []]
     for images in batches:
         bound = model.bound(images.to(model.device))

@@ -256,9 +256,8 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
             xlabel="latency at batch 1, median (ms)",
             ylabel=f"BLEU on {test_set}",
         )
-        fastest, slowest = (
-            limit((p[index] for p in points), default=1.0) for limit, index in ((min, 1), (max, 2))
-        )
+        fastest = min((median for _, median, _, _ in points), default=1.0)
+        slowest = max((p90 for _, _, p90, _ in points), default=1.0)
         if slowest > 20 * fastest:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

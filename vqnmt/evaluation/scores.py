@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, Result
 
 from vqnmt.errors import VqnmtError
 
@@ -118,13 +118,14 @@ def paired_bootstrap(
         n_samples=samples,
     )
     _, found = test()
-    own, *results = found["BLEU"]
-    return {
-        name: Comparison(
+    own, *results = [result for result in found["BLEU"] if isinstance(result, Result)]
+    comparisons = {}
+    for name, result in zip(systems, results, strict=True):
+        assert result.p_value is not None and result.ci is not None  # as only a baseline's are
+        comparisons[name] = Comparison(
             difference=result.score - own.score,
             # sacrebleu gives two equal systems the smallest p there is.
             p_value=1.0 if list(systems[name]) == list(baseline) else float(result.p_value),
             interval=float(result.ci),
         )
-        for name, result in zip(systems, results, strict=True)
-    }
+    return comparisons

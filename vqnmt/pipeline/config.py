@@ -135,6 +135,8 @@ class PipelineConfig:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
         if self.student not in STUDENTS:
             raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
+        if not 0 <= self.seed < 2**32:
+            raise VqnmtError(f"seed is {self.seed}; it must be 0 or more and below 2^32")
         if not self.run.strip():
             raise VqnmtError(f"run is {self.run!r}; give the run a folder, such as run=runs/first")
         if self.teacher_prefix and self.teacher == "own":

@@ -28,7 +28,7 @@ from vqnmt.evaluation.records import (
     write_records,
 )
 from vqnmt.evaluation.report import Picture
-from vqnmt.layers.logistics import likely_pixels
+from vqnmt.layers.logistics import expected_pixels
 from vqnmt.models.image import VQVAE, CodeModel, GaussianVAE
 from vqnmt.pipeline.images import ImagePipeline
 from vqnmt.pipeline.stage import as_text
@@ -190,9 +190,9 @@ class ImageEvaluation:
                 parameters = model.decode(model.encode(batch))
             else:
                 parameters = model.decoder(model.posterior(batch)[0])
-            found = likely_pixels(parameters).cpu().numpy()
+            found = expected_pixels(parameters).cpu().numpy()
             save_image_grid(beside(originals, found), self.folder / "reconstructions.png")
-            alt = "Test images, each row above its reconstructions (the likeliest means)"
+            alt = "Test images, each row above its reconstructions (expected pixels)"
             pictures.append(Picture(file="reconstructions.png", alt=alt))
         if settings.samples:
             found = model.sample(settings.samples).cpu().numpy()
@@ -208,7 +208,9 @@ class ImageEvaluation:
             plot_bits(rows, self.folder / f"training_{name}.png", f"Training of the {name}")
             alt = f"Bits over the training of the {name}"
             pictures.append(Picture(file=f"training_{name}.png", alt=alt))
-            usage = [(row["step"], row["epoch/code_usage"]) for row in rows if _has_usage(row)]
+            usage = [
+                (row["step"], row["epoch/code_usage"]) for row in rows if "epoch/code_usage" in row
+            ]
             if usage:
                 steps, counts = zip(*usage, strict=True)
                 plot_code_usage(np.array(counts), np.array(steps), self.folder / "code_usage.png")
@@ -233,7 +235,3 @@ class ImageEvaluation:
         save_image_grid(rows, self.folder / "nearest_codes.png")
         alt = f"The {count} most used codes, a row each: the patches nearest to the code's vector"
         return Picture(file="nearest_codes.png", alt=alt)
-
-
-def _has_usage(row: dict[str, object]) -> bool:
-    return "epoch/code_usage" in row

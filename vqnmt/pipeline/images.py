@@ -36,6 +36,7 @@ from vqnmt.pipeline.image_config import ImagePipelineConfig, ImageTrainingConfig
 from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers import Quantizer
+from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
 
 
@@ -57,8 +58,7 @@ class ImagePipeline:
         self.config = config
         self.folder = Path(config.run)
         self.stages: dict[str, Stage] = {}
-        # accelerate takes processes on CPUs together only if the first to ask says so.
-        PartialState(cpu=not torch.cuda.is_available())
+        join_processes()
         # Results of the stages before; each stage sets its own.
         self.data: ImageData
         self.model: ImageModel

@@ -193,7 +193,8 @@ class Reproduction:
                 found = translate_sets(entry.name, system, self.sets)
                 texts = {key: [t.text for t in translations] for key, translations in found.items()}
                 for key, lines in texts.items():
-                    text = "".join(line + "\n" for line in lines)
+                    # An undertrained model may spell any byte.
+                    text = "".join(line.replace("\n", " ") + "\n" for line in lines)
                     atomic_write_text(self._translations(stage, key), text)
                 student = entry.pipeline.student
                 metrics = quality_metrics(texts, self.sets, student.target_language)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
@@ -31,6 +30,7 @@ from vqnmt.pipeline.stage import Stage
 from vqnmt.pipeline.teachers import load_teacher
 from vqnmt.progress import say
 from vqnmt.training.config import TrainingConfig
+from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
 from vqnmt.translator import MODEL_FILES, TextTranslator, Translator
 
@@ -57,8 +57,7 @@ class TranslationPipeline:
         self.stages: dict[str, Stage] = {}
         # What decides the teacher's output, for the stages that use it.
         self.teacher_settings: dict[str, Any] = {"teacher": config.teacher}
-        # accelerate takes processes on CPUs together only if the first to ask says so.
-        PartialState(cpu=not torch.cuda.is_available())
+        join_processes()
         # Results of the stages before; each stage sets its own.
         self.corpus: Corpus
         self.vocabulary: Vocabulary

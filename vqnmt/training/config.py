@@ -1,5 +1,6 @@
 """The settings of a training."""
 
+import math
 from dataclasses import dataclass
 
 from vqnmt.errors import VqnmtError
@@ -62,6 +63,10 @@ class TrainingConfig:
         for key in ("learning_rate", "clip_norm"):
             if not getattr(self, key) > 0:
                 raise VqnmtError(f"training.{key} is {getattr(self, key)}; it must be above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise VqnmtError(f"training.weight_decay is {self.weight_decay}; it must be 0 or more")
+        if not 0 <= self.beta2 < 1:
+            raise VqnmtError(f"training.beta2 is {self.beta2}; it must be 0 or more and below 1")
         for key, allowed in (
             ("optimizer", ("muon", "adamw")),
             ("schedule", ("cosine", "inverse_sqrt")),

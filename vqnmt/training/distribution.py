@@ -10,10 +10,11 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -26,6 +27,15 @@ from vqnmt.quantizers.base import Quantizer
 
 SHARDING_SWITCH = "ACCELERATE_USE_FSDP"
 """Environment variable that asks for sharding; `accelerate launch --use_fsdp` sets it."""
+
+
+def join_processes() -> None:
+    """Join the processes that a launcher has started; call before anything else asks for them.
+
+    They wait for each other up to half a day: one of them may be preparing a corpus meanwhile.
+    """
+    # accelerate takes processes on CPUs together only if the first to ask says so.
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
 class DistributedModel:
@@ -56,8 +66,10 @@ class DistributedModel:
         """The module whose parameters the optimiser moves."""
         if self.sharded:
             self.forward = self.trained = self._shard(model)
-        else:
+        elif self.processes > 1:
             self.forward, self.trained = self.accelerator.prepare_model(model), model
+        else:
+            self.forward = self.trained = model.to(self.accelerator.device)
 
     @property
     def processes(self) -> int:

@@ -1,12 +1,11 @@
 """A model of rounded latents, trained for rate and reconstruction at once: `best`.
 
 The bound of any deterministic code, -log p(x | z) - log p(z), is itself the training loss. That
-needs a rate with a gradient in z. So a code is an integer, as in learnt compression (Balle et al.
+needs a rate with a gradient in z. So a code is an integer, as in learnt compression (Ballé et al.
 2017; Theis et al. 2017): z = round(y), passed straight through, and p(z) is a discretised mixture
 of logistics, smooth in z. The encoder learns to say only what pays: a bit of code that does not
 save a bit of reconstruction is not written.
 """
-
 
 import torch
 import torch.nn.functional as F

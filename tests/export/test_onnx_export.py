@@ -1,0 +1,237 @@
+"""The exported graph against the PyTorch model, and exported folders without PyTorch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from vqnmt.decoding import SearchSettings
+from vqnmt.errors import VqnmtError
+from vqnmt.export.folder import export_model
+from vqnmt.export.graph import quantize_rows
+from vqnmt.export.latent_graph import latent_graph
+from vqnmt.export.runtime import OnnxTranslator
+from vqnmt.layers import TransformerConfig
+from vqnmt.models import LatentConfig, LatentTransformer
+from vqnmt.quantizers import QuantizerConfig
+from vqnmt.translation import load_translator
+from vqnmt.translator import Translator
+
+ROOT = Path(__file__).parent.parent.parent
+VOCABULARY, LONGEST = 150, 14
+SIZE = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.1)
+VARIANTS = [
+    {},
+    {"compression": 0, "predictor_layers": 2},
+    {"compression": 1, "source_copy": False, "encoder_layers": 2},
+    {"compression": 2, "causal_decoder": True, "upsampling": 3},
+    {"compression": 2, "output": "cross_entropy", "upsampling": 1},
+    {"compression": 1, "quantizer": {"name": "product", "codebook_size": 16}},
+    {"compression": 1, "quantizer": {"name": "semhash", "codebook_size": 16}},
+]
+
+
+def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTransformer:
+    """Build a model with random weights and norms, in evaluation mode."""
+    torch.manual_seed(seed)
+    bottleneck = {"codebook_size": 8, "initialisation": "normal"} | (quantizer or {})
+    defaults = {"transformer": SIZE, "encoder_layers": 1, "decoder_layers": 2, "compression": 3}
+    config = LatentConfig(quantizer=QuantizerConfig(**bottleneck), **(defaults | settings))
+    model = LatentTransformer(config, VOCABULARY).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # norms and biases are no ones and zeros once trained
+            torch.nn.init.normal_(parameter, mean=0.2, std=0.5)
+    model.blank_penalty.fill_(0.7)
+    return model
+
+
+def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
+    proto = latent_graph(model, LONGEST, int8).SerializeToString()
+    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    stride = 2**model.config.compression
+    config = {
+        "source_language": "en",
+        "target_language": "de",
+        "max_source_tokens": LONGEST,
+        "compression": model.config.compression,
+        "positions_per_code": stride * model.config.upsampling,
+        "output": model.config.output,
+    }
+    return OnnxTranslator(session, config, vocabulary=None)  # type: ignore[arg-type]
+
+
+def random_rows() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(4, VOCABULARY, size=1 + i % LONGEST).tolist() for i in range(20)]
+
+
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_the_graph_translates_as_the_model_does(variant) -> None:
+    model, rows = build(**variant), random_rows()
+    exported = engine(model)
+    expected = model.generate(padded(rows))
+    assert len({len(found.codes.symbols) for found in expected}) > 1
+    assert sum(len(found.tokens) for found in expected) > 20
+    together = exported.find(rows, SearchSettings())
+    alone = [exported.find([row], SearchSettings())[0] for row in rows]
+    for found in (together, alone):
+        for (translation,), (codes, tokens, spans) in zip(found, expected, strict=True):
+            assert translation.codes == codes.symbols
+            assert translation.tokens == tokens
+            assert translation.spans == spans
+            assert translation.score == pytest.approx(codes.log_probability, rel=1e-4)
+
+
+def test_a_sentence_without_codes_has_its_translation_too() -> None:
+    model = build()
+    with torch.no_grad():
+        model.code_output.bias[model.end_of_codes] = 100.0
+    rows = [[5, 6], [7]]
+    expected = model.generate(padded(rows))
+    for batch in ([rows[0]], rows):
+        for (found,), wanted in zip(
+            engine(model).find(batch, SearchSettings()), expected, strict=False
+        ):
+            assert (found.codes, found.spans, found.tokens) == ([], [], wanted.tokens)
+
+
+def test_eight_bits_round_little() -> None:
+    weight = np.random.default_rng(0).standard_normal((7, 33)).astype(np.float32)
+    weight[3] = 0
+    rounded, scale = quantize_rows(weight)
+    assert rounded.dtype == np.int8 and np.abs(rounded).max() == 127
+    error = np.abs(rounded * scale[:, None] - weight)
+    assert (error <= scale[:, None] / 2 + 1e-7).all()
+
+
+def test_eight_bits_change_scores_little() -> None:
+    model, rows = build(), random_rows()
+    exact, rounded = (engine(model, int8).find(rows, SearchSettings()) for int8 in (False, True))
+    differences = [abs(a[0].score - b[0].score) for a, b in zip(exact, rounded, strict=True)]
+    assert 0 < np.median(differences) < 0.2
+    assert sum(a[0].codes == b[0].codes for a, b in zip(exact, rounded, strict=True)) >= 15
+
+
+def test_a_codebook_too_large_for_a_table_is_refused() -> None:
+    model = build()
+    model.quantizer.codebook_size = 1 << 17
+    with pytest.raises(VqnmtError, match="131072 codes"):
+        latent_graph(model, LONGEST, False)
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exports(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return exports of the toy student; tests must not change them."""
+    folder = tmp_path_factory.mktemp("exports")
+    for precision in ("fp32", "int8"):
+        export_model(finished_run.folder / "student", folder / precision, precision)
+    return {precision: folder / precision for precision in ("fp32", "int8")}
+
+
+def test_the_whole_test_set_is_translated_alike(finished_run, exports) -> None:
+    sources = [*finished_run.lines("corpus/test.test.en"), "", "日本語 \U0001f600 \x00"]
+    expected = Translator.from_pretrained(finished_run.folder / "student").translate(sources)
+    translator = load_translator(exports["fp32"], threads=1)
+    for found in (
+        translator.translate(sources),
+        [translator.translate([source])[0] for source in sources],
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-3)
+            one.score = other.score
+        assert found == expected
+    rounded = load_translator(exports["int8"], threads=1).translate(sources)
+    assert sum(a.text == b.text for a, b in zip(rounded, expected, strict=True)) > 0.7 * len(
+        sources
+    )
+    sizes = [(exports[p] / "model.onnx").stat().st_size for p in ("fp32", "int8")]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_an_export_translates_without_pytorch(finished_run, exports) -> None:
+    sources = finished_run.lines("corpus/test.test.en")[:5]
+    code = """
+import sys, runpy
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top in BLOCKED:
+            raise ImportError(f"{name} is not installed here")
+BLOCKED = {"torch", "transformers", "accelerate", "hydra", "omegaconf", "onnx", "safetensors",
+           "sacrebleu", "matplotlib", "tqdm", "scipy", "PIL", "tensorboard"}
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["scripts/translate.py", "--quiet", "--model", sys.argv[1]]
+runpy.run_path("scripts/translate.py", run_name="__main__")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(exports["fp32"])],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"},
+        input="".join(source + "\n" for source in sources),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    expected = Translator.from_pretrained(finished_run.folder / "student").translate(sources)
+    assert result.stdout.splitlines() == [translation.text for translation in expected]
+
+
+def test_only_greedy_codes(exports) -> None:
+    translator = load_translator(exports["fp32"])
+    for settings in ({"beam": 2}, {"candidates": 2}, {"temperature": 1.0}):
+        with pytest.raises(VqnmtError, match="greedy codes alone"):
+            translator.translate(["bale"], **settings)
+
+
+def test_a_later_export_takes_the_earlier_ones_place(finished_run, tmp_path: Path) -> None:
+    student, folder = finished_run.folder / "student", tmp_path / "deep" / "export"
+    export_model(student, folder, "fp32")
+    export_model(student, folder, "int8")
+    assert json.loads((folder / "config.json").read_text())["precision"] == "int8"
+    assert [path.name for path in folder.parent.iterdir()] == ["export"]
+    with pytest.raises(VqnmtError, match="precision is 'int4'; choose one of fp32, int8"):
+        export_model(student, folder, "int4")
+    with pytest.raises(VqnmtError, match="student: holds something other than an export"):
+        export_model(student, student, "int8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "spm.model").unlink(), r"spm\.model: missing.*incomplete"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: not the config"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "vqnmt-export", "format": 9}'),
+            r"config\.json: .*9.*this version reads",
+        ),
+        (lambda f: (f / "model.onnx").write_bytes(b"\0" * 99), r"model\.onnx: cannot be loaded"),
+    ],
+)
+def test_damaged_export_is_refused(exports, tmp_path: Path, capfd, damage, message: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exports["int8"], folder)
+    damage(folder)
+    with pytest.raises(VqnmtError, match=message) as caught:
+        load_translator(folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_export_runs_on_a_cpu_only(exports) -> None:
+    with pytest.raises(VqnmtError, match=r"device is cuda, but .* is exported for a CPU"):
+        load_translator(exports["fp32"], device="cuda")

@@ -1,0 +1,194 @@
+"""translate.py for people: columns, streams, faults, constant memory."""
+
+import contextlib
+import io
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from vqnmt.translation import Translation
+from vqnmt.translator import Translator
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def student(finished_run) -> Path:
+    return finished_run.folder / "student"
+
+
+@contextlib.contextmanager
+def process(*arguments: object) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "scripts/translate.py", *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as running:  # type: ignore[call-overload]
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_pipe_is_answered_line_by_line_and_may_break(student: Path) -> None:
+    with process("--model", student) as running:
+        for line in (b"bale gudo\n", b"\n", b"leka\n"):
+            running.stdin.write(line)
+            running.stdin.flush()
+            assert running.stdout.readline().endswith(b"\n"), "before the next line is written"
+        running.stdout.close()  # the reader goes away
+        running.stdin.write(b"bale gudo\n" * 100)
+        running.stdin.close()
+        assert running.wait(timeout=60) == 1
+        assert running.stderr.read() == b""
+
+
+def test_files_columns_and_speed(student: Path, tmp_path: Path, script: Callable) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("bale gudo\n\n", encoding="utf-8")
+    second.write_text("leka", encoding="utf-8")  # no line end
+    outcome = script(*("translate", "--model", student, "--scores", "--show-codes", first, second))
+    found = Translator.from_pretrained(student).translate(["bale gudo", "", "leka"])
+    assert outcome.status == 0
+    for line, translation in zip(outcome.out.split("\n"), found, strict=False):
+        score, text, codes = line.split("\t")
+        assert (score, text) == (f"{translation.score:.4f}", translation.text)
+        assert [int(pair.split(":")[0]) for pair in codes.split()] == translation.codes
+        written = "".join(pair.split(":", 1)[1] for pair in codes.split())
+        assert written.replace("▁", " ").strip() == text
+    assert outcome.out.count("\n") == 3
+    assert outcome.err.splitlines()[-1].startswith("3 sentences in ")
+    assert "sentences/s" in outcome.err and "loaded in" in outcome.err
+    quiet = script("translate", "--model", student, "--quiet", first)
+    assert quiet.err == ""
+
+
+def test_several_translations_a_line(student: Path, finished_run, script: Callable) -> None:
+    stdin = b"bale gudo\nleka file\n"
+    arguments = ("translate", "--model", student, "--nbest", 3, "--scores")
+    lines = [line.split("\t") for line in script(*arguments, stdin=stdin).out.splitlines()]
+    assert [line[0] for line in lines] == ["1"] * 3 + ["2"] * 3
+    teacher = finished_run.folder / "teacher"
+    rescored = script(*arguments, "--rescore", teacher, stdin=stdin).out.splitlines()
+    scores = [float(line.split("\t")[2]) for line in rescored]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    drawn = [
+        script(*arguments, "--temperature", 1, "--seed", seed, stdin=stdin).out
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_prompt_on_a_terminal(
+    student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import translate
+
+    typed = mock.Mock(side_effect=["bale gudo", "x" * 70, "leka", EOFError])
+    with (
+        mock.patch("builtins.input", typed),
+        mock.patch.object(sys, "stdin", mock.Mock(isatty=lambda: True)),
+    ):
+        translate.main(["--model", str(student)])
+    found = Translator.from_pretrained(student).translate(["bale gudo", "leka"])
+    out, err = capsys.readouterr()
+    assert out.split("\n")[:2] == [translation.text for translation in found]
+    assert "the model takes 60" in err and "2 sentences in" in err
+
+
+def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
+    model = ("translate", "--model", student)
+    long = b"bale " * 70 + b"\n"
+    split = script(*model, "--on-long", "split", stdin=b"gudo\n" + long)
+    assert split.status == 0 and split.out.count("\n") == 2
+    control = "a\x00b\x07\x1b[31m \U0001f600 \ufeff\u200b\x85\n".encode()
+    assert script(*model, stdin=control).out.count("\n") == 1
+    replaced = script(*model, "--invalid-utf8", "replace", stdin=b"gu\xe4do\n")
+    assert replaced.status == 0 and replaced.out.count("\n") == 1
+    place = tmp_path / "long"
+    place.write_bytes(b"gudo\n" * 1500 + long)
+    refused = script(*model, place)
+    assert refused.status == 2
+    assert f"{place}, line 1501: the source has" in refused.err.splitlines()[-1]
+    assert refused.out.count("\n") >= 1000, "what came before stands"
+    endless = script(*model, stdin=b"x" * (1 << 21))
+    assert endless.status == 2 and "line 1: more than 1048576 bytes" in endless.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--nbest", "0"), "--nbest is 0"),
+        (("--candidates", "0", "--nbest", "1", "--beam", "0"), "beam is 0"),
+        (("--temperature", "0"), "temperature is 0"),
+        (("no-such-file",), "no-such-file: cannot be read"),
+    ],
+)
+def test_wrong_options(student: Path, script: Callable, arguments, message: str) -> None:
+    outcome = script("translate", "--model", student, *arguments)
+    assert outcome.status == 2 and message in outcome.err.splitlines()[-1]
+
+
+def test_without_a_model_it_says_where_it_looked(
+    script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    with mock.patch("translate.PRETRAINED", tmp_path / "none"):
+        outcome = script("translate", stdin=b"bale\n")
+    assert outcome.status == 2 and f"{tmp_path / 'none'} has none" in outcome.err
+
+
+def test_many_lines_take_constant_memory_and_time(
+    script: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100,000 lines through the script, with a translator that only repeats them."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+
+    class Repeater:
+        on_long = "refuse"
+
+        def n_best(self, lines, *_: object) -> list[list[Translation]]:
+            return [[Translation(line)] for line in lines]
+
+    class Source(io.RawIOBase):
+        left, peak = 100_000, 0
+
+        def read1(self, size: int) -> bytes:
+            count = min(self.left, size // 100)
+            self.left -= count
+            Source.peak = max(Source.peak, tracemalloc.get_traced_memory()[1])
+            return (b"x" * 99 + b"\n") * count
+
+        def seekable(self) -> bool:
+            return False
+
+    import translate
+
+    class Sink:
+        lines = 0
+
+        def write(self, content: bytes) -> None:
+            Sink.lines += content.count(b"\n")
+
+        def flush(self) -> None: ...
+
+    options = ["--model", "x"]
+    with (
+        mock.patch.object(translate, "load_translator", lambda *_: Repeater()),
+        mock.patch.object(sys, "stdin", mock.Mock(buffer=Source(), isatty=lambda: False)),
+        mock.patch.object(sys, "stdout", mock.Mock(buffer=Sink())),
+    ):
+        tracemalloc.start()
+        start = time.perf_counter()
+        try:
+            translate.main(options)
+        finally:
+            tracemalloc.stop()
+    assert Sink.lines == 100_000
+    assert Source.peak < 4_000_000, "10 MB went through"
+    assert time.perf_counter() - start < 60
