@@ -17,9 +17,9 @@ from command_line import RAW, run
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.engines import engine_systems, measure_engines
-from vqnmt.evaluation.latency_table import latency_table
+from vqnmt.evaluation.latency_table import latency_table, profile_table
 from vqnmt.evaluation.plots import plot_bleu_latency
-from vqnmt.evaluation.profile import profile_table, profile_translation
+from vqnmt.evaluation.profile import profile_translation
 from vqnmt.evaluation.records import (
     Metric,
     Record,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from command_line import load_config, run
 
-from vqnmt.evaluation.translation_tables import ablation_table, translation_tables
+from vqnmt.evaluation.records import read_records
+from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
+from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.reproduction import BASELINES, Reproduction, Row
 from vqnmt.pipeline.translation import pair_name
@@ -38,7 +40,9 @@ def main(arguments: list[str]) -> None:
     ablation = values.get("ablation")
     changes = {name: [f"experiment={name}"] for name in BASELINES}
     if ablation is None:
-        changes |= {name: [f"experiment={name}"] for name in values["systems"]}
+        systems = values["systems"]
+        systems = systems if isinstance(systems, list) else [systems]
+        changes |= {name: [f"experiment={name}"] for name in systems}
     else:
         for name, variant in ablation["variants"].items():
             named = any(change.startswith("experiment=") for change in variant)
@@ -56,9 +60,13 @@ def main(arguments: list[str]) -> None:
     folder = Path(values["records"] or reproduction.folder / "table")
     if ablation is not None:
         folder, name = folder / "ablations", f"{ablation['name']}-{name}"
-    reproduction.publish(folder / f"{name}.json", records)
-    table = translation_tables if ablation is None else ablation_table
-    print(f"\nrecords and pictures: {folder / name}*\n\n{table(records)}")
+    path = folder / f"{name}.json"
+    reproduction.publish(path, records)
+    # With what earlier starts have recorded of other systems.
+    every = of_systems([*read_records(path), *records])
+    text = translation_tables(every) if ablation is None else ablation_table(every)
+    atomic_write_text(path.with_suffix(".md"), text + "\n")
+    print(f"\nrecords, table and pictures: {folder / name}*\n\n{text}")
 
 
 if __name__ == "__main__":

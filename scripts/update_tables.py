@@ -14,17 +14,19 @@ from command_line import run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.image_tables import image_table
+from vqnmt.evaluation.latency_table import latency_table, profile_table
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
 from vqnmt.evaluation.scaling import scaling_table
 from vqnmt.evaluation.speed import speed_table
-from vqnmt.evaluation.translation_tables import ablation_table, translation_tables
+from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- records: (\S+)( systems)? -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATIONS = "results/translation/ablations/"
+LATENCY = "results/latency/"
 
 # Files of records with columns of their own.
 TABLES = {
@@ -48,6 +50,8 @@ def updated(text: str) -> str:
         lay_out = TABLES.get(match[2], results_table)
         if match[2].startswith(ABLATIONS):
             lay_out = ablation_table
+        elif match[2].startswith(LATENCY):
+            lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
         elif match[3] is not None:
             lay_out = translation_tables
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
@@ -62,13 +66,11 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
     if not (ROOT / file).exists():
         return []
     records = read_records(ROOT / file)
-    if file in TABLES or file.startswith(ABLATIONS):
+    if file in TABLES or file.startswith((ABLATIONS, LATENCY)):
         return records
-    return [
-        record
-        for record in records
-        if compared == any(change.startswith("experiment=") for change in record.overrides)
-    ]
+    if compared:
+        return of_systems(records)
+    return [record for record in records if not of_systems([record])]
 
 
 def main(arguments: list[str]) -> None:

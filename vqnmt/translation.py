@@ -267,6 +267,10 @@ def load_translator(
     return Translator.from_pretrained(folder, device)
 
 
+# What any model of ours says of itself.
+_CONFIG_TYPES = {"source_language": str, "target_language": str, "max_source_tokens": int}
+
+
 def read_config(folder: Path, files: Sequence[str], model_type: str, version: int) -> dict:
     """Read the config.json of a model folder, after a look at what else must be there.
 
@@ -286,13 +290,20 @@ def read_config(folder: Path, files: Sequence[str], model_type: str, version: in
         found = config["model_type"], config["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise VqnmtError(
-            f"{folder / 'config.json'}: not the config of a vqnmt model ({error!r})"
+            f"{folder / 'config.json'}: not the config of a vqnmt model "
+            f"({type(error).__name__}): copy the folder again or save the model anew"
         ) from error
     if found != (model_type, version):
         raise VqnmtError(
             f"{folder / 'config.json'}: model_type and format are {found}, this version reads "
             f"{(model_type, version)}: train again or install the version that wrote it"
         )
+    for key, kind in _CONFIG_TYPES.items():
+        if type(config.get(key)) is not kind:
+            raise VqnmtError(
+                f"{folder / 'config.json'}: {key} is {config.get(key)!r:.40}, which is not of type "
+                f"{kind.__name__}: copy the folder again or save the model anew"
+            )
     return config
 
 

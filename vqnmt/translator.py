@@ -77,9 +77,16 @@ class Translator(BatchTranslator):
             module = loaded.model.to(chosen)
         except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
             raise VqnmtError(f"device {chosen} cannot be used ({_first_line(error)})") from error
+        vocabulary = Vocabulary.load(folder / "spm.model")
+        if len(vocabulary) != loaded.config.vocabulary_size:
+            raise VqnmtError(
+                f"{folder / 'spm.model'}: has {len(vocabulary)} pieces, but vocabulary_size in "
+                f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
+                "the model anew"
+            )
         return cls(
             module.eval(),
-            Vocabulary.load(folder / "spm.model"),
+            vocabulary,
             loaded.config.source_language,
             loaded.config.target_language,
             batch_tokens=batch_tokens,
@@ -207,7 +214,7 @@ def _load(folder: Path) -> Any:
         )
     except VqnmtError as error:
         raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # transformers and torch check little: damage shows in any way
         raise VqnmtError(
             f"{place}: does not fit config.json or is damaged ({type(error).__name__}): {remedy}"
         ) from error

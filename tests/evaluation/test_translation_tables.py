@@ -1,6 +1,6 @@
 """The tables of the systems against figures that are laid out by hand."""
 
-from vqnmt.evaluation.translation_tables import ablation_table, by_system, translation_tables
+from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
 
 
 def cells(table: str, row: int) -> list[str]:
@@ -43,10 +43,15 @@ def test_seeds_make_one_row_with_their_spread(make_record):
     assert len(quality.splitlines()) == 4 and cells(speed, 3)[5] == "5.0"
 
 
-def test_the_last_overrides_of_a_system_stand(make_record):
-    old = make_record("best", overrides=["a=1"], metrics=metrics(10.0))
-    new = make_record("best", overrides=["a=2"], metrics=metrics(20.0))
-    assert by_system([old, new]) == {"best": [new]}
+def test_records_of_systems_are_told_from_others_and_from_earlier_ones(make_record):
+    run = make_record("vq_ctc_kd_nc3", overrides=["corpus=multi30k"])
+    old = make_record("best", overrides=["experiment=best", "a=1"])
+    new = make_record("best", overrides=["experiment=best"])
+    again = make_record("best", overrides=["experiment=best"], commit="def")
+    assert of_systems([run, old, new]) == [new]
+    # A start that repeats the earlier command: its records follow those of the file.
+    assert of_systems([run, old, new, old]) == [old]
+    assert of_systems([new, again]) == [again]
 
 
 def test_differences_are_shown_with_their_significance(make_record):

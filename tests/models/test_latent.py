@@ -382,7 +382,7 @@ def test_warm_start_copies_the_teachers_weights(make_latent, make_autoregressive
     torch.testing.assert_close(student.encode(source)[0], teacher.encode(source)[0])
 
 
-def test_warm_start_from_a_teacher_of_another_size_names_the_weight(make_latent, make_autoregressive):
+def test_warm_start_from_another_size_names_the_weight(make_latent, make_autoregressive):
     with pytest.raises(VqnmtError, match=r"embedding.weight has shape \(9, 16\)"):
         copy_weights(make_latent(), make_autoregressive(vocabulary_size=9))
 

@@ -125,7 +125,9 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
 
 
 def test_table_and_pictures(table: Table) -> None:
-    assert "| nat_kd_npd10 " in table.outcome.out and "| vq_kd_nc3 " in table.outcome.out
+    text = (table.records / "files-en-de.md").read_text(encoding="utf-8")
+    assert "| nat_kd_npd10 " in text and "| vq_kd_nc3 " in text and "| vq_ctc_kd_nc3 " not in text
+    assert table.outcome.out.endswith(f"\n\n{text}")
     for name in ("bleu_latency", "code_usage"):
         with Image.open(table.records / f"files-en-de_{name}.png") as image:
             image.verify()
@@ -184,15 +186,17 @@ def test_ablations_compose(name: str, overrides: list[str], script: Callable) ->
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        (["systems=[bestt]"], "experiment=bestt is not a known choice: did you mean best?"),
         (["ablation=sampels"], "ablation=sampels is not a known choice: did you mean samples?"),
+        (["systems=bestt"], "experiment=bestt is not a known choice: did you mean best?"),
+        (["seeds=[]"], "seeds is []; give one whole number or more"),
         (["decoding.candidates=0"], "decoding.candidates is 0; it must be 1 or more"),
         (["evaluation.throughput_batches=[0]"], "evaluation.throughput_batches is [0]"),
     ],
 )
 def test_mistakes(table: Table, script: Callable, changes: list[str], part: str) -> None:
-    kept = [x for x in table.command if not x.startswith("systems=")]
-    outcome = script("reproduce_translation", *kept, *changes)
+    keys = tuple(change.split("=")[0] + "=" for change in ["systems=", *changes])
+    kept = [x for x in table.command if not x.startswith(keys)]
+    outcome = script("reproduce_translation", *kept, "systems=[best]", *changes)
     assert outcome.status == 2
     assert part in outcome.err.rstrip("\n").splitlines()[-1]
 

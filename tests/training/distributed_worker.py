@@ -52,6 +52,8 @@ def train(kind: str, folder: Path, rank: int, signalled: int) -> tuple[dict[str,
     else:
         model, batches = tiny_model("ema" if kind == "faulty" else kind), Planned(*FIVE)
         config = TrainingConfig(steps=8, validate_every=4, **SETTINGS)
+    if kind == "autoregressive":
+        config.precision = "bf16"
     if rank == signalled:
         batches.on_batch = lambda count: count == 3 and os.kill(os.getpid(), signal.SIGTERM)
     trainer = Trainer(model, batches, Watcher(), config, folder, 3, "tiny")

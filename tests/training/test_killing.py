@@ -89,6 +89,23 @@ def test_twenty_kills_at_random_moments_change_nothing(make_trainer, monkeypatch
     assert not any(folder.glob(".*.tmp"))
 
 
+@pytest.mark.slow
+def test_sigterm_ends_the_script_with_a_status_of_its_own(script, tmp_path, overrides):
+    optimize = Trainer._optimize
+
+    def terminated(self, group):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return optimize(self, group)
+
+    with mock.patch.object(Trainer, "_optimize", terminated):
+        outcome = script("train_nmt", f"run={tmp_path / 'run'}", *overrides)
+    assert outcome.status == 143
+    place = tmp_path / "run" / "teacher" / "training"
+    assert f"{place}: terminated at step 3 and saved: start the same command" in outcome.err
+    assert newest_step(place) == 3
+
+
 def half_a_write(path: Path, content: bytes) -> None:
     path.open("wb").write(content[: len(content) // 2])
     os.kill(os.getpid(), signal.SIGKILL)

@@ -71,8 +71,9 @@ class Vocabulary:
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise VqnmtError(f"the vocabulary is no sentencepiece model ({error})") from error
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = type(error).__name__
+            raise VqnmtError(f"the vocabulary is no sentencepiece model ({reason})") from error
         found = tuple(
             getattr(self._pieces, name)() for name in ("pad_id", "bos_id", "eos_id", "unk_id")
         )

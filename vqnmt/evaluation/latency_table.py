@@ -1,4 +1,4 @@
-"""The table of the engines: quality, latency, throughput and footprint of each."""
+"""The tables of the engines: what each reaches, and where one translation spends its time."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,9 @@ from vqnmt.evaluation.report import markdown_table
 
 BATCHES = (8, 32, 128)
 """Sentences handed over at a time where throughput is measured."""
+
+ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces")
+"""The scopes of the exported graph, see `vqnmt.export.latent_graph`."""
 
 
 def ratios_to_peers(
@@ -78,3 +81,20 @@ def latency_table(records: Sequence[Record]) -> str:
             cells.append("" if value is None else form.format(float(value) / unit))
         rows.append(cells)
     return markdown_table(["system", "BLEU", *columns], rows, text_columns=1)
+
+
+def profile_table(records: Sequence[Record]) -> str:
+    """Lay out the record of a profile as Markdown, a line for each part."""
+    metrics = records[-1].metrics
+    total = float(metrics["ms.total"])
+    lines = [("sentencepiece, in", "ms.tokenise"), ("engine", "ms.engine")]
+    lines += [(f"· {part}", f"ms.engine.{part}") for part in ENGINE_PARTS]
+    lines += [("sentencepiece, out", "ms.detokenise"), ("Python around them", "ms.python")]
+    lines += [("string to string", "ms.total")]
+    lines += [(f"floor: {name}", f"floor_ms.{name}") for name in ("arithmetic", "bandwidth")]
+    rows = []
+    for label, key in lines:
+        value, operators = float(metrics[key]), metrics.get(f"operators.{label.removeprefix('· ')}")
+        cells = [f"{value:.3f}", f"{100 * value / total:.0f}%"]
+        rows.append([label, *cells, "" if operators is None else str(operators)])
+    return markdown_table(["part", "ms", "of all", "operators"], rows, text_columns=1)

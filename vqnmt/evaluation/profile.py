@@ -16,14 +16,12 @@ import numpy as np
 import onnxruntime
 
 from vqnmt.data.vocabulary import EOS_ID
-from vqnmt.evaluation.records import Metric, Record
-from vqnmt.evaluation.report import markdown_table
+from vqnmt.evaluation.latency_table import ENGINE_PARTS
+from vqnmt.evaluation.records import Metric
 from vqnmt.export.graph import FLOAT, Graph, model_proto
 from vqnmt.export.runtime import OnnxTranslator
 from vqnmt.models import LatentTransformer
 
-ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces")
-"""The scopes of the exported graph, see `vqnmt.export.latent_graph`."""
 _RUNS = 200
 
 
@@ -79,23 +77,6 @@ def profile_translation(
         "codes": len(translation.codes),
         "threads": threads,
     }
-
-
-def profile_table(records: Sequence[Record]) -> str:
-    """Lay out the record of a profile as Markdown, a line for each part."""
-    metrics = records[-1].metrics
-    total = float(metrics["ms.total"])
-    lines = [("sentencepiece, in", "ms.tokenise"), ("engine", "ms.engine")]
-    lines += [(f"· {part}", f"ms.engine.{part}") for part in ENGINE_PARTS]
-    lines += [("sentencepiece, out", "ms.detokenise"), ("Python around them", "ms.python")]
-    lines += [("string to string", "ms.total")]
-    lines += [(f"floor: {name}", f"floor_ms.{name}") for name in ("arithmetic", "bandwidth")]
-    rows = []
-    for label, key in lines:
-        value = float(metrics[key])
-        operators = metrics.get(key.replace("ms.engine", "operators"), "")
-        rows.append([label, f"{value:.3f}", f"{100 * value / total:.0f}%", str(operators)])
-    return markdown_table(["part", "ms", "of all", "operators"], rows, text_columns=1)
 
 
 def _session(path: Path | bytes, threads: int, profile: str | None = None) -> Any:

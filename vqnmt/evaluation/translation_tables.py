@@ -36,6 +36,20 @@ ORDER = [
 ]
 
 
+def of_systems(records: Sequence[Record]) -> list[Record]:
+    """Keep the records of a comparison of systems: each is named by its experiment.
+
+    Of a system that was recorded with several sets of overrides, the last one stands.
+    """
+    found = {
+        record.key: record
+        for record in records
+        if any(change.startswith("experiment=") for change in record.overrides)
+    }
+    last = {record.system: record.overrides for record in records if record.key in found}
+    return [record for record in found.values() if record.overrides == last[record.system]]
+
+
 def translation_tables(records: Sequence[Record]) -> str:
     """Lay out the records of a comparison as Markdown: quality, speed, and significance.
 
@@ -49,18 +63,13 @@ def translation_tables(records: Sequence[Record]) -> str:
 
 
 def by_system(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Group records by system, in the order of the table; the first seed comes first.
-
-    Of a system that was recorded with several sets of overrides, the last one stands.
-    """
-    last = {record.system: record.overrides for record in records}
-    found = sorted({record.system for record in records}, key=_rank)
+    """Group records by system, in the order of the table; the seed that was timed comes first."""
     return {
         name: sorted(
-            (r for r in records if r.system == name and r.overrides == last[name]),
-            key=lambda r: ("latency_ms.median" not in r.metrics, r.seed),
+            (record for record in records if record.system == name),
+            key=lambda record: ("latency_ms.median" not in record.metrics, record.seed),
         )
-        for name in found
+        for name in sorted({record.system for record in records}, key=_rank)
     }
 
 

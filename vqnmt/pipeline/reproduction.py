@@ -114,14 +114,16 @@ class Reproduction:
         main: Sequence[str] = (),
         tests: bool = True,
     ) -> None:
-        if PartialState().num_processes > 1:
-            raise VqnmtError("systems are compared in one process: start it by python alone")
+        if not seeds or not all(isinstance(seed, int) for seed in seeds):
+            raise VqnmtError(f"seeds is {list(seeds)}; give one whole number or more")
         self.rows, self.seeds, self.main = rows, seeds, main
         base = next(iter(rows.values())).config
         self.config = dataclasses.replace(base, seed=seeds[0])
         for name, row in rows.items():
             _check_shared(self.config, row.config, name)
         self.pipeline = TranslationPipeline(self.config)
+        if PartialState().num_processes > 1:
+            raise VqnmtError("systems are compared in one process: start it by python alone")
         self.pipeline.prepare_corpus()
         self.pipeline.train_vocabulary()
         self.pipeline.train_teacher()
@@ -135,7 +137,7 @@ class Reproduction:
         """Do what is not done yet; return the records of all systems."""
         for name, row in self.rows.items():
             say(f"system {name}")
-            seeds = self.seeds if name in self.main else self.seeds[:1]
+            seeds = self.seeds if self._takes_seeds(name) else self.seeds[:1]
             self.entries[name] = [self._entry(name, row, seed) for seed in seeds]
         records = {
             name: [self._score(entry) for entry in entries]
@@ -147,6 +149,11 @@ class Reproduction:
             metrics = first.metrics | speed[name] | significance.get(name, {})
             records[name][0] = dataclasses.replace(first, metrics=metrics, hardware=hardware)
         return [record for of_system in records.values() for record in of_system]
+
+    def _takes_seeds(self, name: str) -> bool:
+        config = self.rows[name].config
+        given = config.student == "teacher" and config.teacher != "own"  # there already
+        return name in self.main and not given
 
     # --- training ----------------------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class Reproduction:
         """Return a pipeline with the student of `config`, trained now or before."""
         if config.student == "teacher":
             one = self.pipeline.with_student(config, self.folder)
-            if config.seed != self.config.seed and config.teacher == "own":
+            if config.seed != self.config.seed:
                 one.folder = self.folder / "teachers" / f"seed-{config.seed}"
                 one.train_teacher()
             one.train_student([])

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text
 from vqnmt.settings import to_flat
@@ -80,6 +82,9 @@ class Stage:
                     self.folder.rmdir()
 
     def _write(self) -> None:
+        # Processes of different machines may have one number, and so one temporary file.
+        if not PartialState().is_main_process:
+            return
         content = {"settings": self.settings, "complete": self.complete, "seconds": self.seconds}
         atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")
 

@@ -22,6 +22,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.report import CorpusFacts
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models.fertility import Aligner
 from vqnmt.models.pretrained import ARCHITECTURES
 from vqnmt.models.warm_start import copy_weights
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
@@ -252,11 +253,25 @@ class TranslationPipeline:
         architecture = ARCHITECTURES[config.student][1]
         model = architecture(getattr(config, STUDENTS[config.student]), len(self.vocabulary))
         if isinstance(model, FertilityTransformer):
-            assert isinstance(self.teacher, Translator)  # load_teacher takes no other
-            model.align = cast(AutoregressiveTransformer, self.teacher.model).align
+            model.align = self._aligner()
         if not (config.warm_start and isinstance(self.teacher, Translator)):
             return model, 0
         return model, copy_weights(model, self.teacher.model)
+
+    def _aligner(self) -> Aligner:
+        """Return what aligns pairs of this run's tokens: our own teacher.
+
+        Raises:
+            VqnmtError: The teacher has other tokens.
+        """
+        assert isinstance(self.teacher, Translator)  # load_teacher takes no other
+        name, vocabulary = self.config.teacher, self.stages["vocabulary"].folder / "spm.model"
+        if name != "own" and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
+            raise VqnmtError(
+                f"student=fertility, but teacher={name} has another vocabulary than this run, so "
+                "that its alignments do not fit: set teacher=own"
+            )
+        return cast(AutoregressiveTransformer, self.teacher.model).align
 
     def _train(
         self,
