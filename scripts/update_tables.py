@@ -18,7 +18,7 @@ from vqnmt.evaluation.latency_table import latency_table, profile_table
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
-from vqnmt.evaluation.scaling import scaling_table
+from vqnmt.evaluation.scaling import preparation_table, scaling_table
 from vqnmt.evaluation.speed import speed_table
 from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
@@ -35,6 +35,7 @@ TABLES = {
     "results/quantizers/speed.json": speed_table,
     "results/image/cifar10.json": image_table,
     "results/scale/training.json": scaling_table,
+    "results/scale/corpus.json": preparation_table,
 }
 
 

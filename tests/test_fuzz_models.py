@@ -80,7 +80,7 @@ def test_whole_folders_translate(models: Path, name: str) -> None:
     assert isinstance(load_and_translate(models / name), Translator)
 
 
-@fuzz(350)
+@fuzz(200)
 @given(data=st.data(), name=st.sampled_from(NAMES), file=st.sampled_from(MODEL_FILES))
 def test_damaged_files(models: Path, data: st.DataObject, name: str, file: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,7 +96,7 @@ def test_damaged_files(models: Path, data: st.DataObject, name: str, file: str) 
             assert isinstance(found, VqnmtError)
 
 
-@fuzz(250)
+@fuzz(200)
 @given(data=st.data(), name=st.sampled_from(NAMES))
 def test_config_json_of_other_values(models: Path, data: st.DataObject, name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,7 +129,7 @@ def test_files_of_different_models(models: Path, names: list[str]) -> None:
         assert isinstance(found, Translator) == (names[0] == names[1])
 
 
-@fuzz(150)
+@fuzz(300)
 @given(content=st.data())
 def test_vocabulary_of_any_bytes(models: Path, vocabulary: Vocabulary, content) -> None:
     model = (models / "latent" / "spm.model").read_bytes()

@@ -3,15 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqnmt.translation import load_translator
     from vqnmt.translator import Translator
 
 __version__ = "0.1.0"
 
-__all__ = ["Translator"]
+__all__ = ["Translator", "load_translator"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Translator` when it is first asked for: `import vqnmt` alone stays fast."""
+    """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
+    if name == "load_translator":  # needs no PyTorch for an exported model
+        from vqnmt.translation import load_translator
+
+        return load_translator
     if name == "Translator":
         from vqnmt.translator import Translator
 

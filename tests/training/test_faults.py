@@ -8,7 +8,8 @@ import torch
 from vqnmt.errors import VqnmtError
 from vqnmt.models import Losses
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.faults import WARM, SkipRule
+from vqnmt.training.distribution import DistributedModel
+from vqnmt.training.faults import WARM, LatentGuard, SkipRule
 from vqnmt.training.metrics import read_metrics
 
 from .conftest import TinyBatches, tiny_model
@@ -151,10 +152,16 @@ def test_the_rule_goes_on_from_its_state():
     assert one.state() == other.state()
 
 
+@pytest.mark.parametrize("kind", ["gradient", "gumbel_softmax"])
+def test_a_quantizer_that_moves_its_own_weights_is_not_sharded(kind, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(DistributedModel, "processes", 2)
+    with pytest.raises(VqnmtError, match=r"Quantizer quantizer has weights.*choose quantizer=ema"):
+        DistributedModel(tiny_model(kind))
+
+
 def test_a_validation_of_broken_weights_is_still_an_error():
     # The guard stands before the quantizers in training alone.
-    from vqnmt.training.faults import LatentGuard
-
     model = tiny_model("ema").eval()
     torch.nn.init.constant_(model.embedding.weight, math.nan)
     with LatentGuard(model), torch.no_grad(), pytest.raises(VqnmtError, match="NaN or infinite"):

@@ -1,4 +1,4 @@
-"""The table of training speed by number of processes."""
+"""The tables of training speed by number of processes, and of corpus preparation."""
 
 from collections.abc import Sequence
 
@@ -27,3 +27,28 @@ def scaling_table(records: Sequence[Record]) -> str:
         for record in records
     ]
     return markdown_table(["processes", *columns], rows, text_columns=1)
+
+
+def preparation_table(records: Sequence[Record]) -> str:
+    """Lay out records of `scripts/benchmark_corpus.py` as Markdown.
+
+    The columns: pairs of the corpus, stage, seconds, pairs a second, and the most gigabytes of
+    memory that were resident until its end.
+    """
+    rows = []
+    for record in records:
+        metrics = record.metrics
+        stages = [key.partition(".")[2] for key in metrics if key.startswith("seconds.")]
+        for stage in [*stages, ""]:
+            end = f".{stage}" if stage else ""
+            rows.append(
+                [
+                    f"{metrics['pairs']:,}",
+                    stage or "all",
+                    f"{float(metrics[f'seconds{end}']):,.1f}",
+                    f"{float(metrics[f'pairs_per_second{end}']):,.0f}",
+                    f"{float(metrics[f'peak_rss_gb{end}']):.2f}",
+                ]
+            )
+    columns = ["pairs", "stage", "seconds", "pairs/s", "peak GB"]
+    return markdown_table(columns, rows, text_columns=2)
