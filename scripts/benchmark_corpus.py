@@ -75,12 +75,12 @@ def peak_rss_gb() -> float:
 
 def measure(folder: Path, options: argparse.Namespace) -> Record:
     """Make the corpus in `folder`, prepare it, plan one epoch, and return what that took."""
-    files = [folder / f"train.{code}{'.gz' if options.gz else ''}" for code in ("en", "de")]
-    write_synthetic(*files, options.pairs, options.seed)
+    source, target = (folder / f"train.{c}{'.gz' if options.gz else ''}" for c in ("en", "de"))
+    write_synthetic(source, target, options.pairs, options.seed)
     share = min(HELD_OUT / options.pairs, 0.1)
     overrides = [
         *("corpus=files", f"run={folder / 'run'}", "records=null", f"seed={options.seed}"),
-        *(f"corpus.train.{s}={f}" for s, f in zip(("source", "target"), files, strict=True)),
+        *(f"corpus.train.source={source}", f"corpus.train.target={target}"),
         *(f"corpus.valid_share={share}", f"corpus.test_share={share}"),
     ]
     chosen = SETTINGS + options.overrides

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqnmt.data import synthetic
 from vqnmt.data.synthetic import write_synthetic
 from vqnmt.evaluation.records import read_records
 from vqnmt.evaluation.scaling import preparation_table
@@ -19,7 +20,8 @@ def made_up(folder: Path, pairs: int, seed: int = 1, ending: str = "") -> list[P
     return paths
 
 
-def test_the_text_follows_from_its_arguments(tmp_path):
+def test_the_text_follows_from_its_arguments(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "TYPES", 20_000)
     first, again, compressed, other = (
         [path.read_bytes() for path in paths]
         for paths in (

@@ -107,16 +107,15 @@ class Vocabulary:
             VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
                 limit), or there are none.
         """
-        characters = sum(len(collapse_whitespace(sentence)) for sentence in sentences)
-        if characters == 0:
+        if not any(map(str.strip, sentences)):
             raise VqnmtError("the vocabulary has no text to learn from: the corpus is empty")
-        share = _CHARACTERS / characters
+        share = _CHARACTERS / sum(map(len, sentences))
 
         def text() -> Iterator[str]:
             generator = random.Random(seed)
-            for sentence in map(collapse_whitespace, sentences):
-                if sentence and (share >= 1 or generator.random() < share):
-                    yield sentence
+            for sentence in sentences:
+                if (share >= 1 or generator.random() < share) and sentence.strip():
+                    yield collapse_whitespace(sentence)
 
         kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
         model = io.BytesIO()
