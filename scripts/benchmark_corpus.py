@@ -115,7 +115,7 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
             "cores": available_cores(),
             "pairs": options.pairs,
             "pairs_trained_on": len(batches),
-            "input_gb": sum(file.stat().st_size for file in files) / 1e9,
+            "input_gb": sum(file.stat().st_size for file in (source, target)) / 1e9,
             "tokens": int(real),
             "batches": len(plan),
             "padding": float(1 - real / positions),
