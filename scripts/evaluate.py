@@ -18,13 +18,13 @@ from vqnmt.evaluation.scores import score
 from vqnmt.files import atomic_write_text
 from vqnmt.progress import Progress
 from vqnmt.settings import from_mapping
-from vqnmt.translator import Translator
+from vqnmt.translation import BatchTranslator, load_translator
 
 
 def main(arguments: list[str]) -> None:
     """Translate and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--model", required=True, help="model folder, or an exported one")
     parser.add_argument("--source", help="file of sources")
     parser.add_argument("--reference", help="file of references")
     parser.add_argument("--corpus", help="name in the catalogue, in place of files")
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", help="file for the translations")
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
     options = parser.parse_args(arguments)
-    translator = Translator.from_pretrained(options.model)
+    translator = load_translator(options.model)
     text = _corpus_text(options, translator) if options.corpus else _file_text(options)
     with Progress("translation", len(text), "sentences") as progress:
         found = translator.translate(text.sources, beam=options.beam, progress=progress)
@@ -51,7 +51,7 @@ def _file_text(options: argparse.Namespace) -> ParallelText:
     return ParallelText([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
-def _corpus_text(options: argparse.Namespace, translator: Translator) -> ParallelText:
+def _corpus_text(options: argparse.Namespace, translator: BatchTranslator) -> ParallelText:
     values = load_config("train_nmt", [f"corpus={options.corpus}"])["corpus"]
     values |= {
         "source_language": translator.source_language,

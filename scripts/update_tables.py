@@ -1,4 +1,4 @@
-"""Rewrite the tables in README.md and docs/ from the run records under results/.
+"""Rewrite the tables in README.md, docs/ and the cards in pretrained/ from the run records.
 
 python scripts/update_tables.py [--check]
 
@@ -76,7 +76,8 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
 
 def main(arguments: list[str]) -> None:
     """Rewrite, or with --check only say what is out of date."""
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    others = (path for folder in ("docs", "pretrained") for path in (ROOT / folder).rglob("*.md"))
+    for path in [ROOT / "README.md", *sorted(others)]:
         text = path.read_text(encoding="utf-8")
         new = updated(text)
         if new == text:

@@ -5,7 +5,6 @@ import random
 import pytest
 
 from tests.data.stand_ins import lines, write
-from vqnmt.data.catalogue import catalogue_entry
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, ParallelText, load_corpus, prepare_corpus
 from vqnmt.data.lines import Lines
@@ -269,10 +268,18 @@ def test_progress_names_rate_and_time_left(prepare, capsys):
     assert "pairs/s" in line and line.endswith("0:00 left")
 
 
-def test_the_bar_of_the_catalogue_moves_no_corpus():
-    """The number of pairs is for the eye: with another, or none, a prepared corpus stays valid."""
-    entry = catalogue_entry("wmt14")
-    assert entry.pairs and repr(dataclasses.replace(entry, pairs=None)) == repr(entry)
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("homeassistant", "a75a775d91dd02c0"),
+        ("europarl", "f92734404796eac4"),
+        ("multi30k", "c5972c71f32f0dc0"),
+        ("tatoeba", "2485d1b0ad8d1d86"),
+    ],
+)
+def test_prepared_corpora_of_the_first_version_stay_valid(name, fingerprint):
+    """Finished runs can be resumed only as long as the fingerprint of their corpus is the same."""
+    assert CorpusConfig(name=name).fingerprint().startswith(fingerprint)
 
 
 def test_a_missing_file_is_named(tmp_path):

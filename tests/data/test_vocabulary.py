@@ -1,10 +1,23 @@
+import os
 import re
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabulary, VocabularyConfig
+from vqnmt.data import vocabulary as module
+from vqnmt.data.vocabulary import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    UNK_ID,
+    Vocabulary,
+    VocabularyConfig,
+    available_cores,
+)
 from vqnmt.errors import VqnmtError
 
 _SYLLABLES = [a + b for a in "kbdfgmnprstvwzl" for b in "aio"][::3]
@@ -97,6 +110,49 @@ def test_too_large_names_the_largest_size_and_that_size_works():
 def test_too_small_names_the_smallest_size():
     with pytest.raises(VqnmtError, match=r"vocabulary\.size is 262.*at least \d+"):
         Vocabulary.train(SENTENCES, 262)
+
+
+def test_many_sentences_are_encoded_by_threads_to_the_same_ids(vocabulary):
+    with mock.patch.object(module, "_THREADED", 1 << 30):
+        expected = vocabulary.encode(SENTENCES)
+    for cores in (1, 3):
+        with (
+            mock.patch.object(module, "_THREADED", 1),
+            mock.patch.object(module, "available_cores", return_value=cores),
+            mock.patch.object(vocabulary, "_pieces", wraps=vocabulary._pieces) as pieces,
+        ):
+            assert vocabulary.encode(SENTENCES) == expected
+        assert pieces.EncodeAsIds.call_args.kwargs == {"num_threads": cores}
+
+
+def test_as_many_threads_as_cores_that_may_be_used():
+    if hasattr(os, "sched_getaffinity"):
+        code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        code += "from vqnmt.data.vocabulary import available_cores; print(available_cores())"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        assert found.stdout == b"1\n"
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_of_a_large_corpus_a_sample_is_learnt_from(monkeypatch):
+    """It is spread over the whole text, and follows from the seed."""
+    sentences = [f"{_WORDS[i % len(_WORDS)]} {i}" for i in range(4000)]
+    limit = sum(map(len, sentences)) // 4
+    monkeypatch.setattr(module, "_CHARACTERS", limit)
+    given: list[list[str]] = []
+
+    def read(sentence_iterator, **options):
+        given.append(list(sentence_iterator))
+        raise RuntimeError("enough")
+
+    with mock.patch("sentencepiece.SentencePieceTrainer.Train", read):
+        for seed in (1, 1, 2):
+            with pytest.raises(VqnmtError, match="enough"):
+                Vocabulary.train(sentences, 300, seed=seed)
+    assert given[0] == given[1] != given[2]
+    positions = [sentences.index(sentence) for sentence in given[0]]
+    assert positions == sorted(positions)
+    assert 900 < len(positions) < 1100 and 1800 < sum(positions) / len(positions) < 2200
 
 
 def test_no_text():

@@ -13,7 +13,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqnmt.errors import VqnmtError
@@ -46,7 +46,8 @@ class RemoteFile:
     checksum: str | None
     urls: tuple[str, ...] = ()
     requirement: str | None = None
-    npm: str | None = None
+    # No part of the fingerprint of a prepared corpus, which takes the repr.
+    npm: str | None = field(default=None, repr=False)
 
 
 def file_checksum(path: Path, algorithm: str = "sha256") -> str:

@@ -47,7 +47,7 @@ def model_card(
         f"# {title}",
         f"{description} It translates from {pair}.",
         "## Use",
-        '```python\nimport vqnmt\n\ntranslator = vqnmt.Translator.from_pretrained("DIR")\n'
+        '```python\nimport vqnmt\n\ntranslator = vqnmt.load_translator("DIR")\n'
         'print(translator.translate(["..."])[0].text)\n```',
         "From a checkout, one line in, one line out:",
         "```sh\npython scripts/translate.py --model DIR < in.txt > out.txt\n```",

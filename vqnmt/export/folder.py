@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,9 @@ def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
             **values,
         }
         translator.vocabulary.save(new / "spm.model")
-        if (model / "README.md").exists():
-            shutil.copyfile(model / "README.md", new / "README.md")
         atomic_write_text(new / "config.json", json.dumps(values, indent=2) + "\n")
+        if (model / "README.md").exists():
+            _write_card(model / "README.md", new, precision)
         if folder.exists():
             os.rename(folder, Path(temporary) / "old")
         os.rename(new, folder)
@@ -80,6 +79,19 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
         convert(translator, folder / "ctranslate2", int8)
         return {}
     raise VqnmtError(f"{model}: only latent and autoregressive models can be exported")
+
+
+def _write_card(card: Path, folder: Path, precision: str) -> None:
+    """Write the model's card into the export, and say there what the export is."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    engine = "CTranslate2" if (folder / "ctranslate2").is_dir() else "ONNX Runtime"
+    text = card.read_text(encoding="utf-8").rstrip()
+    atomic_write_text(
+        folder / "README.md",
+        f"{text}\n\n## This export\n\nFor {engine} on a CPU, without PyTorch; {precision}, "
+        f"{size / 1e6:.1f} MB. The scores above are those of the model that it was exported from, "
+        "in fp32.\n",
+    )
 
 
 def _need(package: str) -> None:
