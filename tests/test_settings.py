@@ -56,6 +56,10 @@ def test_builds_nested_dataclasses() -> None:
         ({"name": "x", "inner": {"rate": True}}, r"^inner\.rate is True \(bool\)"),
         ({"name": "x", "words": "a"}, "^words is 'a' .*list"),
         ({"name": None}, "^name is None"),
+        ({"name": "x", "words": ["a", None]}, r"^words\[1\] is None \(NoneType\).*type str"),
+        ({"name": "x", "inner": {"rate": 10**400}}, r"^inner\.rate is a number beyond 2\^63"),
+        ({"name": "x", "inner": {"size": -(2**63)}}, r"^inner\.size is a number beyond 2\^63"),
+        ({"name": "x", "odd\nkey": 1}, r"^'odd\\nkey' is not a known key"),
     ],
 )
 def test_errors_name_the_key(values: dict, message: str) -> None:

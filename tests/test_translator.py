@@ -304,6 +304,17 @@ def setting(key: str, value: object) -> Callable[[Path], None]:
     return damage
 
 
+def invalid_piece(folder: Path) -> None:
+    """Flip a bit so that a piece is no longer UTF-8."""
+    model = (folder / "spm.model").read_bytes()
+    place = model.index("▁".encode())
+    (folder / "spm.model").write_bytes(model[:place] + b"\x80" + model[place + 1 :])
+
+
+def other_vocabulary(folder: Path) -> None:
+    Vocabulary.train([f"word {i} of many" for i in range(400)], 300).save(folder / "spm.model")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -324,6 +335,13 @@ def setting(key: str, value: object) -> Callable[[Path], None]:
         (setting("decoder_layer", 3), r"config\.json: .*decoder_layer is not a known key"),
         (setting("decoder_layers", 2), r"model\.safetensors: does not fit config\.json"),
         (config(vocabulary_size=500), r"model\.safetensors: does not fit config\.json"),
+        (config(vocabulary_size=0), r"model\.safetensors: does not fit config\.json"),
+        (config(vocabulary_size={}), r"model\.safetensors: does not fit config\.json"),
+        (config(dtype=False), r"model\.safetensors: does not fit config\.json"),
+        (config(max_source_tokens=None), r"config\.json: max_source_tokens is None"),
+        (config(source_language=["en"]), r"config\.json: source_language is \['en'\]"),
+        (invalid_piece, r"spm\.model: the vocabulary is no sentencepiece model"),
+        (other_vocabulary, r"spm\.model: has 300 pieces, but vocabulary_size .* is"),
     ],
 )
 def test_damaged_folder_is_refused(

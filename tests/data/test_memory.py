@@ -1,5 +1,6 @@
 """What a pair costs in memory, from the user's files to the plan of an epoch."""
 
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
@@ -17,8 +18,8 @@ from vqnmt.distillation import distill
 from vqnmt.errors import VqnmtError
 from vqnmt.translator import Translation
 
-PAIRS = 6000
-LENGTH = 1000  # bytes of a sentence: all text is 12 MB
+PAIRS = 3000
+LENGTH = 2000  # bytes of a sentence: all text is 12 MB
 # Per pair: 80 bytes for its mark, 8 for each of some arrays; and blocks and chunks of our size.
 BOUND = 4_000_000
 
@@ -28,7 +29,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines_module, "_BLOCK", 1 << 16)
     monkeypatch.setattr(lines_module, "_LINES", 50)
     monkeypatch.setattr(tokenized, "CHUNK", 50)
-    monkeypatch.setattr(distillation, "PART", 50)
+    monkeypatch.setattr(distillation, "PART", 100)
+    monkeypatch.setattr(os, "fsync", lambda number: None)  # no power cut is tested here
 
 
 @pytest.fixture

@@ -123,6 +123,9 @@ def test_composition_errors_are_one_sentence(compose, override: str, message: st
     [
         ("seed=abc", r"^seed is 'abc' \(str\)"),
         ("seed=1.5", r"^seed is 1\.5"),
+        ("seed=-1", r"^seed is -1; .* 0 or more and below 2\^32"),
+        ("seed=4294967296", r"^seed is 4294967296; .* below 2\^32"),
+        ("evaluation.throughput_batches=[null]", r"^evaluation\.throughput_batches\[0\] is None"),
         ("distill=1", r"^distill is 1 \(int\)"),
         ("beam=0", "^beam is 0"),
         ("run=", "^run is ''"),

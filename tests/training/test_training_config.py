@@ -23,6 +23,9 @@ from vqnmt.training.config import TrainingConfig
         ({"clip_norm": 0.0}, "training.clip_norm is 0"),
         ({"skip_factor": 1.0}, "training.skip_factor is 1"),
         ({"skip_limit": 0}, "training.skip_limit is 0"),
+        ({"weight_decay": -0.1}, "training.weight_decay is -0.1"),
+        ({"weight_decay": float("nan")}, "training.weight_decay is nan"),
+        ({"beta2": 1.5}, "training.beta2 is 1.5"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, named):
