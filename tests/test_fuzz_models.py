@@ -137,4 +137,5 @@ def test_vocabulary_of_any_bytes(models: Path, vocabulary: Vocabulary, content) 
     if isinstance(found, Vocabulary):
         rows = found.encode(SENTENCES)
         assert all(0 <= index < len(found) for row in rows for index in row)
+        rows += [[index] for index in range(len(found))]
         assert all(isinstance(text, str) for text in found.decode(rows))

@@ -71,6 +71,7 @@ class Vocabulary:
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
+            self._pieces.IdToPiece(list(range(len(self))))  # all are UTF-8
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = type(error).__name__
             raise VqnmtError(f"the vocabulary is no sentencepiece model ({reason})") from error
