@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from time import perf_counter, process_time
 
-import numpy as np
 from command_line import RAW, load_config, run
 
 from vqnmt.data.synthetic import write_synthetic
@@ -26,6 +25,7 @@ from vqnmt.evaluation.records import (
     describe_hardware,
     write_records,
 )
+from vqnmt.evaluation.scaling import preparation_table
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
@@ -38,6 +38,7 @@ SETTINGS = [
     "teacher_training.batch_tokens=25000",
 ]
 HELD_OUT = 3000
+MEMORY = "ru_maxrss: the kernel's high-water mark of the one process, all threads and maps included"
 
 
 class Meter:
@@ -45,6 +46,7 @@ class Meter:
 
     def __init__(self, pairs: int) -> None:
         self.pairs, self.metrics = pairs, dict[str, Metric]()
+        self.children = peak_rss_gb(resource.RUSAGE_CHILDREN)
         self.start = self.last = perf_counter()
         self.cpu = process_time()
 
@@ -58,19 +60,21 @@ class Meter:
 
     def total(self) -> float:
         """End the last stage; return the seconds of all."""
+        # Threads do all the work. Of processes, the memory would be missing here.
+        assert peak_rss_gb(resource.RUSAGE_CHILDREN) == self.children
         seconds = self.last - self.start
         self.metrics["seconds"] = seconds
         self.metrics["cpu_seconds"] = process_time() - self.cpu
         self.metrics["pairs_per_second"] = self.pairs / seconds
         self.metrics["peak_rss_gb"] = peak_rss_gb()
+        self.metrics["peak_rss_measured_as"] = MEMORY
         return seconds
 
 
-def peak_rss_gb() -> float:
-    """Return the largest resident memory so far in 10^9 bytes: this process and one child."""
-    peaks = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def peak_rss_gb(who: int = resource.RUSAGE_SELF) -> float:
+    """Return the most memory in 10^9 bytes that was resident at one moment so far."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return sum(usage.ru_maxrss for usage in peaks) * unit / 1e9
+    return resource.getrusage(who).ru_maxrss * unit / 1e9
 
 
 def measure(folder: Path, options: argparse.Namespace) -> Record:
@@ -92,15 +96,15 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
     pipeline.train_vocabulary()
     meter.lap("vocabulary")
     train = pipeline.corpus.train
-    tokens = config.teacher_training.batch_tokens
-    batches = pipeline.batches(folder / "tokens", train.targets, tokens, "benchmark")
+    budget = config.teacher_training.batch_tokens
+    batches = pipeline.batches(folder / "tokens", train.targets, budget, "benchmark")
     meter.lap("tokens")
     plan = batches.plan(epoch=0)
     meter.lap("plan")
     seconds = meter.total()
-    longest = np.maximum(batches.sources.lengths, batches.targets.lengths)
-    positions = sum(2 * longest[batch].max() * len(batch) for batch in plan)
-    real = sum(text.lengths[batches.kept].sum() for text in (batches.sources, batches.targets))
+    sides = [text.lengths for text in (batches.sources, batches.targets)]
+    positions = sum(int(side[batch].max()) * len(batch) for side in sides for batch in plan)
+    tokens = sum(int(side[batches.kept].sum()) for side in sides)
     return Record(
         system="corpus preparation",
         corpus="synthetic-en-de" + (".gz" if options.gz else ""),
@@ -116,9 +120,9 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
             "pairs": options.pairs,
             "pairs_trained_on": len(batches),
             "input_gb": sum(file.stat().st_size for file in (source, target)) / 1e9,
-            "tokens": int(real),
+            "tokens": tokens,
             "batches": len(plan),
-            "padding": float(1 - real / positions),
+            "padding": 1 - tokens / positions,
         },
     )
 
@@ -141,8 +145,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
         record = measure(Path(folder), options)
     write_records(options.records, [record])
-    for name, value in record.metrics.items():
-        print(f"{name:28} {value:,.2f}" if isinstance(value, float) else f"{name:28} {value:,}")
+    print(preparation_table([record]))
 
 
 if __name__ == "__main__":

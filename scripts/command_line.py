@@ -30,16 +30,16 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     """
     # Not for every script: an exported model is translated from without them.
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, overrides)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise VqnmtError(_sentence(str(error), name)) from error
+    # Hydra answers some with errors that are none of its own: corpus=null, +=.
+    except Exception as error:
+        message = str(error) or f"Hydra cannot read {' '.join(overrides)}"
+        raise VqnmtError(_sentence(message, name)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

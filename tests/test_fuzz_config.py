@@ -56,15 +56,6 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def changed(base: dict[str, Any], draw: Any, at_most: int = 2) -> dict[str, Any]:
-    """Return `base` with keys set to values of any kind."""
-    values = copy.deepcopy(base)
-    flat = to_flat(base)
-    for key in draw(st.lists(st.sampled_from(sorted(flat)), max_size=at_most)):
-        put(values, key, draw(like(flat[key])))
-    return values
-
-
 @fuzz(1000)
 @given(data=st.data())
 def test_values_of_any_kind(defaults: dict[str, Any], data: st.DataObject) -> None:
@@ -93,6 +84,7 @@ def test_misspelt_and_missing_keys_and_groups(
     groups = sorted({key.rpartition(".")[0] for key in keys} - {""})
     values = copy.deepcopy(defaults)
     kind = data.draw(st.sampled_from(["misspelt", "group", "unknown"]))
+    unknown = st.text(st.characters(exclude_characters="."))
     if kind == "group":
         name = data.draw(st.sampled_from(groups))
         value = data.draw(VALUES)
@@ -102,7 +94,7 @@ def test_misspelt_and_missing_keys_and_groups(
     else:
         name = data.draw(st.sampled_from(keys))
         place = data.draw(st.integers(1, len(name)))
-        letter = data.draw(st.sampled_from("xz_")) if kind == "misspelt" else data.draw(st.text())
+        letter = data.draw(st.sampled_from("xz_")) if kind == "misspelt" else data.draw(unknown)
         wrong = f"{name[:place]}{letter}{name[place:]}"
         put(values, wrong, 1)
         found = attempt(from_mapping, PipelineConfig, values)
@@ -115,16 +107,19 @@ WORDS = [
     *("seed=${x}", "seed=${oc.env:NO}", "++x.y=1", "corpus@seed=x", "run=???", "seed=1e3"),
     *("corpus=multi30k", "quantizer=soft_em", "model=tiny", "corpus=[a,b]", "run='a b'"),
     *("corpus.name=${seed}", "evaluation=null", "corpus=null", "hydra.x=1", "--cfg", "-h x"),
+    *("seed=2", "beam=1", "run=x", "student=latent", "teacher=a b", "decoding.beam=${beam}"),
     *("seed=1,2", "seed=range(1,3)", "~corpus", "defaults=1", "teacher_model.x@y=1"),
 ]
 OVERRIDES = st.one_of(
+    st.sampled_from(WORDS),
+    st.sampled_from(WORDS),
     st.sampled_from(WORDS),
     st.text(max_size=12),
     st.tuples(st.text("abcdeqrs._@+~", max_size=8), st.text(max_size=6)).map("=".join),
 )
 
 
-@fuzz(40)
+@fuzz(60)
 @given(overrides=st.lists(OVERRIDES, min_size=1, max_size=2))
 def test_command_lines(command_line: Any, overrides: list[str]) -> None:
     """From the words of a command to settings, through Hydra."""
@@ -209,8 +204,16 @@ def test_a_model_of_accepted_settings_trains_and_translates(data: st.DataObject,
 @fuzz(250)
 @given(data=st.data())
 def test_accepted_training_settings_make_an_optimiser_step(data: st.DataObject) -> None:
-    base = dataclasses.asdict(TrainingConfig())
-    values = changed(base, data.draw, at_most=3)
+    values = dataclasses.asdict(TrainingConfig())
+    choices = {
+        "optimizer": st.sampled_from(["adamw", "muon"]),
+        "schedule": st.sampled_from(["cosine", "inverse_sqrt"]),
+        "precision": st.sampled_from(["auto", "bf16", "fp32"]),
+    }
+    for key in data.draw(st.lists(st.sampled_from(sorted(values)), max_size=4)):
+        number = st.integers(0, 9) if isinstance(values[key], int) else st.floats(0, 2)
+        fitting = choices.get(key, number)
+        values[key] = data.draw(fitting if data.draw(st.integers(0, 4)) else like(values[key]))
     config = attempt(from_mapping, TrainingConfig, values, "training")
     if isinstance(config, VqnmtError):
         return

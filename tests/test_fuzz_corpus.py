@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -95,35 +96,40 @@ def prepare(folder: Path, **files: TextFiles) -> Corpus | VqnmtError:
 
 
 @fuzz(400)
-@given(made=parallel(), official=st.booleans())
-def test_two_files(made: tuple[list[bytes], str], official: bool) -> None:
+@given(made=parallel(), part=st.sampled_from(["train", "train", "valid", "test"]))
+def test_two_files(made: tuple[list[bytes], str], part: str) -> None:
     files, ending = made
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [folder / f"{side}{ending}" for side in ("text.en", "text.de")]
         for path, content in zip(paths, files, strict=True):
             path.write_bytes(content)
-        text = TextFiles(source=str(paths[0]), target=str(paths[1]))
-        found = prepare(folder, train=text, **({"test": text} if official else {}))
+        good = folder / "good"
+        good.write_text("".join(f"the light {n} is on\tja {n}\n" for n in range(30)))
+        text = {"train": TextFiles(tsv=str(good))}
+        text[part] = TextFiles(source=str(paths[0]), target=str(paths[1]))
+        found = prepare(folder, **text)
         if isinstance(found, VqnmtError):
             assert any(word in str(found) for word in ("text.en", "text.de", "corpus files: "))
 
 
 @fuzz(300)
 @given(
-    lines=st.lists(st.tuples(LINES, LINES).map("\t".join) | ODD | SENTENCES, max_size=9),
-    raw=st.binary(max_size=30),
+    pairs=st.lists(st.tuples(LINES, LINES), min_size=1, max_size=6),
+    others=st.lists(ODD | SENTENCES, max_size=1),
+    raw=st.just(b"") | st.binary(max_size=30),
     ending=st.sampled_from(ENDINGS),
 )
-def test_tsv(lines: list[str], raw: bytes, ending: str) -> None:
+def test_tsv(pairs: list[tuple[str, str]], others: list[str], raw: bytes, ending: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / f"text.tsv{ending}"
+        lines = [f"{source} {n}\t{target} {n}" for n in range(4) for source, target in pairs]
+        lines += others
         content = "".join(f"{line}\n" for line in lines).encode()
         path.write_bytes(compressed(content + raw, ending))
         found = prepare(Path(name), train=TextFiles(tsv=str(path)))
-        bare = [number for number, line in enumerate(lines, 1) if "\t" not in line]
-        if bare:
-            assert f"line {bare[0]}: no tab" in str(found)
+        if others and "\t" not in others[0]:
+            assert f"line {len(lines)}: no tab" in str(found)
 
 
 @fuzz(120)
@@ -153,10 +159,10 @@ def test_damaged_folder_of_a_corpus(data: st.DataObject) -> None:
         assert isinstance(again, Corpus) and list(again.train.sources) == sources
 
 
-@fuzz(40)
+@fuzz(60)
 @given(
-    pairs=st.lists(st.tuples(LINES, LINES), min_size=1, max_size=15),
-    size=st.integers(300, 360),
+    pairs=st.lists(st.tuples(LINES, LINES), min_size=2, max_size=9),
+    size=st.integers(280, 340),
     kind=st.sampled_from(["unigram", "bpe"]),
     pattern=st.sampled_from([None, r"\{\w+\}", r"\S+", "", "."]),
     budget=st.integers(1, 300),
@@ -168,7 +174,7 @@ def test_text_to_batches(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for side, code in enumerate(("en", "de")):
-            text = "".join(f"{pair[side]} {n}\n" for n, pair in enumerate(pairs * 3))
+            text = "".join(f"{pair[side]} {n}\n" for n, pair in enumerate(pairs * 6))
             (folder / code).write_bytes(text.encode())
         text = TextFiles(source=str(folder / "en"), target=str(folder / "de"))
         corpus = prepare(folder, train=text)
@@ -178,7 +184,9 @@ def test_text_to_batches(
         vocabulary = attempt(Vocabulary.train, BothSides(train), size, pattern, kind)
         if isinstance(vocabulary, VqnmtError):
             assert f"vocabulary.size is {size}" in str(vocabulary)
-            return
+            advised = re.search(r"set vocabulary\.size=(\d+)", str(vocabulary))
+            assert advised, vocabulary
+            vocabulary = Vocabulary.train(BothSides(train), int(advised[1]), pattern, kind)
         fit = CorpusConfig().pair_filter()
         tokenize_pairs(*(train.sources, train.targets), vocabulary, folder / "tokens", fit, "fuzz")
         tokens = open_tokens(folder / "tokens")

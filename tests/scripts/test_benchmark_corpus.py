@@ -68,9 +68,12 @@ def test_record_of_a_small_run(script, tmp_path):
     assert abs(total - metrics["seconds"]) < 1e-6
     assert 1000 < metrics["pairs_trained_on"] < 1500 and metrics["batches"] > 1
     assert metrics["tokens"] > 2 * 20 * metrics["pairs_trained_on"]
+    assert 0 < metrics["padding"] < 0.5
     assert list((tmp_path / "scratch").iterdir()) == [], "the scratch is free again"
 
-    rows = preparation_table([record]).splitlines()[2:]
+    table = preparation_table([record])
+    assert table in outcome.out
+    rows = table.splitlines()[2:]
     assert [row.split("|")[2].strip() for row in rows] == [*STAGES, "all"]
     assert all(row.split("|")[1].strip() == "1,500" for row in rows)
 

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ UNK_ID = 3
 # Characters that a vocabulary is learnt from, a sample of a larger corpus: sentencepiece needs
 # some 16 bytes for each of them, and more change no common piece.
 _CHARACTERS = 40_000_000
+# Learning from more characters takes half a minute and longer, and is announced.
+_LONG = 10_000_000
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
 # From so many sentences on, starting threads takes no time beside encoding.
@@ -56,8 +59,9 @@ class Vocabulary:
 
     Ids: 0 padding, 1 begin, 2 end, 3 unknown; `PAD_ID` and its kin. Text is not normalised:
     sentencepiece's NFKC rules would rewrite ligatures, ellipses and full-width forms, and scores
-    compare with raw references. Runs of white space become one space, as in the corpus. A
-    character that no piece covers is spelt in its UTF-8 bytes, so that nothing is unknown.
+    compare with raw references. Runs of white space become one space, as in the corpus; U+2581, by
+    which sentencepiece marks spaces, comes back as one. A character that no piece covers is spelt
+    in its UTF-8 bytes, so that nothing is unknown.
 
     Args:
         model: A serialised sentencepiece model with those ids.
@@ -110,7 +114,8 @@ class Vocabulary:
         """
         if not any(map(str.strip, sentences)):
             raise VqnmtError("the vocabulary has no text to learn from: the corpus is empty")
-        share = _CHARACTERS / sum(map(len, sentences))
+        total = sum(map(len, sentences))
+        share = _CHARACTERS / total
 
         def text() -> Iterator[str]:
             generator = random.Random(seed)
@@ -118,6 +123,11 @@ class Vocabulary:
                 if (share >= 1 or generator.random() < share) and sentence.strip():
                     yield collapse_whitespace(sentence)
 
+        if total > _LONG:  # sentencepiece tells nothing of how far it is
+            amount = f"{min(total, _CHARACTERS):,} characters"
+            print(
+                f"vocabulary: learning {size:,} pieces from {amount}", file=sys.stderr, flush=True
+            )
         kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
         model = io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
@@ -212,9 +222,9 @@ def available_cores() -> int:
 
 def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
     expression = re.compile(pattern)
-    counts = Counter(
-        match[0] for sentence in text for match in expression.finditer(sentence) if match[0]
-    )
+    matches = (match[0] for sentence in text for match in expression.finditer(sentence))
+    # sentencepiece would cut a string off at a NUL.
+    counts = Counter(string for string in matches if string and "\0" not in string)
     # The most frequent first; ties by the string, so that the order of sentences is no matter.
     ranked = sorted(counts, key=lambda string: (-counts[string], string))
     return [string for string in ranked[:limit] if counts[string] >= 2]
