@@ -1,6 +1,6 @@
 """Time every engine on one test set: batch 1 string to string, throughput, footprint, BLEU.
 
-python scripts/benchmark_latency.py --run runs/multi30k-en-de [--deep-shallow DIR]
+python scripts/benchmark_latency.py --run runs/multi30k-en-de [--student DIR] [--deep-shallow DIR]
 python scripts/benchmark_latency.py --run runs/multi30k-en-de --profile [--precision int8]
 
 What is compared and how, and what the profile says: docs/latency.md.
@@ -31,6 +31,8 @@ from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
 from vqnmt.translator import Translator
 
+# Where reproduce_translation.py leaves an autoregressive student.
+DEEP_SHALLOW = "students/ar_*/student"
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "latency"
 
 
@@ -39,10 +41,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--run", required=True, help="run folder: teacher, student and corpus")
     parser.add_argument("--student", help="model folder of another student than the run's")
-    parser.add_argument("--deep-shallow", help="model folder of a deep-shallow AR model")
+    parser.add_argument("--deep-shallow", help="model folder; default: the run's, if any")
     parser.add_argument("--sentences", type=int, default=1000, help="of the first test set")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is timed")
     parser.add_argument("--threads", type=int, help="of every engine; default: what torch takes")
+    parser.add_argument("--device", default="cpu", help="cuda: PyTorch's engines, on a GPU")
     parser.add_argument("--seed", type=int, default=1, help="of the training, for the records")
     parser.add_argument("--profile", action="store_true", help="only profile an exported student")
     parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of --profile")
@@ -67,8 +70,8 @@ def main(arguments: list[str]) -> None:
     count = options.sentences
     text = ParallelText(list(text.sources[:count]), list(text.targets[:count]))
     models = {"ar": folder / "teacher", "student": Path(options.student or folder / "student")}
-    if options.deep_shallow:
-        models["deep_shallow"] = Path(options.deep_shallow)
+    if found := options.deep_shallow or next(iter(sorted(folder.glob(DEEP_SHALLOW))), None):
+        models["deep_shallow"] = Path(found)
 
     def record(system: str, model: Path, metrics: dict[str, Metric]) -> Record:
         translator = Translator.from_pretrained(model, "cpu")
@@ -78,7 +81,7 @@ def main(arguments: list[str]) -> None:
             overrides=[f"sentences={len(text)}", f"rounds={options.rounds}"],
             seed=options.seed,
             commit=current_commit(),
-            hardware=describe_hardware(),
+            hardware=describe_hardware(options.device),
             wall_seconds=perf_counter() - start,
             parameters=sum(p.numel() for p in translator.model.parameters()),
             metrics=metrics,
@@ -95,13 +98,21 @@ def main(arguments: list[str]) -> None:
             write_records(results / f"{title}-profile.json", records)
             print(profile_table(records))
             return
-        systems = engine_systems(models, Path(exports), threads)
-        found = measure_engines(
-            systems, text, test_set=test_set, rounds=options.rounds, threads=threads
+        systems = engine_systems(models, Path(exports), threads, options.device)
+        measured = measure_engines(
+            systems,
+            text,
+            test_set=test_set,
+            rounds=options.rounds,
+            threads=threads,
+            device=options.device,
         )
-    records = [record(name, systems[name].source, metrics) for name, metrics in found.items()]
-    write_records(results / f"{title}.json", records)
-    plot_bleu_latency(records, results / f"{title}.png", test_set)
+    records = [record(name, systems[name].source, metrics) for name, metrics in measured.items()]
+    place = title if options.device == "cpu" else f"{title}-{options.device}"
+    if options.threads:
+        place += f"-threads-{threads}"
+    write_records(results / f"{place}.json", records)
+    plot_bleu_latency(records, results / f"{place}.png", test_set)
     print(latency_table(records))
 
 

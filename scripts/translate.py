@@ -10,6 +10,7 @@ each code with the pieces that it writes (--show-codes).
 """
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,13 @@ from command_line import RAW, run
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.streams import count_lines, read_lines
-from vqnmt.translation import ON_LONG, BatchTranslator, Translation, load_translator
+from vqnmt.translation import (
+    DTYPES,
+    ON_LONG,
+    BatchTranslator,
+    Translation,
+    load_translator,
+)
 
 # Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000
@@ -41,7 +48,8 @@ class Command:
             candidates=max(options.candidates, options.nbest),
             temperature=options.temperature,
         )
-        self.translator = load(options.model, options)
+        further = {"dtype": options.dtype, "compile": options.compile}
+        self.translator = load(options.model, options, **further)
         self.rescorer: Any = load(options.rescore, options) if options.rescore else None
         if self.rescorer is not None and not hasattr(self.rescorer, "score"):
             raise VqnmtError(f"{options.rescore}: exported models cannot rescore: give a teacher")
@@ -94,11 +102,11 @@ class Command:
         )
 
 
-def load(folder: str | None, options: argparse.Namespace) -> BatchTranslator:
+def load(folder: str | None, options: argparse.Namespace, **further: Any) -> BatchTranslator:
     """Load a model, the one that comes with the repository where none is named."""
     if folder is None and not PRETRAINED.is_dir():
         raise VqnmtError(f"no --model is given and {PRETRAINED} has none: give a model folder")
-    translator = load_translator(folder or PRETRAINED, options.device, options.threads)
+    translator = load_translator(folder or PRETRAINED, options.device, options.threads, **further)
     translator.on_long = options.on_long
     return translator
 
@@ -134,8 +142,10 @@ def prompt(command: Command) -> None:
         except (EOFError, KeyboardInterrupt):
             print()
             return
+        typed = io.BytesIO(line.encode(errors="surrogateescape") + b"\n")  # may be no UTF-8
         try:
-            command.translate([line], "input")
+            for lines in read_lines(typed, "input", 1, command.options.invalid_utf8 == "replace"):
+                command.translate(lines, "input")
         except VqnmtError as error:
             print(error, file=sys.stderr)
 
@@ -156,6 +166,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=int, help="of an exported model; default: all cores")
+    parser.add_argument("--dtype", choices=DTYPES, help="of a model that PyTorch runs")
+    parser.add_argument("--compile", action="store_true", help="for sentences alone; CUDA graphs")
     parser.add_argument("--seed", type=int, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)

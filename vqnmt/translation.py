@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ON_LONG = ("refuse", "split")
 """What can be done with a source that is longer than the model takes."""
 
+DTYPES = ("fp32", "bf16", "fp16")
+"""What PyTorch computes in."""
+
 
 @dataclass(slots=True)
 class Translation:
@@ -242,7 +245,12 @@ def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
 
 
 def load_translator(
-    folder: Path | str, device: str | None = None, threads: int | None = None
+    folder: Path | str,
+    device: str | None = None,
+    threads: int | None = None,
+    *,
+    dtype: str | None = None,
+    compile: bool = False,
 ) -> BatchTranslator:
     """Load a model folder of any kind: one for PyTorch, or an exported one.
 
@@ -250,10 +258,13 @@ def load_translator(
         folder: What scripts/train_nmt.py or scripts/export.py has written.
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: That one translation of an exported model runs on; None takes one for each core.
+        dtype: In which PyTorch computes, one of `DTYPES`; None takes `fp32`.
+        compile: Whether PyTorch translates sentences that come alone, greedily, by compiled code,
+            on a GPU by CUDA graphs; takes a C++ compiler and, when the model is loaded, a minute.
 
     Raises:
-        VqnmtError: A file is missing or damaged, the folder is of another version, or the engine
-            is not installed.
+        VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
+            not installed, or an option is not for this folder or this machine.
     """
     folder = Path(folder)
     if (folder / "model.onnx").exists() or (folder / "ctranslate2").exists():
@@ -261,10 +272,15 @@ def load_translator(
 
         if device not in (None, "cpu"):
             raise VqnmtError(f"device is {device}, but {folder} is exported for a CPU")
+        if dtype is not None or compile:
+            raise VqnmtError(
+                f"dtype and compile are for models that PyTorch runs, but {folder} is exported: "
+                "leave them out, or give the model folder that it was exported from"
+            )
         return load_exported(folder, threads)
     from vqnmt.translator import Translator
 
-    return Translator.from_pretrained(folder, device)
+    return Translator.from_pretrained(folder, device, dtype=dtype or "fp32", compile=compile)
 
 
 # What any model of ours says of itself.

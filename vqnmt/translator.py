@@ -23,7 +23,13 @@ from vqnmt.models.codes import LatentTranslation
 from vqnmt.models.pretrained import FORMAT, TranslationModel
 from vqnmt.rescoring import score_targets
 from vqnmt.search import Hypothesis
-from vqnmt.translation import BatchTranslator, TextTranslator, Translation, read_config
+from vqnmt.translation import (
+    DTYPES,
+    BatchTranslator,
+    TextTranslator,
+    Translation,
+    read_config,
+)
 
 __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
 
@@ -31,6 +37,8 @@ __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_
 transformers_logging.disable_progress_bar()
 
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model")
+
+_DTYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 
 
 class Translator(BatchTranslator):
@@ -41,7 +49,12 @@ class Translator(BatchTranslator):
         vocabulary: The model's pieces.
         source_language: Language code of the source.
         target_language: Language code of the target.
+        compile: Whether sentences that come alone are translated greedily by compiled code, see
+            `vqnmt.compilation`: a batch or a beam has other work than to wait for Python.
         further: See `BatchTranslator`.
+
+    Raises:
+        VqnmtError: The model cannot be compiled.
     """
 
     def __init__(
@@ -50,33 +63,53 @@ class Translator(BatchTranslator):
         vocabulary: Vocabulary,
         source_language: str,
         target_language: str,
+        *,
+        compile: bool = False,
         **further: Any,
     ) -> None:
         super().__init__(vocabulary, source_language, target_language, **further)
         self.model = model
+        self._alone: Any = model
+        if compile:
+            from vqnmt.compilation import compiled_copy
+
+            self._alone = compiled_copy(model)
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path | str, device: str | None = None, batch_tokens: int = 2048
+        cls,
+        folder: Path | str,
+        device: str | None = None,
+        batch_tokens: int = 2048,
+        *,
+        dtype: str = "fp32",
+        compile: bool = False,
     ) -> "Translator":
         """Load a model folder.
 
         Args:
             folder: Holds config.json, model.safetensors and spm.model.
             device: Where to run; None takes a GPU where there is one.
-            batch_tokens: See `Translator`.
+            batch_tokens: See `BatchTranslator`.
+            dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
+            compile: See `Translator`.
 
         Raises:
-            VqnmtError: A file is missing or damaged, or the folder is of another version.
+            VqnmtError: A file is missing or damaged, the folder is of another version, or the
+                model cannot be compiled.
         """
+        if dtype not in _DTYPES:
+            raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
         folder = Path(folder)
         check_model_folder(folder)
         loaded = _load(folder)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            module = loaded.model.to(chosen)
+            module = loaded.model.to(chosen, _DTYPES[dtype])
         except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
             raise VqnmtError(f"device {chosen} cannot be used ({_first_line(error)})") from error
+        if isinstance(module, LatentTransformer):
+            module.quantizer.float()
         vocabulary = Vocabulary.load(folder / "spm.model")
         if len(vocabulary) != loaded.config.vocabulary_size:
             raise VqnmtError(
@@ -93,6 +126,7 @@ class Translator(BatchTranslator):
             # A GPU pads for nothing, but each of its batches costs the same hundreds of launches.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
+            compile=compile,
         )
 
     def save_pretrained(self, folder: Path | str, card: str) -> None:
@@ -132,7 +166,7 @@ class Translator(BatchTranslator):
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
-        model: Any = self.model
+        model: Any = self._alone if len(rows) == 1 and settings.greedy else self.model
         found = [
             [_translation(candidate) for candidate in row]
             for row in model.candidates(pad(rows).to(self.device), settings)

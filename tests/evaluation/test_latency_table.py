@@ -53,6 +53,7 @@ def test_the_table_of_engines():
         "bleu.test": 31.234,
         "latency_ms.p90": 3.0,
         "latency_ms.p99": 4.5,
+        "differing_translations": 7,
         "load_seconds": 0.25,
         "peak_memory_bytes": 100 * 2**20,
     }
@@ -62,6 +63,7 @@ def test_the_table_of_engines():
     )
     cells = dict(zip(header, row, strict=True))
     assert (cells["BLEU"], cells["median ms"], cells["p99"]) == ("31.23", "2.00", "4.50")
+    assert cells["differ"] == "7"
     assert (cells["over greedy"], cells["over beam 4"]) == ("3.00×", "6.00×")
     assert (cells["at 32"], cells["at 128"], cells["MiB"]) == ("600", "", "100")
     assert other == ["other"] + [""] * (len(header) - 1)

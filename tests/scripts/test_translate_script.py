@@ -16,6 +16,7 @@ from vqnmt.translation import Translation
 from vqnmt.translator import Translator
 
 ROOT = Path(__file__).parent.parent.parent
+PRETRAINED = ROOT / "pretrained" / "en-de"
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_prompt_on_a_terminal(
     monkeypatch.syspath_prepend(ROOT / "scripts")
     import translate
 
-    typed = mock.Mock(side_effect=["bale gudo", "x" * 70, "leka", EOFError])
+    typed = mock.Mock(side_effect=["bale gudo", "x" * 70, "gu\udce4do", "leka", EOFError])
     with (
         mock.patch("builtins.input", typed),
         mock.patch.object(sys, "stdin", mock.Mock(isatty=lambda: True)),
@@ -99,6 +100,7 @@ def test_a_prompt_on_a_terminal(
     out, err = capsys.readouterr()
     assert out.split("\n")[:2] == [translation.text for translation in found]
     assert "the model takes 60" in err and "2 sentences in" in err
+    assert "input, line 1: not UTF-8 (byte 0xe4 at column 3)" in err
 
 
 def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
@@ -126,6 +128,7 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--nbest", "0"), "--nbest is 0"),
         (("--candidates", "0", "--nbest", "1", "--beam", "0"), "beam is 0"),
         (("--temperature", "0"), "temperature is 0"),
+        (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave them out"),
         (("no-such-file",), "no-such-file: cannot be read"),
     ],
 )
@@ -179,7 +182,7 @@ def test_many_lines_take_constant_memory_and_time(
 
     options = ["--model", "x"]
     with (
-        mock.patch.object(translate, "load_translator", lambda *_: Repeater()),
+        mock.patch.object(translate, "load_translator", lambda *_, **__: Repeater()),
         mock.patch.object(sys, "stdin", mock.Mock(buffer=Source(), isatty=lambda: False)),
         mock.patch.object(sys, "stdout", mock.Mock(buffer=Sink())),
     ):

@@ -1,10 +1,12 @@
 """The engines side by side: PyTorch, CTranslate2 and ONNX Runtime on the same models and text."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.footprint import measure_footprint
@@ -14,7 +16,7 @@ from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
 from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.export.folder import PRECISIONS, export_model
-from vqnmt.translation import BatchTranslator, load_translator
+from vqnmt.translation import DTYPES, BatchTranslator, load_translator
 
 # Sentences that the process translates whose memory is measured.
 _FOOTPRINT_SENTENCES = 50
@@ -29,6 +31,8 @@ class EngineSystem:
     """The model folder that it was exported from, or is."""
     translator: BatchTranslator
     beam: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `load_translator`."""
 
     def one(self, sentence: str) -> str:
         """Translate one sentence from string to string: what the clock sees."""
@@ -36,35 +40,41 @@ class EngineSystem:
 
 
 def engine_systems(
-    models: Mapping[str, Path], exports: Path, threads: int
+    models: Mapping[str, Path], exports: Path, threads: int, device: str = "cpu"
 ) -> dict[str, EngineSystem]:
-    """Export and load every model for every engine.
+    """Load every model in every engine; the exported ones are for a CPU.
 
     Args:
         models: Model folders by label: `student` is a latent model, all others autoregressive.
         exports: Folder for the exports.
         threads: Of the exported engines; PyTorch's are the process's own.
+        device: Where PyTorch runs.
 
     Returns:
         By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
         of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
-        the student: `student`, `student_onnx_fp32`, `student_onnx_int8`.
+        the student: `student`, `student_compiled`, `student_onnx_fp32`, `student_onnx_int8`. On a
+        GPU no exports, but `student_bf16`, `ar_fp16_greedy` and so on.
     """
     systems = {}
     for label, model in models.items():
         latent = label == "student"
-        engine = "onnx" if latent else "ctranslate2"
-        folders = {label: model}
-        for precision in PRECISIONS:
+        loads: dict[str, tuple[Path, dict[str, Any]]] = {}
+        for dtype in ("fp32",) if device == "cpu" else DTYPES:
+            name = label if dtype == "fp32" else f"{label}_{dtype}"
+            loads[name] = model, {"dtype": dtype}
+            if latent:
+                loads[f"{name}_compiled"] = model, {"dtype": dtype, "compile": True}
+        for precision in PRECISIONS if device == "cpu" else ():
             prefix = "" if label == "ar" else f"{label}_"
-            name = f"{prefix}{engine}_{precision}"
-            folders[name] = exports / name
-            export_model(model, folders[name], precision)
-        for name, folder in folders.items():
-            translator = load_translator(folder, "cpu", threads)
+            name = f"{prefix}{'onnx' if latent else 'ctranslate2'}_{precision}"
+            loads[name] = exports / name, {}
+            export_model(model, exports / name, precision)
+        for name, (folder, options) in loads.items():
+            translator = load_translator(folder, device, threads, **options)
             searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
             for suffix, beam in searches.items():
-                systems[name + suffix] = EngineSystem(folder, model, translator, beam)
+                systems[name + suffix] = EngineSystem(folder, model, translator, beam, options)
     return systems
 
 
@@ -75,8 +85,12 @@ def measure_engines(
     test_set: str,
     rounds: int,
     threads: int,
+    device: str = "cpu",
 ) -> dict[str, dict[str, Metric]]:
     """Measure latency, throughput, footprint and BLEU of every system.
+
+    `differing_translations` counts the sentences that a system translates otherwise than the
+    first with the same weights and beam does, which is PyTorch in fp32.
 
     Args:
         systems: By name; `ar_beam4` is the baseline of `speedup_over_ar_beam4`.
@@ -84,17 +98,29 @@ def measure_engines(
         test_set: Its name.
         rounds: How often each sentence and each batch is timed.
         threads: Of the engines, for the processes whose memory is measured.
+        device: Where PyTorch runs.
     """
     metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
-    timed = measure_latency({k: v.one for k, v in systems.items()}, text.sources, rounds=rounds)
+    timed = measure_latency(
+        {name: system.one for name, system in systems.items()},
+        text.sources,
+        rounds=rounds,
+        synchronize=torch.cuda.synchronize if torch.device(device).type == "cuda" else None,
+    )
+    firsts = {(x.source, x.beam): name for name, x in reversed(list(systems.items()))}
     for name, latency in timed.items():
-        language = systems[name].translator.target_language
+        system = systems[name]
+        language = system.translator.target_language
+        expected = timed[firsts[system.source, system.beam]].translations
         scores = score(latency.translations, text.targets, language)
         metrics[name] |= {
             f"bleu.{test_set}": scores.bleu,
             f"chrf.{test_set}": scores.chrf,
             "bleu_signature": scores.bleu_signature,
             "chrf_signature": scores.chrf_signature,
+            "differing_translations": sum(
+                a != b for a, b in zip(latency.translations, expected, strict=True)
+            ),
             "latency_ms.median": latency.median_ms,
             "latency_ms.p90": latency.p90_ms,
             "latency_ms.p99": latency.p99_ms,
@@ -105,13 +131,21 @@ def measure_engines(
         }
     for size in BATCHES:
         batches = [text.sources[i : i + size] for i in range(0, len(text), size)]
-        times = time_in_turn({k: _translates(v, batches) for k, v in systems.items()}, rounds)
+        work = {name: _translates(system, batches) for name, system in systems.items()}
+        times = time_in_turn(work, rounds, device)
         for name, seconds in times.items():
             rate = len(text) / float(np.median(seconds))
             metrics[name][f"sentences_per_second.batch_{size}"] = rate
     for name, system in systems.items():
         sentences = list(text.sources[:_FOOTPRINT_SENTENCES])
-        found = measure_footprint(system.folder, sentences, beam=system.beam, threads=threads)
+        found = measure_footprint(
+            system.folder,
+            sentences,
+            beam=system.beam,
+            threads=threads,
+            device=device,
+            options=system.options,
+        )
         metrics[name]["load_seconds"] = found.load_seconds
         metrics[name]["peak_memory_bytes"] = found.peak_memory_bytes
         files = [path for path in system.folder.rglob("model*") if path.is_file()]

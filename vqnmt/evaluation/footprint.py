@@ -1,10 +1,13 @@
 """What a system costs before its first sentence: time to load and memory, in a fresh process."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Run by a new interpreter: imports count, and no other system's memory does.
 _PROBE = """
@@ -12,9 +15,7 @@ import json, resource, sys, time
 start = time.perf_counter()
 folder, device, threads, beam = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 from vqnmt.translation import load_translator
-translator = load_translator(folder, device, threads)
-if "torch" in sys.modules:
-    sys.modules["torch"].set_num_threads(threads)
+translator = load_translator(folder, device, threads, **json.loads(sys.argv[5]))
 sentences = json.loads(sys.stdin.read())
 for sentence in sentences[:1]:
     translator.translate([sentence], beam=beam)
@@ -41,7 +42,13 @@ class Footprint:
 
 
 def measure_footprint(
-    folder: Path | str, sentences: list[str], *, beam: int, threads: int, device: str = "cpu"
+    folder: Path | str,
+    sentences: list[str],
+    *,
+    beam: int,
+    threads: int,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
 ) -> Footprint:
     """Load a model folder of any kind in a process of its own, and translate `sentences`.
 
@@ -51,14 +58,16 @@ def measure_footprint(
         beam: Of the search.
         threads: Of the engine.
         device: Where PyTorch runs.
+        options: Further ones of `load_translator`.
     """
-    arguments = [str(folder), device, str(threads), str(beam)]
+    arguments = [str(folder), device, str(threads), str(beam), json.dumps(dict(options or {}))]
     result = subprocess.run(
         [sys.executable, "-c", _PROBE, *arguments],
         input=json.dumps(sentences),
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},  # PyTorch's threads, from its import
         cwd=Path(__file__).resolve().parent.parent.parent,
     )
     load, peak = json.loads(result.stdout.splitlines()[-1])

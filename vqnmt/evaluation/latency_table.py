@@ -51,11 +51,13 @@ def ratios_to_peers(
 def latency_table(records: Sequence[Record]) -> str:
     """Lay out records of `scripts/benchmark_latency.py` as Markdown.
 
-    The columns: BLEU of the timed run; median, 90th and 99th percentile in milliseconds at batch
-    1; CTranslate2's median over the system's, greedy and beam 4; sentences a second in batches of
-    8, 32 and 128; seconds to the first translation; peak memory in MiB.
+    The columns: BLEU of the timed run; how many sentences PyTorch translates otherwise; median,
+    90th and 99th percentile in milliseconds at batch 1; CTranslate2's median over the system's,
+    greedy and beam 4; sentences a second in batches of 8, 32 and 128; seconds to the first
+    translation; peak memory in MiB.
     """
     columns = {
+        "differ": ("differing_translations", 1.0, "{:.0f}"),
         "median ms": ("latency_ms.median", 1.0, "{:.2f}"),
         "p90": ("latency_ms.p90", 1.0, "{:.2f}"),
         "p99": ("latency_ms.p99", 1.0, "{:.2f}"),

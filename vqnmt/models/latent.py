@@ -286,7 +286,8 @@ class LatentTransformer(nn.Module):
         if state.step == 0:
             inputs = self.begin.expand(len(codes), -1)
         else:
-            inputs = self.code_embedding(self.quantizer.codes_to_vectors(codes))
+            vectors = self.quantizer.codes_to_vectors(codes).to(self.begin.dtype)
+            inputs = self.code_embedding(vectors)
         return self.code_output(self.predictor.step(inputs, state))
 
     def generate(
