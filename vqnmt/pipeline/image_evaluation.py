@@ -187,16 +187,16 @@ class ImageEvaluation:
         if isinstance(model, CodeModel | GaussianVAE):
             (batch,) = self._batches(originals)[:1]
             if isinstance(model, CodeModel):
-                parameters = model.decode(model.encode(batch))
+                found = model.reconstruct(model.encode(batch))
             else:
-                parameters = model.decoder(model.posterior(batch)[0])
-            found = expected_pixels(parameters).cpu().numpy()
-            save_image_grid(beside(originals, found), self.folder / "reconstructions.png")
+                found = expected_pixels(model.decoder(model.posterior(batch)[0]))
+            grid = beside(originals, found.cpu().numpy())
+            save_image_grid(grid, self.folder / "reconstructions.png")
             alt = "Test images, each row above its reconstructions (expected pixels)"
             pictures.append(Picture(file="reconstructions.png", alt=alt))
         if settings.samples:
-            found = model.sample(settings.samples).cpu().numpy()
-            save_image_grid(square(found), self.folder / "samples.png")
+            drawn = model.sample(settings.samples).cpu().numpy()
+            save_image_grid(square(drawn), self.folder / "samples.png")
             alt = "Images drawn from the model by ancestral sampling"
             pictures.append(Picture(file="samples.png", alt=alt))
         if isinstance(model, VQVAE):

@@ -9,6 +9,7 @@ import torch
 from vqnmt.errors import VqnmtError
 from vqnmt.layers.logistics import expected_pixels, pixel_nats
 from vqnmt.models.image import (
+    AutoencoderConfig,
     AveragedWeights,
     ImageModelConfig,
     PriorConfig,
@@ -23,12 +24,11 @@ def exact_nats(model, image):
     side, count = 2, 4 * (model.config.codes if model.config.kind == "vqvae" else 2)
     choices = itertools.product(range(model.codebook_size), repeat=count)
     codes = torch.tensor(list(choices)).view(-1, side, side, count // 4)
-    rate = (
-        model.prior.nats(codes)
-        if model.config.kind == "vqvae"
-        else model.prior.nats(model.scaled(codes))
-    )
-    terms = pixel_nats(model.decode(codes), image.expand(len(codes), -1, -1, -1)) + rate
+    images = image.expand(len(codes), -1, -1, -1)
+    if model.config.kind == "vqvae":
+        terms = pixel_nats(model.decode(codes), images) + model.prior.nats(codes)
+    else:
+        terms = model.nats(codes, images) + model.prior.nats(model.scaled(codes))
     return -torch.logsumexp(-terms, dim=0), terms, codes
 
 
@@ -149,6 +149,15 @@ def test_integers_are_rounded_and_bounded(make_model, images):
     assert codes.min() >= 0 and codes.max() <= 4 and codes.unique().numel() > 2
 
 
+def test_integers_start_as_a_coarse_image(make_model, images):
+    """Of each block's A, lightness in 31 steps; strong colours would be cut off."""
+    model, pale = make_model("integers").eval(), images // 3 + 80
+    found = model.reconstruct(model.encode(pale))
+    assert found.shape == pale.shape and found.dtype == torch.uint8
+    error = (found.int() - pale.int())[:, :, ::2, ::2].abs().float()
+    assert error.mean() < 8 < pale.float().std()
+
+
 def test_pixels_depend_on_earlier_ones_alone(make_model):
     model = make_model("pixels", prior="transformer").eval()
     images = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
@@ -256,6 +265,10 @@ def test_a_damaged_model_is_named(make_model, tmp_path):
         (lambda: ImageModelConfig(codes=0), "model.codes is 0"),
         (lambda: PriorConfig(name="lstm"), "prior.name is 'lstm'"),
         (lambda: PriorConfig(width=12, heads=4), "prior.width is 12"),
+        (
+            lambda: ImageModelConfig(kind="integers", autoencoder=AutoencoderConfig(halvings=2)),
+            "autoencoder.halvings is 2; model.kind=integers takes 1 alone",
+        ),
         (lambda: ImageModelConfig(kind="pixels"), "model.kind=pixels takes transformer alone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder that all models with latents share.
+"""The convolutional encoder of all models with latents, and the decoder of one parallel pass.
 
 Images are (B, 3, H, W) uint8, grids of latents (B, C, h, w) with h = H / 2^halvings.
 """

@@ -89,8 +89,8 @@ class CodeModel(ImageModel):
         """The codes (B, h, w, n) of `images`, by argmax."""
 
     @abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Parameters (B, 10 M, H, W) of the likelihood of all pixels given `codes`."""
+    def reconstruct(self, codes: Tensor) -> Tensor:
+        """The image (B, 3, H, W) uint8 that `codes` stand for: expected pixels."""
 
     @property
     @abstractmethod

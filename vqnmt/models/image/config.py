@@ -16,13 +16,14 @@ class AutoencoderConfig:
     width: int = 64
     """Channels of the feature maps on the grid of latents."""
     blocks: int = 2
-    """Residual blocks of the encoder, and as many of the decoder, on the grid of latents."""
+    """Residual blocks of the encoder, and as many of the decoder (of each of its four passes,
+    `integers`), on the grid of latents."""
     halvings: int = 1
     """Times that each side is halved: 1 makes 16x16 latents of 32x32 pixels, 2 makes 8x8."""
     pixel_width: int = 32
-    """Channels of the decoder's feature maps at full size."""
+    """Channels of the decoder's feature maps at full size (not `integers`)."""
     pixel_blocks: int = 0
-    """Residual blocks of the decoder at full size."""
+    """Residual blocks of the decoder at full size (not `integers`)."""
     mixtures: int = 5
     """Logistics in the likelihood of a pixel."""
     dropout: float = 0.0
@@ -120,6 +121,11 @@ class ImageModelConfig:
         if self.kind == "integers" and self.prior.name != "pixelcnn":
             raise VqnmtError(
                 f"prior.name is {self.prior.name!r}; model.kind=integers takes pixelcnn alone"
+            )
+        if self.kind == "integers" and self.autoencoder.halvings != 1:
+            raise VqnmtError(
+                f"autoencoder.halvings is {self.autoencoder.halvings}; model.kind=integers takes "
+                "1 alone, because its decoder emits blocks of 2x2 pixels"
             )
         if self.kind == "pixels" and self.prior.name != "transformer":
             raise VqnmtError(

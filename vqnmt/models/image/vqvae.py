@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.logistics import pixel_nats, sample_pixels
+from vqnmt.layers.logistics import expected_pixels, pixel_nats, sample_pixels
 from vqnmt.models.image.autoencoder import ImageDecoder, ImageEncoder
 from vqnmt.models.image.base import Bound, CodeModel
 from vqnmt.models.image.config import ImageModelConfig
@@ -68,8 +68,12 @@ class VQVAE(CodeModel):
         return self.quantizer.nearest(self.vectors(images))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Parameters (B, 10 M, H, W)."""
+        """Parameters (B, 10 M, H, W) of the likelihood of all pixels given `codes`."""
         return self._decode_vectors(self.quantizer.codes_to_vectors(codes))
+
+    def reconstruct(self, codes: Tensor) -> Tensor:
+        """Take the expected pixels (B, 3, H, W) uint8 given `codes`."""
+        return expected_pixels(self.decode(codes))
 
     def bound(self, images: Tensor) -> Bound:
         """-log p(x | z*) and -log p(z*)."""
