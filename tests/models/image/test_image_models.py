@@ -237,6 +237,15 @@ def test_averaged_weights_follow_their_model(make_model, images):
     )
 
 
+def test_averaged_weights_bear_a_table_that_grows(make_model):
+    """Full-size images have more pixels than the table of positions starts with."""
+    averaged = AveragedWeights(make_model("pixels", 32, prior="transformer"), 0.0)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    averaged(images).total.backward()
+    averaged.after_optimizer_step()
+    assert torch.equal(averaged.average.parameters_of(images), averaged.model.parameters_of(images))
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "vae", "integers"])
 def test_a_saved_model_comes_back(make_model, images, kind, tmp_path):
     model = make_model(kind, latent_dim=2).eval()

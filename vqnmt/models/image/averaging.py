@@ -50,5 +50,9 @@ class AveragedWeights(nn.Module):
         torch._foreach_lerp_(
             list(self.average.parameters()), list(self.model.parameters()), 1 - kept
         )
-        for mine, its in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mine.copy_(its)
+        # Buffers that are saved; others, such as a table of positions, grow as each model needs.
+        parameters = {name for name, _ in self.model.named_parameters()}
+        mine = self.average.state_dict()
+        for name, its in self.model.state_dict().items():
+            if name not in parameters:
+                mine[name].copy_(its)
