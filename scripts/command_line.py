@@ -19,7 +19,20 @@ NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 # For argparse: keep the line breaks of a script's docstring.
 RAW = argparse.RawDescriptionHelpFormatter
 
+# Where things stand: it decides no number.
+PLACES = ("run", "records", "corpus.cache", "data.cache")
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def deciding(arguments: list[str], *others: str) -> list[str]:
+    """Return those of a command's overrides that decide numbers: what a record keeps.
+
+    Args:
+        arguments: The command's overrides.
+        others: Keys that decide none either, beside `PLACES`.
+    """
+    return [a for a in arguments if a.lstrip("+").partition("=")[0] not in (*PLACES, *others)]
 
 
 def load_config(name: str, overrides: list[str]) -> dict[str, Any]:

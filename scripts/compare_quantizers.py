@@ -8,7 +8,7 @@ and its student's encoder outputs. What is done is skipped. Keys: configs/compar
 
 from typing import Any
 
-from command_line import load_config, run
+from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.pipeline import PipelineConfig
@@ -33,10 +33,7 @@ def main(arguments: list[str]) -> None:
     quantizers = {name: quantizer(name, arguments) for name in values.pop("students")}
     collapse = from_mapping(CollapseConfig, values.pop("collapse"), "collapse")
     config = from_mapping(PipelineConfig, values)
-    # Where things stand, and what else is compared, decides no number.
-    places = ("run=", "records=", "students=")
-    overrides = [argument for argument in arguments if not argument.startswith(places)]
-    comparison = QuantizerComparison(config, overrides)
+    comparison = QuantizerComparison(config, deciding(arguments, "students"))
     if collapse.steps:
         print(f"\n{collapse_table(comparison.collapse(collapse))}\n", flush=True)
     if quantizers:

@@ -9,7 +9,7 @@ train_image.py with the same keys, in runs/images/<data>-<system>-<budget>.
 from typing import Any
 
 from accelerate import PartialState
-from command_line import load_config, run
+from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.records import Record
@@ -34,8 +34,7 @@ def main(arguments: list[str]) -> None:
         pipeline = ImagePipeline(config)
         pipeline.run()
         if PartialState().is_main_process:
-            places = ("run=", "records=", "systems=")
-            overrides = [a for a in commands[name] if not a.startswith(places)]
+            overrides = deciding(commands[name], "systems")
             records += ImageEvaluation(pipeline, overrides).run()
     if PartialState().is_main_process:
         print(f"\n{image_table(records)}")

@@ -9,7 +9,7 @@ or makes them. What is done is skipped. Keys: configs/reproduce_translation.yaml
 
 from pathlib import Path
 
-from command_line import load_config, run
+from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
 from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
@@ -21,8 +21,6 @@ from vqnmt.settings import from_mapping
 
 NAME = "reproduce_translation"
 OWN_KEYS = ("systems", "main", "seeds", "ablation")
-# Where things stand, and what else is measured, decides no number.
-PLACES = tuple(f"{key}=" for key in (*OWN_KEYS, "run", "records"))
 
 
 def row(arguments: list[str], changes: list[str]) -> Row:
@@ -30,7 +28,7 @@ def row(arguments: list[str], changes: list[str]) -> Row:
     values = load_config(NAME, [*arguments, *changes])
     for key in OWN_KEYS:
         values.pop(key, None)
-    kept = [argument for argument in arguments if not argument.startswith(PLACES)]
+    kept = deciding(arguments, *OWN_KEYS)
     return Row(from_mapping(PipelineConfig, values), [*changes, *kept])
 
 

@@ -6,7 +6,7 @@ Starting the same command again resumes. Keys and their comments: configs/train_
 """
 
 from accelerate import PartialState
-from command_line import load_config, run
+from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.image_tables import image_table
 from vqnmt.pipeline.image_config import ImagePipelineConfig
@@ -21,9 +21,7 @@ def main(arguments: list[str]) -> None:
     pipeline = ImagePipeline(config)
     pipeline.run()
     if PartialState().is_main_process:
-        # Where things stand decides no number.
-        overrides = [a for a in arguments if not a.startswith(("run=", "records="))]
-        records = ImageEvaluation(pipeline, overrides).run()
+        records = ImageEvaluation(pipeline, deciding(arguments)).run()
         print(f"report: {pipeline.folder / 'report.md'}\n")
         print(image_table(records))
 

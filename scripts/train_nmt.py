@@ -6,7 +6,7 @@ Starting the same command again resumes. Keys and their comments: configs/train_
 """
 
 from accelerate import PartialState
-from command_line import load_config, run
+from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.report import results_table
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     pipeline = TranslationPipeline(config)
     pipeline.run()
     if PartialState().is_main_process:
-        evaluation = Evaluation(pipeline, arguments)
+        evaluation = Evaluation(pipeline, deciding(arguments))
         records = evaluation.run()
         print(f"report: {pipeline.folder / 'report.md'} · model: {pipeline.folder / 'student'}\n")
         print(results_table(records))

@@ -56,7 +56,7 @@ def updated(text: str) -> str:
         elif match[3] is not None:
             lay_out = translation_tables
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
-        threads = f"{hardware['threads']} thread{'s' if hardware['threads'] > 1 else ''}"
+        threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
         note = f"Seed {seeds}; {device}{hardware['processor']}, {threads}."
         return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[4]}"
 

@@ -59,6 +59,15 @@ def test_choice_composes(compose, choice: str) -> None:
     assert {key: flat[key] for key in to_flat(values)} == to_flat(values)
 
 
+def test_records_keep_what_decides_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    deciding = importlib.import_module("command_line").deciding
+    kept = ["seed=2", "+corpus.extra=run", "runs=1", "systems=[best]"]
+    places = ["run=/home/me/r", "records=null", "data.cache=/home/me/d", "++corpus.cache=/d"]
+    assert deciding([*kept, *places]) == kept
+    assert deciding([*places, *kept], "systems") == kept[:-1]
+
+
 def test_choices_combine(compose) -> None:
     values = compose(
         *("corpus=multi30k", "model=base", "quantizer=soft_em", "training=long", "seed=7"),
