@@ -16,8 +16,8 @@ from vqnmt.data.vocabulary import (
     UNK_ID,
     Vocabulary,
     VocabularyConfig,
-    available_cores,
 )
+from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 
 _SYLLABLES = [a + b for a in "kbdfgmnprstvwzl" for b in "aio"][::3]
@@ -146,7 +146,7 @@ def test_many_sentences_are_encoded_by_threads_to_the_same_ids(vocabulary):
 def test_as_many_threads_as_cores_that_may_be_used():
     if hasattr(os, "sched_getaffinity"):
         code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        code += "from vqnmt.data.vocabulary import available_cores; print(available_cores())"
+        code += "from vqnmt.data.workers import available_cores; print(available_cores())"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         assert found.stdout == b"1\n"
     assert 1 <= available_cores() <= (os.cpu_count() or 1)

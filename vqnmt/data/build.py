@@ -1,28 +1,33 @@
-"""Building a prepared corpus: one streaming pass over the training text."""
+"""Building a prepared corpus: one streaming pass over the training text, by all cores."""
 
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
-from vqnmt.data.filters import collapse_whitespace
+from vqnmt.data.judge import PairJudge, Verdict
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, count_lines
 from vqnmt.data.sources import RemoteFile, file_checksum
-from vqnmt.data.splits import HashSplit, sentence_key, text_mark
+from vqnmt.data.splits import HashSplit, sentence_key
+from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
 
-# Pairs between two reports of progress.
-_REPORT = 1000
+# Pairs that are judged at once, between two reports of progress.
+_CHUNK = 250
+# Starting processes takes as long as one needs for some ten thousand pairs.
+_SEVERAL_PROCESSES = 100_000
 
 
 def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
@@ -136,42 +141,46 @@ class _Builder:
 
     def _stream_train(self) -> int:
         """Send each pair of the training text to its part; return how many were read."""
-        fit = self.config.pair_filter()
-        official = {"test": self._held_out("test."), "valid": self.keys["valid"].copy()}
-        dropped = self.dropped["train"]
+        judge = PairJudge(
+            split=self.split,
+            fit=self.config.pair_filter(),
+            drop_copies=self.entry.drop_copies,
+            official={"test": self._held_out("test."), "valid": self.keys["valid"].copy()},
+        )
+        expected = self._expected()
+        processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
+        chunks = _chunks(self._pairs(self.entry.train))
         seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
         read = 0
-        with Progress(f"corpus {self.config.name}", self._expected(), "pairs") as progress:
-            for source, target in self._pairs(self.entry.train):
-                read += 1
-                if read % _REPORT == 0:
-                    progress.update(_REPORT)
-                source, target = collapse_whitespace(source), collapse_whitespace(target)
-                if not source or not target:
-                    dropped["empty"] += 1
-                    continue
-                if self.entry.drop_copies and source == target:
-                    dropped["target equals source"] += 1
-                    continue
-                mark = text_mark(f"{source}\n{target}")
-                if mark in seen:
-                    dropped["duplicate"] += 1
-                    continue
-                seen.add(mark)
-                key = sentence_key(source)
-                if key in official["test"] or key in official["valid"]:
-                    place = "test" if key in official["test"] else "valid"
-                    dropped[f"source is in {place}"] += 1
-                    continue
-                part = self.split.part(key)
-                if part != "train":
-                    self._hold_out("test.test" if part == "test" else part, key, source, target)
-                elif reason := fit.reason(source, target):
-                    dropped[reason] += 1
-                else:
-                    self._write("train", source, target)
-            progress.update(read % _REPORT)
+        with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
+            try:
+                for verdicts in map_in_order(judge, chunks, processes):
+                    for verdict in verdicts:
+                        self._place(verdict, seen)
+                    read += len(verdicts)
+                    progress.update(len(verdicts))
+            except BrokenExecutor as error:
+                raise VqnmtError(
+                    f"corpus {self.config.name}, after pair {read:,}: a process that reads it was "
+                    "ended from outside, as happens when memory runs out: start again with more"
+                ) from error
         return read
+
+    def _place(self, verdict: Verdict, seen: set[int]) -> None:
+        """Write or drop a pair of the training text; `seen` has the marks of those before it."""
+        dropped = self.dropped["train"]
+        if verdict.mark is not None:
+            if verdict.mark in seen:
+                dropped["duplicate"] += 1
+                return
+            seen.add(verdict.mark)
+        if verdict.part is None:
+            dropped[verdict.reason] += 1
+        elif verdict.part == "train":
+            self._write("train", verdict.source, verdict.target)
+        else:
+            part = "test.test" if verdict.part == "test" else verdict.part
+            self._hold_out(part, verdict.key, verdict.source, verdict.target)
 
     def _expected(self) -> int | None:
         """Count the pairs of the user's own files; of the catalogue, take its word."""
@@ -278,3 +287,8 @@ class _Builder:
             if path is not None and file.path not in inputs:
                 inputs[file.path] = file_checksum(path)
         return inputs
+
+
+def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    while chunk := list(islice(pairs, _CHUNK)):
+        yield chunk

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import random
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 from vqnmt.data.filters import collapse_whitespace
+from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 
@@ -211,13 +211,6 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return self._pieces.GetPieceSize()
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS
 
 
 def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
