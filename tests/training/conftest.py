@@ -29,6 +29,8 @@ from vqnmt.training.loop import Trainer
 class TinyBatches:
     """24 random sentence pairs, planned like a real corpus."""
 
+    unit = "tokens"
+
     def __init__(self, batch_tokens: int = 40) -> None:
         generator = np.random.default_rng(0)
         self.batch_tokens = batch_tokens

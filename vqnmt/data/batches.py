@@ -72,6 +72,8 @@ class ParallelBatches:
         VqnmtError: No pair is left.
     """
 
+    unit = "tokens"
+
     def __init__(
         self,
         sources: TokenizedText,

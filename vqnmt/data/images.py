@@ -189,6 +189,8 @@ class ImageBatches:
         flip: Whether to mirror.
     """
 
+    unit = "images"
+
     def __init__(self, images: Images, batch_images: int, seed: int, flip: bool) -> None:
         self.images, self.seed, self.flip = images, seed, flip
         self.batch_images = min(batch_images, len(images))

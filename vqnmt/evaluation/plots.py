@@ -36,7 +36,10 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 5,
 }
 # Logged beside the losses under `train/`, in other units: rates and the quantizer's statistics.
-_NOT_LOSSES = {"learning_rate", "tokens_per_second", "quantisation_error", "posterior_entropy"}
+_NOT_LOSSES = {
+    *("learning_rate", "tokens_per_second", "images_per_second"),
+    *("quantisation_error", "posterior_entropy"),
+}
 _MAX_COLUMNS = 512  # of the code heat map: about one for each pixel at 800 pixels
 
 

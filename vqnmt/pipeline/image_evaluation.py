@@ -152,9 +152,9 @@ class ImageEvaluation:
             metrics[f"{prefix}steps"] = training.steps
             metrics[f"{prefix}batch_images"] = training.batch_images
             rates = [
-                row["train/tokens_per_second"]
+                row["train/images_per_second"]
                 for row in read_metrics(self.stages[name].folder / "training" / "metrics.jsonl")
-                if "train/tokens_per_second" in row
+                if "train/images_per_second" in row
             ]
             metrics[f"{prefix}train_images_per_second"] = float(np.median(rates))
         return metrics

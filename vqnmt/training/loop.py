@@ -37,6 +37,9 @@ POSITION = ("step", "epoch", "position", "best")
 class Batches(Protocol):
     """Where batches come from."""
 
+    unit: str
+    """What the losses count: tokens, images."""
+
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """Plan the batches of `epoch`, the same on every process."""
 
@@ -91,7 +94,7 @@ class Trainer:
         self.step, self.epoch, self.position = 0, 0, 0
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
-        self._meter = Meter()
+        self._meter = Meter(batches.unit)
         self._guard = LatentGuard(self.inner)
         self._quantizers = [m for m in self.inner.modules() if isinstance(m, Quantizer)]
         self._interruption = Interruption()

@@ -12,13 +12,17 @@ from vqnmt.models.losses import Losses
 
 
 class Meter:
-    """Means of all processes' losses since the last row, and the token rate.
+    """Means of all processes' losses since the last row, and the rate.
 
     A term is weighted by what it is itself a mean over: target tokens, unless
     `Losses.counts` names something else.
+
+    Args:
+        unit: What `Losses.tokens` counts: tokens, images.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         # Of this process alone; a term may be missing from some batches.
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float] = {}
@@ -33,7 +37,7 @@ class Meter:
 
         Args:
             batches: This process's losses; those without tokens are left out.
-            tokens: Target tokens of all processes.
+            tokens: Target tokens (or images) of all processes.
         """
         self._tokens += tokens
         for losses in batches:
@@ -54,7 +58,7 @@ class Meter:
         return {"sums": self._sums, "weights": self._weights}
 
     def load(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from the states of one or more processes; the token rate starts anew."""
+        """Go on from the states of one or more processes; the rate starts anew."""
         self._sums, self._weights = (
             _added([state[key] for state in states]) for key in ("sums", "weights")
         )
@@ -64,7 +68,7 @@ class Meter:
         if self._weights.get("total"):
             rate = self._tokens / (time.perf_counter() - self._start)
             loss = self._sums["total"] / self._weights["total"]
-            self._last = f"loss {loss:.3f} · {rate:,.0f} tokens/s"
+            self._last = f"loss {loss:.3f} · {rate:,.0f} {self._unit}/s"
         return self._last
 
     def flush(self) -> dict[str, Any]:
@@ -73,7 +77,7 @@ class Meter:
         row: dict[str, Any] = {
             f"train/{name}": value / self._weights[name] for name, value in self._sums.items()
         }
-        row["train/tokens_per_second"] = self._tokens / (time.perf_counter() - self._start)
+        row[f"train/{self._unit}_per_second"] = self._tokens / (time.perf_counter() - self._start)
         self._sums, self._weights = {}, {}
         self._restart()
         return row
