@@ -50,9 +50,7 @@ class Command:
         )
         further = {"dtype": options.dtype, "compile": options.compile}
         self.translator = load(options.model, options, **further)
-        self.rescorer: Any = load(options.rescore, options) if options.rescore else None
-        if self.rescorer is not None and not hasattr(self.rescorer, "score"):
-            raise VqnmtError(f"{options.rescore}: exported models cannot rescore: give a teacher")
+        self.rescorer = load(options.rescore, options) if options.rescore else None
         if options.temperature is not None:
             import torch
 
@@ -158,7 +156,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
     parser.add_argument("--candidates", type=int, default=1, help="translations to choose from")
     parser.add_argument("--temperature", type=float, help="draw candidates: 1 from the model")
-    parser.add_argument("--rescore", metavar="DIR", help="a teacher that chooses the best")
+    parser.add_argument("--rescore", metavar="DIR", help="a teacher, exported or not, that chooses")
     parser.add_argument("--nbest", type=int, default=1, help="translations written a line")
     parser.add_argument("--scores", action="store_true", help="write log-probabilities, in nats")
     parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")

@@ -265,7 +265,10 @@ def n_best(
             :, :beam
         ]  # the non-ends, best first
         scores, parents, nexts = (x.gather(1, order) for x in (values, parents, nexts))
-        scores = scores.masked_fill(nexts == end, -torch.inf)
+        # Where fewer than `beam` go on: no hypothesis, and a symbol that `step` can take.
+        none = nexts == end
+        scores = scores.masked_fill(none, -torch.inf)
+        nexts = torch.where(none, nexts[:, :1], nexts)
         history = torch.cat(
             [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), nexts[..., None]], 2
         )

@@ -172,6 +172,50 @@ class BatchTranslator(ABC):
             for group in _groups(owners, len(sentences))
         ]
 
+    def score(
+        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Score candidate translations by this autoregressive model, as its beam search would.
+
+        Args:
+            sentences: Sources, none of them empty.
+            candidates: The candidates of each; equal ones are scored once.
+
+        Returns:
+            For each candidate its log-probability / length ** length_penalty, the end included.
+
+        Raises:
+            VqnmtError: The model is not autoregressive, or a source is longer than it takes.
+        """
+        rows = self.vocabulary.encode(sentences)
+        self._refuse_long(rows, 1)
+        distinct = [list(dict.fromkeys(texts)) for texts in candidates]
+        targets = [self.vocabulary.encode(texts) for texts in distinct]
+        scores: list[list[float]] = [[] for _ in rows]
+        for indices in self._batches(rows):
+            batch = [rows[i] for i in indices], [targets[i] for i in indices]
+            found = self.log_probabilities(*batch)
+            for i, log_p in zip(indices, found, strict=True):
+                by_text = {
+                    text: value / (len(tokens) + 1) ** self.length_penalty
+                    for text, tokens, value in zip(distinct[i], targets[i], log_p, strict=True)
+                }
+                scores[i] = [by_text[text] for text in candidates[i]]
+        return scores
+
+    def log_probabilities(
+        self, rows: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Score the candidates `targets` of each of `rows`, one batch, none of the rows empty.
+
+        Returns:
+            For each candidate its log-probability in nats, the end included.
+
+        Raises:
+            VqnmtError: The model is not autoregressive.
+        """
+        raise VqnmtError("only an autoregressive model can rescore: give a teacher's folder")
+
     def code_pieces(self, translation: Translation) -> list[list[str]]:
         """Return the pieces that each code of `translation` writes."""
         pieces = iter(self.vocabulary.pieces(translation.tokens))

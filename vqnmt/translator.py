@@ -176,41 +176,13 @@ class Translator(BatchTranslator):
                 translations.sort(key=lambda translation: -translation.score)
         return found
 
-    def score(
-        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
+    def log_probabilities(
+        self, rows: list[list[int]], targets: list[list[list[int]]]
     ) -> list[list[float]]:
-        """Score candidate translations by this autoregressive model, as its beam search would.
-
-        Args:
-            sentences: Sources, none of them empty.
-            candidates: The candidates of each; equal ones are scored once.
-
-        Returns:
-            For each candidate its log-probability / length ** length_penalty, the end included.
-
-        Raises:
-            VqnmtError: The model is not autoregressive, or a source is longer than it takes.
-        """
+        """Score candidates, see `BatchTranslator`."""
         if not isinstance(self.model, AutoregressiveTransformer):
-            raise VqnmtError("only an autoregressive model can rescore: give a teacher's folder")
-        rows = self.vocabulary.encode(sentences)
-        self._refuse_long(rows, 1)
-        distinct = [list(dict.fromkeys(texts)) for texts in candidates]
-        targets = [self.vocabulary.encode(texts) for texts in distinct]
-        scores: list[list[float]] = [[] for _ in rows]
-        for indices in self._batches(rows):
-            found = score_targets(
-                self.model,
-                pad([rows[i] for i in indices]).to(self.device),
-                [targets[i] for i in indices],
-            )
-            for i, log_p in zip(indices, found, strict=True):
-                by_text = {
-                    text: value / (len(tokens) + 1) ** self.length_penalty
-                    for text, tokens, value in zip(distinct[i], targets[i], log_p, strict=True)
-                }
-                scores[i] = [by_text[text] for text in candidates[i]]
-        return scores
+            return super().log_probabilities(rows, targets)
+        return score_targets(self.model, pad(rows).to(self.device), targets)
 
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""

@@ -57,7 +57,7 @@ def test_items_are_read_only_as_far_as_needed():
 
 
 def test_errors_of_function_and_stream_come_through():
-    with pytest.raises(VqnmtError, match="^item 7: refused$"):
+    with pytest.raises(VqnmtError, match=r"^item 7: refused$"):
         list(map_in_order(refuse, range(100), 2))
 
     def stream():

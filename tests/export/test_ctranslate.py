@@ -1,5 +1,6 @@
 """Our autoregressive model in CTranslate2: the same weights give the same translations."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,63 @@ def test_candidates_stand_best_first(exports) -> None:
     assert len(others) == 2 and per_token == sorted(per_token, reverse=True)
     with pytest.raises(VqnmtError, match="temperature is for models that PyTorch runs"):
         translator.translate(["bale"], temperature=1.0)
+
+
+# --- rescoring -------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_pytorch(finished_run, exports) -> None:
+    sources = ["bale gudo", "leka file bafi doka bale"]
+    candidates = [["Gudo", "", "gudo Bale", "Gudo", "\U0001f600 no such word"], ["Leka", "file"]]
+    teacher = Translator.from_pretrained(finished_run.folder / "teacher")
+    rescorer = load_translator(exports["fp32"], threads=1)
+    expected = teacher.score(sources, candidates)
+    for row, wanted in zip(rescorer.score(sources, candidates), expected, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-4)
+    for source, texts, wanted in zip(sources, candidates, expected, strict=True):
+        assert rescorer.score([source], [texts])[0] == pytest.approx(wanted, abs=1e-4)
+    assert rescorer.score([], []) == [] and rescorer.score(["bale"], [[]]) == [[]]
+    rounded = load_translator(exports["int8"], threads=1).score(sources, candidates)
+    for row, wanted in zip(rounded, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=0.1) and row != wanted
+
+
+def test_an_exported_teacher_chooses_as_the_teacher_does(
+    finished_run, exports, tmp_path: Path, script
+) -> None:
+    pytest.importorskip("onnxruntime")
+    sources = [*finished_run.lines("corpus/test.test.en")[:12], ""]
+    student, teacher = (finished_run.folder / name for name in ("student", "teacher"))
+    export_model(student, tmp_path / "student", "fp32")
+    expected = Translator.from_pretrained(student).n_best(
+        sources, SearchSettings(candidates=4), Translator.from_pretrained(teacher)
+    )
+    translator = load_translator(tmp_path / "student", threads=1)
+    plain = translator.translate(sources, candidates=4)
+    assert any(a.text != b[0].text for a, b in zip(plain, expected, strict=True))
+    for rescorer in (
+        load_translator(exports["fp32"], threads=1),
+        Translator.from_pretrained(teacher),
+    ):
+        chosen = translator.translate(sources, candidates=4, rescorer=rescorer)
+        for one, row in zip(chosen, expected, strict=True):
+            assert one.text == row[0].text
+            assert one.teacher_score == pytest.approx(row[0].teacher_score, abs=1e-4)
+    outcome = script(
+        *("translate", "--model", tmp_path / "student", "--quiet"),
+        *("--candidates", 4, "--rescore", exports["fp32"]),
+        stdin="".join(f"{source}\n" for source in sources).encode(),
+    )
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.splitlines() == [row[0].text for row in expected]
+
+
+def test_sources_and_candidates_too_long_for_the_rescorer(exports) -> None:
+    translator = load_translator(exports["fp32"], threads=1)
+    with pytest.raises(VqnmtError, match=r"line 1: the source has .* the model takes 60"):
+        translator.score(["bale " * 70], [["Gudo"]])
+    ((longest, short),) = translator.score(["bale"], [["bale " * 500, "Gudo"]])
+    assert longest == -math.inf < short
 
 
 def test_a_damaged_model_is_refused(exports, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -19,8 +20,9 @@ from vqnmt.export.latent_graph import latent_graph
 from vqnmt.export.runtime import OnnxTranslator
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
+from vqnmt.models.codes import LatentTranslation
 from vqnmt.quantizers import QuantizerConfig
-from vqnmt.translation import load_translator
+from vqnmt.translation import Translation, load_translator
 from vqnmt.translator import Translator
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +55,9 @@ def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTra
 
 def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
     proto = latent_graph(model, LONGEST, int8).SerializeToString()
-    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
     stride = 2**model.config.compression
     config = {
         "source_language": "en",
@@ -91,6 +95,48 @@ def test_the_graph_translates_as_the_model_does(variant) -> None:
             assert translation.tokens == tokens
             assert translation.spans == spans
             assert translation.score == pytest.approx(codes.log_probability, rel=1e-4)
+
+
+SEARCHES = [
+    SearchSettings(beam=3),
+    SearchSettings(candidates=4),
+    SearchSettings(beam=6, candidates=2, length_penalty=0.0),
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_the_graph_searches_as_the_model_does(variant) -> None:
+    model, rows = build(**variant), random_rows()
+    exported = engine(model)
+    for settings in SEARCHES:
+        expected = model.candidates(padded(rows), settings)
+        assert {len(row) for row in expected} == {settings.candidates}
+        same_candidates(exported.find(rows, settings), expected)
+        for row, wanted in list(zip(rows, expected, strict=True))[::5]:
+            same_candidates(exported.find([row], settings), [wanted])
+
+
+def same_candidates(
+    found: list[list[Translation]], expected: list[list[LatentTranslation]]
+) -> None:
+    for translations, candidates in zip(found, expected, strict=True):
+        for translation, (codes, tokens, spans) in zip(translations, candidates, strict=True):
+            assert translation.codes == codes.symbols
+            assert translation.tokens == tokens
+            assert translation.spans == spans
+            assert translation.score == pytest.approx(codes.log_probability, rel=1e-5, abs=1e-4)
+
+
+def test_no_more_candidates_than_there_are_code_sequences() -> None:
+    model, rows = build(quantizer={"codebook_size": 2}), [[5], [6, 7, 8, 9]]
+    settings = SearchSettings(candidates=12)
+    expected = model.candidates(padded(rows), settings)
+    # Up to 2 codes of 2 kinds, 7 sequences, for the first; up to 3 codes, 15, for the second.
+    assert [len(row) for row in expected] == [7, 12]
+    assert len({tuple(codes.symbols) for codes, *_ in expected[0]}) == 7
+    exported = engine(model)
+    same_candidates(exported.find(12 * rows, settings), 12 * expected)  # two rows at a time
+    same_candidates(exported.find(rows[:1], settings), expected[:1])
 
 
 def test_a_sentence_without_codes_has_its_translation_too() -> None:
@@ -162,8 +208,13 @@ def test_the_whole_test_set_is_translated_alike(finished_run, exports) -> None:
     assert sizes[1] < 0.5 * sizes[0]
 
 
-def test_an_export_translates_without_pytorch(finished_run, exports) -> None:
+def test_exports_translate_and_rescore_without_pytorch(
+    finished_run, exports, tmp_path: Path
+) -> None:
+    pytest.importorskip("ctranslate2")
     sources = finished_run.lines("corpus/test.test.en")[:5]
+    student, teacher = (finished_run.folder / name for name in ("student", "teacher"))
+    export_model(teacher, tmp_path / "teacher", "fp32")
     code = """
 import sys, runpy
 class Refuse:
@@ -174,11 +225,13 @@ class Refuse:
 BLOCKED = {"torch", "transformers", "accelerate", "hydra", "omegaconf", "onnx", "safetensors",
            "sacrebleu", "matplotlib", "tqdm", "scipy", "PIL", "tensorboard"}
 sys.meta_path.insert(0, Refuse())
-sys.argv = ["scripts/translate.py", "--quiet", "--model", sys.argv[1]]
+sys.argv[0] = "scripts/translate.py"
 runpy.run_path("scripts/translate.py", run_name="__main__")
 """
+    model = "--quiet", "--model", exports["fp32"]
+    rescoring = "--candidates", "4", "--rescore", tmp_path / "teacher"
     result = subprocess.run(
-        [sys.executable, "-c", code, str(exports["fp32"])],
+        [sys.executable, "-c", code, *model, *rescoring],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"},
         input="".join(source + "\n" for source in sources),
@@ -187,15 +240,41 @@ runpy.run_path("scripts/translate.py", run_name="__main__")
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    expected = Translator.from_pretrained(finished_run.folder / "student").translate(sources)
+    expected = Translator.from_pretrained(student).translate(
+        sources, candidates=4, rescorer=Translator.from_pretrained(teacher)
+    )
     assert result.stdout.splitlines() == [translation.text for translation in expected]
 
 
-def test_only_greedy_codes(exports) -> None:
+def test_candidates_are_those_of_the_model(finished_run, exports) -> None:
+    sources = [*finished_run.lines("corpus/test.test.en"), ""]
+    settings = SearchSettings(candidates=4)
+    expected = Translator.from_pretrained(finished_run.folder / "student").n_best(sources, settings)
+    found = load_translator(exports["fp32"], threads=1).n_best(sources, settings)
+    for row, wanted in zip(found, expected, strict=True):
+        assert [t.score for t in row] == pytest.approx([t.score for t in wanted], abs=1e-3)
+        for one, other in zip(row, wanted, strict=True):
+            one.score = other.score
+    assert found == expected
+
+
+def test_no_samples_and_no_beam_of_an_earlier_graph(exports) -> None:
     translator = load_translator(exports["fp32"])
-    for settings in ({"beam": 2}, {"candidates": 2}, {"temperature": 1.0}):
-        with pytest.raises(VqnmtError, match="greedy codes alone"):
-            translator.translate(["bale"], **settings)
+    with pytest.raises(VqnmtError, match="temperature is for models that PyTorch runs"):
+        translator.translate(["bale"], temperature=1.0)
+    earlier = OnnxTranslator(
+        mock.Mock(get_overridable_initializers=list),
+        json.loads((exports["fp32"] / "config.json").read_text()),
+        translator.vocabulary,
+    )
+    with pytest.raises(VqnmtError, match=r"exported before .* export it again"):
+        earlier.translate(["bale"], candidates=2)
+
+
+def test_a_student_cannot_rescore(exports) -> None:
+    translator = load_translator(exports["fp32"])
+    with pytest.raises(VqnmtError, match="only an autoregressive model can rescore"):
+        translator.translate(["bale"], rescorer=translator)
 
 
 def test_a_later_export_takes_the_earlier_ones_place(finished_run, tmp_path: Path) -> None:

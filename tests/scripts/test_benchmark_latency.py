@@ -35,7 +35,9 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     searches = [f"{p}_{s}" for p in ("fp32", "int8") for s in ("greedy", "beam4")]
     assert list(records) == [
         *("ar_greedy", "ar_beam4", *(f"ctranslate2_{name}" for name in searches)),
-        *("student", "student_compiled", "student_onnx_fp32", "student_onnx_int8"),
+        *("student", "student_rescored", "student_compiled"),
+        *("student_onnx_fp32", "student_onnx_fp32_rescored"),
+        *("student_onnx_int8", "student_onnx_int8_rescored"),
         *("deep_shallow_greedy", "deep_shallow_beam4"),
         *(f"deep_shallow_ctranslate2_{name}" for name in searches),
     ]
@@ -53,6 +55,14 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     assert len({metrics["bleu.test"] for metrics in students}) == 1
     assert [metrics["differing_translations"] for metrics in students] == [0, 0, 0]
     assert records["ctranslate2_fp32_greedy"]["metrics"]["differing_translations"] == 0
+    rescored = [records[f"student{engine}_rescored"]["metrics"] for engine in ("", "_onnx_fp32")]
+    assert len({metrics["bleu.test"] for metrics in rescored}) == 1
+    assert rescored[0]["bleu.test"] != students[0]["bleu.test"]
+    assert [metrics["differing_translations"] for metrics in rescored] == [0, 0]
+    sizes = {name: record["metrics"]["model_bytes"] for name, record in records.items()}
+    assert sizes["student_onnx_int8_rescored"] == (
+        sizes["student_onnx_int8"] + sizes["ctranslate2_int8_greedy"]
+    )
     for record in records.values():
         metrics = record["metrics"]
         assert 0 < metrics["latency_ms.median"] <= metrics["latency_ms.p90"]

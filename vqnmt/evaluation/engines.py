@@ -1,6 +1,6 @@
 """The engines side by side: PyTorch, CTranslate2 and ONNX Runtime on the same models and text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from vqnmt.translation import DTYPES, BatchTranslator, load_translator
 
 # Sentences that the process translates whose memory is measured.
 _FOOTPRINT_SENTENCES = 50
+# Candidates among which the autoregressive model chooses for the student.
+_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,35 @@ class EngineSystem:
     beam: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `load_translator`."""
+    rescorer: "EngineSystem | None" = None
+    """Who chooses among `beam` candidates."""
 
     def one(self, sentence: str) -> str:
-        """Translate one sentence from string to string: what the clock sees."""
-        return self.translator.translate([sentence], beam=self.beam)[0].text
+        """Translate one sentence."""
+        return self.translate([sentence])[0]
+
+    def translate(self, sentences: Sequence[str]) -> list[str]:
+        """Translate from strings to strings: what the clock sees."""
+        rescored: dict[str, Any] = {}
+        if self.rescorer is not None:
+            rescored = {"candidates": self.beam, "rescorer": self.rescorer.translator}
+        found = self.translator.translate(sentences, beam=self.beam, **rescored)
+        return [translation.text for translation in found]
+
+    @property
+    def search(self) -> tuple[Path, int, bool]:
+        """What, apart from rounding, decides the translations."""
+        return self.source, self.beam, self.rescorer is not None
+
+    def model_bytes(self) -> int:
+        """Size of the weights, the rescorer's included."""
+        files = [path for path in self.folder.rglob("model*") if path.is_file()]
+        own = sum(
+            path.stat().st_size
+            for path in files
+            if path.suffix in (".safetensors", ".onnx", ".bin")
+        )
+        return own + (self.rescorer.model_bytes() if self.rescorer else 0)
 
 
 def engine_systems(
@@ -45,7 +72,8 @@ def engine_systems(
     """Load every model in every engine; the exported ones are for a CPU.
 
     Args:
-        models: Model folders by label: `student` is a latent model, all others autoregressive.
+        models: Model folders by label: `student` is a latent model, all others autoregressive;
+            `ar` comes first.
         exports: Folder for the exports.
         threads: Of the exported engines; PyTorch's are the process's own.
         device: Where PyTorch runs.
@@ -53,28 +81,35 @@ def engine_systems(
     Returns:
         By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
         of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
-        the student: `student`, `student_compiled`, `student_onnx_fp32`, `student_onnx_int8`. On a
-        GPU no exports, but `student_bf16`, `ar_fp16_greedy` and so on.
+        the student: `student`, `student_compiled`, `student_onnx_fp32`, `student_onnx_int8`, and
+        `student_rescored`, `student_onnx_fp32_rescored`, `student_onnx_int8_rescored`, where `ar`
+        chooses in the same precision, of the exports in CTranslate2. On a GPU no exports, but
+        `student_bf16`, `ar_fp16_greedy` and so on.
     """
-    systems = {}
+    systems: dict[str, EngineSystem] = {}
     for label, model in models.items():
         latent = label == "student"
-        loads: dict[str, tuple[Path, dict[str, Any]]] = {}
+        # Where it is, how it is loaded, and the autoregressive system that rescores in its way.
+        loads: dict[str, tuple[Path, dict[str, Any], str]] = {}
         for dtype in ("fp32",) if device == "cpu" else DTYPES:
-            name = label if dtype == "fp32" else f"{label}_{dtype}"
-            loads[name] = model, {"dtype": dtype}
+            suffix = "" if dtype == "fp32" else f"_{dtype}"
+            loads[label + suffix] = model, {"dtype": dtype}, f"ar{suffix}_greedy"
             if latent:
-                loads[f"{name}_compiled"] = model, {"dtype": dtype, "compile": True}
+                loads[f"{label}{suffix}_compiled"] = model, {"dtype": dtype, "compile": True}, ""
         for precision in PRECISIONS if device == "cpu" else ():
             prefix = "" if label == "ar" else f"{label}_"
             name = f"{prefix}{'onnx' if latent else 'ctranslate2'}_{precision}"
-            loads[name] = exports / name, {}
+            loads[name] = exports / name, {}, f"ctranslate2_{precision}_greedy"
             export_model(model, exports / name, precision)
-        for name, (folder, options) in loads.items():
+        for name, (folder, options, rescorer) in loads.items():
             translator = load_translator(folder, device, threads, **options)
             searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
             for suffix, beam in searches.items():
                 systems[name + suffix] = EngineSystem(folder, model, translator, beam, options)
+            if latent and rescorer:
+                systems[f"{name}_rescored"] = EngineSystem(
+                    folder, model, translator, _CANDIDATES, options, systems[rescorer]
+                )
     return systems
 
 
@@ -90,7 +125,7 @@ def measure_engines(
     """Measure latency, throughput, footprint and BLEU of every system.
 
     `differing_translations` counts the sentences that a system translates otherwise than the
-    first with the same weights and beam does, which is PyTorch in fp32.
+    first with the same weights and search does, which is PyTorch in fp32.
 
     Args:
         systems: By name; `ar_beam4` is the baseline of `speedup_over_ar_beam4`.
@@ -107,11 +142,11 @@ def measure_engines(
         rounds=rounds,
         synchronize=torch.cuda.synchronize if torch.device(device).type == "cuda" else None,
     )
-    firsts = {(x.source, x.beam): name for name, x in reversed(list(systems.items()))}
+    firsts = {system.search: name for name, system in reversed(list(systems.items()))}
     for name, latency in timed.items():
         system = systems[name]
         language = system.translator.target_language
-        expected = timed[firsts[system.source, system.beam]].translations
+        expected = timed[firsts[system.search]].translations
         scores = score(latency.translations, text.targets, language)
         metrics[name] |= {
             f"bleu.{test_set}": scores.bleu,
@@ -145,15 +180,11 @@ def measure_engines(
             threads=threads,
             device=device,
             options=system.options,
+            rescorer=system.rescorer.folder if system.rescorer else None,
         )
         metrics[name]["load_seconds"] = found.load_seconds
         metrics[name]["peak_memory_bytes"] = found.peak_memory_bytes
-        files = [path for path in system.folder.rglob("model*") if path.is_file()]
-        metrics[name]["model_bytes"] = sum(
-            path.stat().st_size
-            for path in files
-            if path.suffix in (".safetensors", ".onnx", ".bin")
-        )
+        metrics[name]["model_bytes"] = system.model_bytes()
     for name, ratios in ratios_to_peers(metrics).items():
         metrics[name] |= ratios
     return metrics
@@ -162,6 +193,6 @@ def measure_engines(
 def _translates(system: EngineSystem, batches: list) -> Callable[[], None]:
     def work() -> None:
         for batch in batches:
-            system.translator.translate(batch, beam=system.beam)
+            system.translate(batch)
 
     return work

@@ -15,13 +15,18 @@ import json, resource, sys, time
 start = time.perf_counter()
 folder, device, threads, beam = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 from vqnmt.translation import load_translator
-translator = load_translator(folder, device, threads, **json.loads(sys.argv[5]))
+options, rescorer = json.loads(sys.argv[5]), sys.argv[6]
+translator = load_translator(folder, device, threads, **options)
+search = {"beam": beam}
+if rescorer:
+    search["candidates"] = beam
+    search["rescorer"] = load_translator(rescorer, device, threads, **options)
 sentences = json.loads(sys.stdin.read())
 for sentence in sentences[:1]:
-    translator.translate([sentence], beam=beam)
+    translator.translate([sentence], **search)
 load = time.perf_counter() - start
 for sentence in sentences[1:]:
-    translator.translate([sentence], beam=beam)
+    translator.translate([sentence], **search)
 try:  # Linux: getrusage would count the memory of the process that started this one
     status = open("/proc/self/status").read()
     peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
@@ -49,6 +54,7 @@ def measure_footprint(
     threads: int,
     device: str = "cpu",
     options: Mapping[str, Any] | None = None,
+    rescorer: Path | None = None,
 ) -> Footprint:
     """Load a model folder of any kind in a process of its own, and translate `sentences`.
 
@@ -59,8 +65,10 @@ def measure_footprint(
         threads: Of the engine.
         device: Where PyTorch runs.
         options: Further ones of `load_translator`.
+        rescorer: Folder of the model that chooses among `beam` candidates, if any.
     """
     arguments = [str(folder), device, str(threads), str(beam), json.dumps(dict(options or {}))]
+    arguments.append(str(rescorer or ""))
     result = subprocess.run(
         [sys.executable, "-c", _PROBE, *arguments],
         input=json.dumps(sentences),

@@ -10,7 +10,7 @@ import ctranslate2
 import numpy as np
 from torch import Tensor, nn
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID, UNK_ID
+from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward, sinusoids
 from vqnmt.models import AutoregressiveTransformer
 from vqnmt.translator import Translator
@@ -37,6 +37,10 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
         _norm(side.layer_norm, module.norm)
     spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = embedding
     spec.decoder.projection.weight = embedding
+    # Our search and our scores leave out the pieces that never stand in a text.
+    bias = np.zeros(len(embedding), dtype=np.float32)
+    bias[[PAD_ID, BOS_ID]] = -1e9
+    spec.decoder.projection.bias = bias
     for target, layer in zip(spec.encoder.layer, model.encoder.layers, strict=True):
         assert isinstance(layer, EncoderLayer)
         _self_attention(target.self_attention, layer.attention_norm, layer.attention)

@@ -85,6 +85,10 @@ class Graph:
             root._constants.append(numpy_helper.from_array(found, root._known[key]))
         return root._known[key]
 
+    def default(self, name: str, value: NDArray[Any]) -> None:
+        """Give an input of the whole graph a value for the calls that leave it out."""
+        self.root._constants.append(numpy_helper.from_array(value, name))
+
     def folded(self, kind: str, *constants: str, **attributes: Any) -> str:
         """Add an operator over constants, which runs once, when the model is loaded."""
         key, root = (kind, constants, *attributes.items()), self.root

@@ -1,12 +1,14 @@
-"""The whole greedy translation of a latent Transformer as one ONNX graph, its loop included.
+"""The whole translation of a latent Transformer as one ONNX graph, its loop included.
 
 One call turns source tokens into output pieces: the source is encoded once, its keys and values
 for all layers are one product, the loop over the codes keeps its KV cache, and one pass decodes
-all positions. Shapes: B sentences, S source positions, L codes, T = L * 2^n_c decoder positions,
-P output positions, d model width.
+all positions of all candidates. Shapes: B sentences, R rows (B of them, or the candidates or
+hypotheses of all sentences, those of a sentence side by side), S source positions, L codes,
+T = L * 2^n_c decoder positions, P output positions, d model width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.export.graph import BOOL, FLOAT, INT32, INT64, Graph, array, model_proto
+from vqnmt.export.graph import FLOAT, INT32, INT64, Graph, array, model_proto
+from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search
 from vqnmt.layers.convolution import ResidualBlock
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward
 from vqnmt.models import LatentTransformer
@@ -32,14 +35,18 @@ KeyValue = tuple[str, str]
 
 
 def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -> onnx.ModelProto:
-    """Write greedy translation by `model` as one graph.
+    """Write translation by `model` as one graph.
 
     Inputs: `source` (B, S) int64, each row ended by EOS and padded by `PAD`; `limits` (B,) int64,
-    the most codes of each sentence, 1 or more.
+    the most codes of each sentence, 1 or more. For a beam search over the codes also `beam` (1,)
+    int64, `candidates` (1,) int64, from 1 to `beam`, and `length_penalty` () fp32; a call that
+    leaves them out is greedy and has one candidate.
 
-    Outputs: `pieces` (B, P, 1) int64, the best piece of each output position; `codes` (B, L)
-    int64 and `lengths` (B,) int64, how many of them are real; `score` (B,) fp32, the
-    log-probability in nats of the codes, their end included where it was reached.
+    Outputs, R = B * `candidates`, those of a sentence side by side, the best first: `pieces`
+    (R, P, 1) int64, the best piece of each output position; `codes` (R, L) int64 and `lengths`
+    (R,) int64, how many of them are real; `score` (R,) fp32, the log-probability in nats of the
+    codes, their end included where it was reached, minus infinity for candidates that do not
+    exist.
 
     Args:
         model: In evaluation mode.
@@ -55,26 +62,39 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
             f"of them and takes {_MOST_CODES} at most: translate with PyTorch"
         )
     graph = Graph(int8)
-    one = graph.op("Equal", graph.size("source", 0), graph.constant([1]))
-    outputs: dict[str, tuple[int, list[Any]]] = {
-        "pieces": (INT64, ["B", "P", 1]),
-        "codes": (INT64, ["B", "L"]),
-        "lengths": (INT64, ["B"]),
-        "score": (FLOAT, ["B"]),
+    inputs: dict[str, tuple[int, Sequence[Any]]] = {
+        "source": (INT64, ["B", "S"]),
+        "limits": (INT64, ["B"]),
+        "beam": (INT64, [1]),
+        "candidates": (INT64, [1]),
+        "length_penalty": (FLOAT, []),
     }
+    outputs: dict[str, tuple[int, Sequence[Any]]] = {
+        "pieces": (INT64, ["R", "P", 1]),
+        "codes": (INT64, ["R", "L"]),
+        "lengths": (INT64, ["R"]),
+        "score": (FLOAT, ["R"]),
+    }
+    for name, value in BEAM_DEFAULTS.items():
+        graph.default(name, value)
+
     with torch.inference_mode():
         # A sentence alone has no padding: its branch has no masks, and takes less time.
-        branches = [
-            _Writer(model, max_source_tokens, graph.body(), alone).write()
-            for alone in (True, False)
-        ]
-    node = onnx.helper.make_node(
-        "If", [one], list(outputs), then_branch=branches[0], else_branch=branches[1]
-    )
-    graph.nodes.append(node)
-    return model_proto(
-        graph.proto({"source": (INT64, ["B", "S"]), "limits": (INT64, ["B"])}, outputs)
-    )
+        alone, together, beam = (
+            _Writer(model, max_source_tokens, graph.body(), **kind).write()
+            for kind in ({"alone": True}, {}, {"beam": True})
+        )
+    one = graph.constant([1])
+    greedy = graph.op("Equal", "beam", one)
+    single = graph.op("And", greedy, graph.op("Equal", graph.size("source", 0), one))
+    others = graph.body()
+    found = others.ops("If", len(outputs), greedy, then_branch=together, else_branch=beam)
+    branches = {
+        "then_branch": alone,
+        "else_branch": others.proto({}, dict(zip(found, outputs.values(), strict=True))),
+    }
+    graph.nodes.append(onnx.helper.make_node("If", [single], list(outputs), **branches))
+    return model_proto(graph.proto(inputs, outputs))
 
 
 @dataclass(slots=True)
@@ -93,22 +113,34 @@ class _Writer:
         model: What to write.
         max_source_tokens: The longest source.
         graph: Where to.
-        alone: Whether B is 1, so that nothing is padded.
+        alone: Whether B and R are 1, so that nothing is padded.
+        beam: Whether codes are found by beam search; else greedily, and R is B.
     """
 
     def __init__(
-        self, model: LatentTransformer, max_source_tokens: int, graph: Graph, alone: bool
+        self,
+        model: LatentTransformer,
+        max_source_tokens: int,
+        graph: Graph,
+        *,
+        alone: bool = False,
+        beam: bool = False,
     ) -> None:
-        self.model, self.graph, self.alone = model, graph, alone
+        self.model, self.graph, self.alone, self.beam = model, graph, alone, beam
         size = model.config.transformer
         self.dim, self.heads = size.dim, size.heads
         self.stride = 2**model.config.compression
         most_positions = (2 * max_source_tokens + 10) // self.stride * self.stride + self.stride
-        self.most = max(most_positions, max_source_tokens + 1)
+        # A position for the step behind the last code, another for the end of the source.
+        self.most = max(most_positions, max_source_tokens) + 1
         self.steps = graph.constant(np.arange(self.most))
         self.positions = self._position_table()
         codes = torch.arange(model.end_of_codes, device=model.begin.device)
         self.vectors = model.quantizer.codes_to_vectors(codes)  # (K, d)
+        if beam:
+            batch, flat = graph.size("source", 0), graph.constant([-1])
+            self.by_sentence = graph.op("Concat", batch, flat, graph.constant([self.dim]), axis=0)
+            self.points = graph.op("Concat", batch, flat, graph.constant([1]), axis=0)
 
     def write(self) -> onnx.GraphProto:
         """Write everything."""
@@ -139,13 +171,13 @@ class _Writer:
         return graph.folded("Concat", sines, cosines, axis=1)
 
     def _real(self, lengths: str, length: str) -> str:
-        """Mark the positions below `lengths` (B, 1) of `length` (1,) in all; (B, length) bool."""
+        """Mark the positions below `lengths` (R, 1) of `length` (1,) in all; (R, length) bool."""
         return self.graph.op("Less", self.graph.head(self.steps, length), lengths)
 
     def _self_attention(
         self, x: str, norm: nn.LayerNorm, layer: Attention, mask: str, causal: bool = False
     ) -> str:
-        """Add to `x` (B, T, d) its attention to itself."""
+        """Add to `x` (R, T, d) its attention to itself."""
         graph = self.graph
         projected = graph.linear(graph.norm(x, norm), layer.query, layer.key_value)
         inputs = graph.ops("Split", 3, projected, axis=2, num_outputs=3)
@@ -159,15 +191,20 @@ class _Writer:
     def _source_attention(
         self, graph: Graph, x: str, layer: DecoderLayer, key_value: KeyValue, mask: str
     ) -> str:
-        """Add to `x` (B, T, d) its attention to the source."""
+        """Add to `x` (R, T, d) its attention to the source."""
         attention = layer.source_attention
         query = graph.linear(graph.norm(x, layer.source_norm), attention.query)
+        shape = graph.op("Shape", query) if self.beam else ""
+        if self.beam:  # all rows of a sentence read its keys and values as one long row would
+            query = graph.op("Reshape", query, self.by_sentence)
         inputs = (query, *key_value, "", mask) if mask else (query, *key_value)
         attended = graph.op("MultiHeadAttention", *inputs, num_heads=self.heads)
+        if self.beam:
+            attended = graph.op("Reshape", attended, shape)
         return graph.op("Add", x, graph.linear(attended, attention.output))
 
     def _feedforward(self, graph: Graph, x: str, norm: nn.LayerNorm, layer: FeedForward) -> str:
-        """Add to `x` (B, T, d) its feed-forward layer."""
+        """Add to `x` (R, T, d) its feed-forward layer."""
         inner = graph.op("Relu", graph.linear(graph.norm(x, norm), layer.inner))
         return graph.op("Add", x, graph.linear(inner, layer.outer))
 
@@ -190,57 +227,28 @@ class _Writer:
     # --- codes -------------------------------------------------------------------------------
 
     def _predict(self, source: _Source, key_values: list[KeyValue]) -> tuple[str, str, str]:
-        """Predict codes until all sentences have ended.
+        """Predict codes (R, L), how many of them are real (R,), and their log-probability (R,)."""
+        stepper = Stepper(
+            lambda graph, caches: self._step(graph, caches, source, key_values),
+            caches=2 * len(key_values),
+            heads=self.heads,
+            head_dim=self.dim // self.heads,
+            end=self.model.end_of_codes,
+        )
+        if self.beam:
+            return beam_search(self.graph, stepper)
+        return greedy_search(self.graph, stepper, self.steps, self.alone)
 
-        Returns:
-            Codes (B, L), how many of them are real (B,), log-probability (B,). L is 1 or more.
-        """
-        graph, end = self.graph, self.graph.constant(self.model.end_of_codes)
-        batch, one = graph.size("source", 0), graph.constant([1])
-        begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
-        width = graph.constant([self.heads, 0, self.dim // self.heads])
-        empty = graph.op("ConstantOfShape", graph.op("Concat", batch, width, axis=0))
-        caches = [empty] * (2 * len(key_values))
-        *_, symbols, logits = graph.ops(
-            "Loop",
-            4 + len(caches),
-            *(graph.op("ReduceMax", "limits", keepdims=0), ""),
-            *(begins, graph.op("Cast", begins, to=BOOL), *caches),
-            body=self._step(source, key_values),
-        )  # (steps, B, 1), (steps, B, 1, K + 1)
-        log_p = graph.op("LogSoftmax", logits, axis=3)
-        log_p = graph.op("ReduceMax", log_p, graph.constant([2, 3]), keepdims=0)
-        log_p = graph.op("Transpose", log_p)  # (B, steps)
-        symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
-        ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT64)  # (B, steps)
-        if self.alone:  # the last step, and no other, may be an end
-            count = graph.op(
-                "Sub", graph.size(symbols, 1), graph.op("ReduceSum", ends, one, keepdims=0)
-            )
-        else:
-            # A step holds a code while it is below the limit and no end has come, itself included.
-            steps = graph.head(self.steps, graph.size(symbols, 1))
-            below = graph.op("Less", steps, graph.op("Unsqueeze", "limits", one))
-            before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
-            real = graph.op("Cast", graph.op("And", below, before), to=INT64)
-            count = graph.op("ReduceSum", real, one, keepdims=0)
-            # The end is scored too: it is the step behind the last code, if below the limit.
-            scored = graph.op("LessOrEqual", steps, graph.op("Unsqueeze", count, one))
-            scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
-            log_p = graph.op("Mul", log_p, scored)
-        score = graph.op("ReduceSum", log_p, one, keepdims=0)
-        # The decoder needs a position to stand on, so that L is 1 or more.
-        longest = graph.op("Max", graph.op("ReduceMax", count), one)
-        return graph.op("Slice", symbols, graph.constant([0]), longest, one), count, score
-
-    def _step(self, source: _Source, key_values: list[KeyValue]) -> onnx.GraphProto:
-        """Write one step of the predictor, for one position (B, 1, d) of each sentence."""
-        model, graph = self.model, self.graph.body()
+    def _step(
+        self, graph: Graph, caches: list[str], source: _Source, key_values: list[KeyValue]
+    ) -> tuple[str, list[str]]:
+        """Write one step of the predictor, see `Stepper.write`."""
+        model = self.model
         graph.scope = "predictor"
         inputs = torch.cat([model.code_embedding(self.vectors), model.begin[None]])
-        x = graph.op("Gather", graph.constant(array(inputs)), "last")  # (B, 1, d)
+        x = graph.op("Gather", graph.constant(array(inputs)), "last")  # (R, 1, d)
         x = graph.op("Add", x, graph.op("Gather", self.positions, "step"))
-        caches = []
+        grown = []
         for i, key_value in enumerate(key_values):
             layer = _decoder_layer(model.predictor.layers[i])
             attention = layer.self_attention
@@ -250,54 +258,37 @@ class _Writer:
                 "MultiHeadAttention",
                 3,
                 *graph.ops("Split", 3, projected, axis=2, num_outputs=3),
-                *("", "", "", f"key{i}", f"value{i}"),
+                *("", "", "", *caches[2 * i : 2 * i + 2]),
                 num_heads=self.heads,
             )
-            caches += cache
+            grown += cache
             x = graph.op("Add", x, graph.linear(attended, attention.output))
             x = self._source_attention(graph, x, layer, key_value, source.mask)
             x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
         logits = graph.linear(graph.norm(x, model.predictor.norm), model.code_output)
-        symbols = graph.op("ArgMax", logits, axis=2, keepdims=0)  # (B, 1)
-        alive = graph.op("Not", graph.op("Equal", symbols, graph.constant(model.end_of_codes)))
-        if self.alone:
-            going = graph.op("Squeeze", alive)
-        else:
-            alive = graph.op("And", "alive", alive)
-            going = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
-            going = graph.op("Cast", going, to=BOOL)
-        names = [f"{kind}{i}" for i in range(len(key_values)) for kind in ("key", "value")]
-        cache_kind = FLOAT, ["B", self.heads, "t", self.dim // self.heads]
-        last, flag = (INT64, ["B", 1]), (BOOL, ["B", 1])
-        return graph.proto(
-            {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag}
-            | {name: cache_kind for name in names},
-            {going: (BOOL, []), symbols: last, alive: flag}
-            | {name: cache_kind for name in caches}
-            | {graph.op("Identity", symbols): last, logits: (FLOAT, ["B", 1, "K"])},
-        )
+        return logits, grown
 
     # --- tokens ------------------------------------------------------------------------------
 
     def _decode(self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]) -> str:
-        """Decode codes (B, L) to the best piece of each output position, (B, P, 1)."""
+        """Decode codes (R, L) to the best piece of each output position, (R, P, 1)."""
         graph, model = self.graph, self.model
         # Behind the last code stands its end or more: any vector will do. A sentence without
         # codes has code 0.
         graph.scope = "decompressor"
         vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
-        x = graph.op("Gather", graph.constant(vectors), codes)  # (B, L, d)
+        x = graph.op("Gather", graph.constant(vectors), codes)  # (R, L, d)
         length = graph.size(codes, 1)
         if not self.alone:
             one = graph.constant([1])
-            lengths = graph.op("Unsqueeze", graph.op("Max", lengths, one), one)  # (B, 1)
+            lengths = graph.op("Unsqueeze", graph.op("Max", lengths, one), one)  # (R, 1)
         decompressor = model.decompressor
         for block, doubling in zip(decompressor.blocks, decompressor.doublings, strict=True):
             assert isinstance(block, ResidualBlock)
             keep = ""
             if not self.alone:
                 keep = graph.op("Cast", self._real(lengths, length), to=FLOAT)
-                keep = graph.op("Unsqueeze", keep, graph.constant([2]))  # (B, T, 1)
+                keep = graph.op("Unsqueeze", keep, graph.constant([2]))  # (R, T, 1)
             x = self._residual(x, block, length, keep)
             x = graph.linear(x, doubling.linear)  # type: ignore[arg-type]
             x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
@@ -323,7 +314,7 @@ class _Writer:
         return self._best_pieces(x)
 
     def _residual(self, x: str, block: ResidualBlock, length: str, keep: str) -> str:
-        """Apply a residual block of convolutions to `x` (B, T, d); `keep` is (B, T, 1)."""
+        """Apply a residual block of convolutions to `x` (R, T, d); `keep` is (R, T, 1)."""
         graph = self.graph
         windows = graph.constant(np.arange(self.most)[:, None] + np.arange(3))
         windows = graph.head(windows, length)  # (T, 3)
@@ -334,24 +325,34 @@ class _Writer:
             if keep:
                 hidden = graph.op("Mul", hidden, keep)
             hidden = graph.op("Pad", hidden, graph.constant([0, 1, 0, 0, 1, 0]))
-            hidden = graph.op("Gather", hidden, windows, axis=1)  # (B, T, 3, d)
+            hidden = graph.op("Gather", hidden, windows, axis=1)  # (R, T, 3, d)
             hidden = graph.op("Reshape", hidden, graph.constant([0, -1, 3 * self.dim]))
             hidden = graph.norm(graph.linear(hidden, convolution.linear), norm)
         return graph.op("Add", x, hidden)
 
     def _uniform_copy(self, lengths: str, length: str, source: _Source) -> str:
-        """Read for position i of n the source's state i * S // n, (B, T, d)."""
+        """Read for position i of n the source's state i * S // n, (R, T, d)."""
         graph = self.graph
         steps = graph.head(self.steps, length)  # (T,)
         if self.alone:
             index = graph.op("Div", graph.op("Mul", steps, source.length), length)
             return graph.op("Gather", source.memory, index, axis=1)
-        one = graph.constant([1])
+        one, two = graph.constant([1]), graph.constant([2])
         real = graph.op("Cast", source.mask, to=INT64)
         sources = graph.op("ReduceSum", real, one)  # (B, 1)
-        index = graph.op("Div", graph.op("Mul", steps, sources), lengths)  # (B, T)
+        if self.beam:
+            sources = graph.op("Unsqueeze", sources, two)
+            lengths = graph.op("Reshape", lengths, self.points)  # (B, R / B, 1)
+        index = graph.op("Div", graph.op("Mul", steps, sources), lengths)  # (B, T) or (B, R / B, T)
         index = graph.op("Min", index, graph.op("Sub", sources, one))
-        index = graph.op("Unsqueeze", index, graph.constant([2]))
+        if self.beam:
+            index = graph.op("Reshape", index, self.points)  # (B, R / B * T, 1)
+            copied = graph.op("GatherND", source.memory, index, batch_dims=1)
+            shape = graph.op(
+                "Concat", graph.constant([-1]), length, graph.constant([self.dim]), axis=0
+            )
+            return graph.op("Reshape", copied, shape)
+        index = graph.op("Unsqueeze", index, two)
         return graph.op("GatherND", source.memory, index, batch_dims=1)
 
     def _embedding(self) -> torch.Tensor:
@@ -360,7 +361,7 @@ class _Writer:
         return F.pad(table, (0, 0, 0, -len(table) % _BLOCK))
 
     def _best_pieces(self, x: str) -> str:
-        """Find the best piece for each of `x` (B, P, d); returns (B, P, 1).
+        """Find the best piece for each of `x` (R, P, d); returns (R, P, 1).
 
         Block by block: the maximum of a block runs in vector units, ArgMax over all does not.
         """
@@ -372,7 +373,7 @@ class _Writer:
         scores = graph.product(x, table, bias)
         scores = graph.op("Reshape", scores, graph.constant([0, 0, -1, _BLOCK]))
         highest = graph.op("ReduceMax", scores, graph.constant([3]), keepdims=0)
-        block = graph.op("ArgMax", highest, axis=2)  # (B, P, 1)
+        block = graph.op("ArgMax", highest, axis=2)  # (R, P, 1)
         within = graph.op("ArgMax", graph.op("GatherND", scores, block, batch_dims=2), axis=2)
         return graph.op("Add", graph.op("Mul", block, graph.constant(_BLOCK)), within)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ MODEL_TYPE = "vqnmt-export"
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
+# Positions that CTranslate2 scores at a time: more do not fit into a core's cache with their
+# scores over all pieces, and take up to 1.7 times as long.
+_SCORED_TOKENS = 256
 CTRANSLATE2_FILES = ("config.json", "ctranslate2/model.bin", "spm.model")
 
 
@@ -37,7 +41,7 @@ def load_exported(folder: Path | str, threads: int | None = None) -> BatchTransl
 
 
 class OnnxTranslator(BatchTranslator):
-    """A latent Transformer that ONNX Runtime runs on a CPU, with greedy codes.
+    """A latent Transformer that ONNX Runtime runs on a CPU, with greedy codes or a beam.
 
     In int8 the rounding of activations follows the largest in a batch, so that a sentence may
     come out differently in another batch; in fp32 it does not.
@@ -53,6 +57,8 @@ class OnnxTranslator(BatchTranslator):
         self._session = session
         self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
         self._ctc = config["output"] == "ctc"
+        # Exports of before the beam search have no inputs for it.
+        self._beams = bool(session.get_overridable_initializers())
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, threads: int | None = None) -> "OnnxTranslator":
@@ -72,31 +78,53 @@ class OnnxTranslator(BatchTranslator):
         return cls(session, config, Vocabulary.load(folder / "spm.model"))
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
-        """Translate one batch of token rows in one call of the graph."""
-        if not settings.greedy:
+        """Translate one batch of token rows.
+
+        The more candidates, the fewer rows at a time: what is decoded together shall fit into a
+        core's caches.
+        """
+        _refuse_samples(settings)
+        if not (settings.greedy or self._beams):
             raise VqnmtError(
-                "an exported model translates with greedy codes alone: for beams, samples and "
-                "candidates give the model folder that it was exported from"
+                "this model was exported before exports could search with a beam: export it again"
             )
+        size = max(len(rows) // settings.candidates, 1)
+        return [
+            found
+            for start in range(0, len(rows), size)
+            for found in self._run(rows[start : start + size], settings)
+        ]
+
+    def _run(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate token rows in one call of the graph."""
         lengths = [len(row) for row in rows]
         source = np.full((len(rows), max(lengths) + 1), PAD_ID, dtype=np.int64)
         for i, row in enumerate(rows):
             source[i, : len(row)] = row
             source[i, len(row)] = EOS_ID
         limits = (2 * np.array(lengths) + 10) // self._stride + 1  # codes
-        pieces, codes, counts, scores = self._session.run(
-            None, {"source": source, "limits": limits}
-        )
-        found = []
-        for row, symbols, count, score in zip(
-            pieces[:, :, 0], codes, counts.tolist(), scores.tolist(), strict=True
+        inputs = {"source": source, "limits": limits}
+        if not settings.greedy:
+            inputs |= {
+                "beam": np.array([max(settings.beam, settings.candidates)]),
+                "candidates": np.array([settings.candidates]),
+                "length_penalty": np.array(settings.length_penalty, dtype=np.float32),
+            }
+        pieces, codes, counts, scores = self._session.run(None, inputs)
+        found: list[list[Translation]] = [[] for _ in rows]
+        for i, (row, symbols, count, score) in enumerate(
+            zip(pieces[:, :, 0], codes, counts.tolist(), scores.tolist(), strict=True)
         ):
+            if score == -math.inf:  # no such candidate
+                continue
             # A sentence without codes was decoded from one.
             best = row[: max(count, 1) * self._positions]
             starts = self._starts(best)
             spans = starts.reshape(-1, self._positions).sum(axis=1)[:count].tolist()
             tokens = best[starts].tolist()
-            found.append([Translation("", score, symbols[:count].tolist(), tokens, spans)])
+            found[i // settings.candidates].append(
+                Translation("", score, symbols[:count].tolist(), tokens, spans)
+            )
         return found
 
     def _starts(self, best: np.ndarray) -> np.ndarray:
@@ -144,11 +172,7 @@ class CTranslate2Translator(BatchTranslator):
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by CTranslate2's own search."""
-        if settings.temperature is not None:
-            raise VqnmtError(
-                "temperature is for models that PyTorch runs: give the model folder that this "
-                "one was exported from"
-            )
+        _refuse_samples(settings)
         limits = [2 * len(row) + 10 for row in rows]
         results = self._engine.translate_batch(
             [[self._pieces[index] for index in row] for row in rows],
@@ -173,6 +197,33 @@ class CTranslate2Translator(BatchTranslator):
             for result, limit in zip(results, limits, strict=True)
         ]
 
+    def log_probabilities(
+        self, rows: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Score candidates, see `BatchTranslator`; the source is encoded for each of them.
+
+        A candidate longer than the exported table of positions has minus infinity.
+        """
+        longest = 2 * self.max_source_tokens + 11
+        pairs = [
+            (self.vocabulary.pieces(row), self.vocabulary.pieces(target))
+            for row, group in zip(rows, targets, strict=True)
+            for target in group
+            if len(target) <= longest
+        ]
+        results = self._engine.score_batch(
+            [source for source, _ in pairs],
+            [target for _, target in pairs],
+            max_batch_size=_SCORED_TOKENS,
+            batch_type="tokens",
+            max_input_length=0,
+        )
+        scores = (sum(result.log_probs) for result in results)
+        return [
+            [next(scores) if len(target) <= longest else -math.inf for target in group]
+            for group in targets
+        ]
+
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """Settings of `BatchTranslator` for an engine with little to do for each call.
@@ -182,6 +233,14 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """
     keys = "source_language", "target_language", "max_source_tokens"
     return {"batch_tokens": 512, "spread": 1.5, **{key: config[key] for key in keys}}
+
+
+def _refuse_samples(settings: SearchSettings) -> None:
+    if settings.temperature is not None:
+        raise VqnmtError(
+            "temperature is for models that PyTorch runs: give the model folder that this "
+            "one was exported from"
+        )
 
 
 def _engine(name: str, folder: Path) -> Any:

@@ -1,0 +1,258 @@
+"""Greedy search and beam search as loops within an ONNX graph, see `vqnmt.search`.
+
+Shapes: B sentences, k hypotheses of each, R rows of a step (B, or B * k), V symbols, t steps so
+far, H heads of width d / H. The symbol V - 1 ends a sequence; for a step it stands for the begin
+too. The graph has the input `limits` (B,) int64, the most symbols of each sentence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from vqnmt.export.graph import BOOL, FLOAT, INT32, INT64, Graph, Values
+
+BEAM_DEFAULTS: dict[str, NDArray[Any]] = {
+    "beam": np.array([1]),
+    "candidates": np.array([1]),
+    "length_penalty": np.array(1, dtype=np.float32),
+}
+"""Inputs of `beam_search`: hypotheses kept, how many of them are wanted, and the exponent of the
+length by which the log-probability of what has ended is divided."""
+
+_LAST = (1 << 63) - 1  # as the end of a slice: all that follows
+
+
+@dataclass(frozen=True, slots=True)
+class Stepper:
+    """A model that scores the next symbol."""
+
+    write: Callable[[Graph, list[str]], tuple[str, list[str]]]
+    """Writes a step into the body of a loop, which has the values `step` () int64 and `last`
+    (R, 1) int64, the symbols before. Takes the caches; returns logits (R, 1, V) and the caches
+    with one more position."""
+    caches: int
+    """How many caches there are; each is (R, H, t, d / H)."""
+    heads: int
+    head_dim: int
+    end: int
+    """V - 1."""
+
+    def start(self, graph: Graph, rows: str) -> list[str]:
+        """Write empty caches for `rows` (1,)."""
+        width = graph.constant([self.heads, 0, self.head_dim])
+        empty = graph.op("ConstantOfShape", graph.op("Concat", rows, width, axis=0))
+        return [empty] * self.caches
+
+    def declared(self) -> Values:
+        """Declare the caches as values of the loop's body."""
+        shape = ["R", self.heads, "t", self.head_dim]
+        return {f"cache{i}": (FLOAT, shape) for i in range(self.caches)}
+
+
+def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tuple[str, str, str]:
+    """Write the search for the likeliest symbol at each step, until all sentences have ended.
+
+    Args:
+        graph: Where to.
+        stepper: The model; R = B.
+        steps: Table 0, 1, ..., not shorter than any limit.
+        alone: Whether B is 1.
+
+    Returns:
+        Symbols (B, L), how many of them are real (B,), log-probability (B,). L is 1 or more.
+    """
+    end, one = graph.constant(stepper.end), graph.constant([1])
+    batch = graph.size("limits", 0)
+    begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
+    caches = stepper.start(graph, batch)
+    *_, symbols, logits = graph.ops(
+        "Loop",
+        4 + len(caches),
+        *(graph.op("ReduceMax", "limits", keepdims=0), ""),
+        *(begins, graph.op("Cast", begins, to=BOOL), *caches),
+        body=_greedy_step(graph.body(), stepper, alone),
+    )  # (steps, B, 1), (steps, B, 1, V)
+    log_p = graph.op("LogSoftmax", logits, axis=3)
+    log_p = graph.op("ReduceMax", log_p, graph.constant([2, 3]), keepdims=0)
+    log_p = graph.op("Transpose", log_p)  # (B, steps)
+    symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
+    ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT64)  # (B, steps)
+    if alone:  # the last step, and no other, may be an end
+        count = graph.op(
+            "Sub", graph.size(symbols, 1), graph.op("ReduceSum", ends, one, keepdims=0)
+        )
+    else:
+        # A step holds a symbol while it is below the limit and no end has come, itself included.
+        places = graph.head(steps, graph.size(symbols, 1))
+        below = graph.op("Less", places, graph.op("Unsqueeze", "limits", one))
+        before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
+        real = graph.op("Cast", graph.op("And", below, before), to=INT64)
+        count = graph.op("ReduceSum", real, one, keepdims=0)
+        # The end is scored too: it is the step behind the last symbol, if below the limit.
+        scored = graph.op("LessOrEqual", places, graph.op("Unsqueeze", count, one))
+        scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
+        log_p = graph.op("Mul", log_p, scored)
+    score = graph.op("ReduceSum", log_p, one, keepdims=0)
+    return _cut(graph, symbols, count), count, score
+
+
+def _greedy_step(graph: Graph, stepper: Stepper, alone: bool) -> onnx.GraphProto:
+    """Write the body of the loop of `greedy_search`."""
+    names = stepper.declared()
+    logits, caches = stepper.write(graph, list(names))
+    symbols = graph.op("ArgMax", logits, axis=2, keepdims=0)  # (B, 1)
+    alive = graph.op("Not", graph.op("Equal", symbols, graph.constant(stepper.end)))
+    if alone:
+        going = graph.op("Squeeze", alive)
+    else:
+        alive = graph.op("And", "alive", alive)
+        going = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
+        going = graph.op("Cast", going, to=BOOL)
+    last, flag = (INT64, ["R", 1]), (BOOL, ["R", 1])
+    return graph.proto(
+        {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag, **names},
+        {going: (BOOL, []), symbols: last, alive: flag}
+        | dict(zip(caches, names.values(), strict=True))
+        | {graph.op("Identity", symbols): last, logits: (FLOAT, ["R", 1, "V"])},
+    )
+
+
+def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
+    """Write a beam search with the results of `vqnmt.search.n_best`.
+
+    The graph has the inputs `BEAM_DEFAULTS` too.
+
+    Args:
+        graph: Where to.
+        stepper: The model; R = B * k, the hypotheses of a sentence side by side.
+
+    Returns:
+        As `greedy_search`, with N = B * `candidates` rows, those of a sentence best first; one
+        that does not exist has a log-probability of minus infinity.
+    """
+    one, two = graph.constant([1]), graph.constant([2])
+    zero, never = graph.constant(np.float32(0)), graph.constant(np.float32(-np.inf))
+    batch = graph.size("limits", 0)
+    hypotheses = graph.op("Concat", batch, "beam", axis=0)
+    columns = graph.op("Concat", hypotheses, one, axis=0)
+    nothing = graph.op("Expand", never, hypotheses)  # (B, k)
+    begins = graph.op("Expand", graph.constant(stepper.end), columns)  # (B, k, 1)
+    # The hypotheses of a sentence start alike: only the first may branch at the first step.
+    first = graph.op("Equal", _range(graph, "beam"), graph.constant(0))
+    scores = graph.op("Expand", graph.op("Where", first, zero, never), hypotheses)
+    caches = stepper.start(graph, graph.op("Mul", batch, "beam"))
+    _, _, _, values, found, *_ = graph.ops(
+        "Loop",
+        5 + len(caches),
+        *(graph.op("Add", graph.op("ReduceMax", "limits", keepdims=0), graph.constant(1)), ""),
+        *(graph.op("Reshape", begins, graph.constant([-1, 1])), scores, begins),
+        *(nothing, begins, *caches),
+        body=_beam_step(graph, stepper, hypotheses),
+    )
+    start = graph.constant([0])
+    values = graph.op("Slice", values, start, "candidates", one)  # (B, N / B)
+    found = graph.op("Slice", found, start, "candidates", one)
+    found = graph.op("Slice", found, one, graph.constant([_LAST]), two)  # (B, N / B, L)
+    real = graph.op("Not", graph.op("Equal", found, graph.constant(stepper.end)))
+    count = graph.op("ReduceSum", graph.op("Cast", real, to=INT64), two, keepdims=0)
+    # Below its limit a sequence has ended by itself, and its end was counted.
+    ended = graph.op("Less", count, graph.op("Unsqueeze", "limits", one))
+    length = graph.op("Add", count, graph.op("Cast", ended, to=INT64))
+    score = graph.op("Mul", values, _normaliser(graph, length))
+    flat = graph.constant([-1])
+    count, score = (graph.op("Reshape", x, flat) for x in (count, score))
+    width = graph.op("Concat", flat, graph.size(found, 2), axis=0)
+    return _cut(graph, graph.op("Reshape", found, width), count), count, score
+
+
+def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphProto:
+    """Write the body of the loop of `beam_search`; `hypotheses` is (B, k) as a shape.
+
+    From step to step it keeps `last` (R, 1); `scores` (B, k) of what goes on, best first, minus
+    infinity where nothing does; its `history` (B, k, 1 + t) with the begin; and what has ended:
+    `values` (B, k), best first, and `found` (B, k, 1 + t), filled up by the end.
+    """
+    one, two, symbols = (outer.constant(x) for x in ([1], [2], stepper.end + 1))
+    end, never = outer.constant(stepper.end), outer.constant(np.float32(-np.inf))
+    # Twice as many as needed: at most k of them can be ends, so k go on.
+    twice = outer.op("Mul", "beam", two)
+    within = outer.op("Less", _range(outer, twice), "beam")  # (2k,)
+    grid = outer.op("Concat", hypotheses, outer.constant([stepper.end + 1]), axis=0)
+    base = outer.op("Mul", _range(outer, outer.size("limits", 0)), "beam")
+    base, bounds = (outer.op("Unsqueeze", x, one) for x in (base, "limits"))  # (B, 1)
+    forced = np.full((1, 1, stepper.end + 1), -np.inf, dtype=np.float32)
+    forced[..., stepper.end] = 0
+
+    graph, names = outer.body(), stepper.declared()
+    logits, caches = stepper.write(graph, list(names))
+    graph.scope = outer.scope
+    log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
+    # What has reached its limit is taken as it stands: it ends in a step that is not counted.
+    length = graph.op("Add", "step", graph.constant(1))
+    over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
+    log_p = graph.op("Where", over, graph.constant(forced), log_p)
+    normaliser = _normaliser(graph, graph.op("Min", length, bounds))  # (B, 1)
+    totals = graph.op("Add", graph.op("Unsqueeze", "scores", two), log_p)
+    totals = graph.op("Reshape", totals, graph.constant([0, -1]))
+    sums, flat = graph.ops("TopK", 2, totals, twice, axis=1)  # (B, 2k)
+    parents, nexts = graph.op("Div", flat, symbols), graph.op("Mod", flat, symbols)
+    pasts = _rows(graph, "history", parents)
+    extended = graph.op("Concat", pasts, graph.op("Unsqueeze", nexts, two), axis=2)
+    ends = graph.op("Equal", nexts, end)
+    # An end counts when it is among the k best, as a hypothesis of equal rank would.
+    counted = graph.op("And", ends, within)
+    counted = graph.op("Where", counted, graph.op("Div", sums, normaliser), never)
+    pool = graph.op("Concat", "values", counted, axis=1)  # (B, 3k)
+    values, kept = graph.ops("TopK", 2, pool, "beam", axis=1)
+    longer = graph.op("Pad", "found", graph.constant([0, 0, 0, 0, 0, 1]), end)
+    found = _rows(graph, graph.op("Concat", longer, extended, axis=1), kept)
+
+    scores, order = graph.ops("TopK", 2, graph.op("Where", ends, never, sums), "beam", axis=1)
+    # Goes on while a hypothesis is better, at its present length, than all of k that have ended.
+    start, behind = graph.constant([0]), graph.constant([_LAST])
+    leading, best = (graph.op("Slice", x, start, one, one) for x in (scores, values))  # (B, 1)
+    worst = graph.op("Slice", values, graph.constant([-1]), behind, one)
+    settled = graph.op("GreaterOrEqual", best, graph.op("Div", leading, normaliser))
+    settled = graph.op("And", settled, graph.op("Greater", worst, never))
+    scores = graph.op("Where", settled, never, scores)
+    going = graph.op("Greater", graph.op("ReduceMax", scores, keepdims=0), never)
+    last, moved = (graph.op("GatherElements", x, order, axis=1) for x in (nexts, parents))
+    last = graph.op("Reshape", last, graph.constant([-1, 1]))
+    moved = graph.op("Reshape", graph.op("Add", moved, base), graph.constant([-1]))
+    caches = [graph.op("Gather", cache, moved) for cache in caches]
+    floats, integers = (FLOAT, ["B", "k"]), (INT64, ["B", "k", "t"])
+    states = {"scores": floats, "history": integers, "values": floats, "found": integers, **names}
+    results = (scores, _rows(graph, extended, order), values, found, *caches)
+    return graph.proto(
+        {"step": (INT64, []), "going": (BOOL, []), "last": (INT64, ["R", 1]), **states},
+        {going: (BOOL, []), last: (INT64, ["R", 1])}
+        | dict(zip(results, states.values(), strict=True)),
+    )
+
+
+def _cut(graph: Graph, symbols: str, count: str) -> str:
+    """Cut `symbols` (B, steps) to the longest that is real; a decoder needs one to stand on."""
+    one = graph.constant([1])
+    longest = graph.op("Max", graph.op("ReduceMax", count), one)
+    return graph.op("Slice", symbols, graph.constant([0]), longest, one)
+
+
+def _normaliser(graph: Graph, length: str) -> str:
+    """Return length ** `length_penalty`."""
+    return graph.op("Pow", graph.op("Cast", length, to=FLOAT), "length_penalty")
+
+
+def _range(graph: Graph, count: str) -> str:
+    """Return 0, 1, ... below `count` (1,)."""
+    zero, one = graph.constant(0), graph.constant(1)
+    return graph.op("Range", zero, graph.op("Squeeze", count), one)
+
+
+def _rows(graph: Graph, table: str, index: str) -> str:
+    """Take rows `index` (B, n) of `table` (B, m, t); returns (B, n, t)."""
+    index = graph.op("Unsqueeze", index, graph.constant([2]))
+    return graph.op("GatherND", table, index, batch_dims=1)
