@@ -51,7 +51,7 @@ def table(finished_run, tmp_path_factory, script: Callable) -> Table:
         *kept,
         f"run={run}",
         f"records={records}",
-        "systems=[nat_kd,nat_kd_npd10,vq_kd_nc3,best]",
+        "systems=[nat_kd,nat_kd_npd10,vq_em_kd_nc3,best]",
         "main=[ar_beam4,ar_greedy,best]",
         "seeds=[1,2]",
         "student_training.steps=4",
@@ -95,8 +95,8 @@ def test_shared_stages_are_used_and_left_as_they_were(finished_run, table: Table
 
 def test_systems_share_students_and_seeds_do_not(table: Table) -> None:
     students = sorted(path.name.rpartition("-")[0] for path in (table.run / "students").iterdir())
-    # best is vq_kd_nc3 here, and has a second seed; both NATs are one.
-    assert students == ["nat_kd", "vq_ctc_kd_nc3", "vq_ctc_kd_nc3"]
+    # best is vq_em_kd_nc3 here, and has a second seed; both NATs are one.
+    assert students == ["nat_kd", "vq_em_ctc_kd_nc3", "vq_em_ctc_kd_nc3"]
     assert [path.name for path in (table.run / "teachers").iterdir()] == ["seed-2"]
 
 
@@ -106,7 +106,7 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
     assert records[: len(old)] == old
     new = records[len(old) :]
     two = [*BASELINES, "best"]
-    systems = [*BASELINES, "nat_kd", "nat_kd_npd10", "vq_kd_nc3", "best"]
+    systems = [*BASELINES, "nat_kd", "nat_kd_npd10", "vq_em_kd_nc3", "best"]
     expected = {(s, seed) for s in systems for seed in ((1, 2) if s in two else (1,))}
     assert {(record.system, record.seed) for record in new} == expected
     assert len(new) == len(expected)
@@ -119,14 +119,14 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
         assert {"bleu.test", "chrf.test", "bleu.valid", "bleu_signature"} <= set(record.metrics)
         compared = "p_value_against_ar_beam4.test" in record.metrics
         assert compared == (record.system == "best" and record.seed == 1)
-        assert ("bleu_oracle.valid" in record.metrics) == (record.system in ("vq_kd_nc3", "best"))
+        assert ("bleu_oracle.valid" in record.metrics) == (record.system in ("vq_em_kd_nc3", "best"))
     first, second = (r for r in new if r.system == "best")
     assert first.wall_seconds != second.wall_seconds
 
 
 def test_table_and_pictures(table: Table) -> None:
     text = (table.records / "files-en-de.md").read_text(encoding="utf-8")
-    assert "| nat_kd_npd10 " in text and "| vq_kd_nc3 " in text and "| vq_ctc_kd_nc3 " not in text
+    assert "| nat_kd_npd10 " in text and "| vq_em_kd_nc3 " in text and "| vq_em_ctc_kd_nc3 " not in text
     assert table.outcome.out.endswith(f"\n\n{text}")
     for name in ("bleu_latency", "code_usage"):
         with Image.open(table.records / f"files-en-de_{name}.png") as image:
