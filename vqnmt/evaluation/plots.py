@@ -265,6 +265,7 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.xaxis.set_minor_locator(NullLocator())
             panel.set_xlim(0.7 * fastest, 1.4 * slowest)
         else:
             panel.set_xlim(0, 1.15 * slowest)
