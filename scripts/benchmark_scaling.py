@@ -37,7 +37,7 @@ from vqnmt.quantizers import processes
 from vqnmt.settings import from_mapping
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
-from vqnmt.training.metrics import read_metrics
+from vqnmt.training.metrics import rates, read_metrics
 
 RECORDS = Path(__file__).resolve().parent.parent / "results" / "scale" / "training.json"
 PAIRS = 20_000
@@ -117,9 +117,9 @@ def train(folder: Path, steps: int, seed: int, overrides: list[str]) -> None:
         trainer.train()
     if trainer.distributed.rank == 0:
         rows = read_metrics(trainer.folder / "metrics.jsonl")
-        rates = [r["train/tokens_per_second"] for r in rows if "train/total" in r][1:]
+        found = rates([row for row in rows if "train/total" in row], "tokens")[1:]
         measured = {
-            "tokens_per_second": statistics.median(rates),
+            "tokens_per_second": statistics.median(found),
             "step_ms": 1000 * statistics.median(step for step, _ in clock.steps()),
             "codebook_share": statistics.median(share / step for step, share in clock.steps()),
             "codebook_bytes": clock.bytes,

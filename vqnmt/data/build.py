@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +15,7 @@ from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.judge import PairJudge, Verdict
 from vqnmt.data.pieces import Piece
-from vqnmt.data.readers import Pair, count_lines
+from vqnmt.data.readers import Pair, chunks, count_lines
 from vqnmt.data.sources import RemoteFile, file_checksum
 from vqnmt.data.splits import HashSplit, sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
@@ -149,12 +148,12 @@ class _Builder:
         )
         expected = self._expected()
         processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
-        chunks = _chunks(self._pairs(self.entry.train))
+        pairs = chunks(self._pairs(self.entry.train), _CHUNK)
         seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
         read = 0
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                for verdicts in map_in_order(judge, chunks, processes):
+                for verdicts in map_in_order(judge, pairs, processes):
                     for verdict in verdicts:
                         self._place(verdict, seen)
                     read += len(verdicts)
@@ -287,8 +286,3 @@ class _Builder:
             if path is not None and file.path not in inputs:
                 inputs[file.path] = file_checksum(path)
         return inputs
-
-
-def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while chunk := list(islice(pairs, _CHUNK)):
-        yield chunk

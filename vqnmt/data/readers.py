@@ -7,14 +7,16 @@ line, because a reader that split on them would misalign every pair that follows
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from vqnmt.errors import VqnmtError
 
 Pair = tuple[str, str]
+Item = TypeVar("Item")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -105,6 +107,13 @@ def read_tsv(path: Path | str) -> Iterator[Pair]:
                 "each line must be source, tab, target"
             )
         yield first, rest.partition("\t")[0]
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield `items` in lists of `size`, the last of them shorter where they do not fit."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _open(path: Path) -> BinaryIO:

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
+from vqnmt.data.readers import chunks
 from vqnmt.data.sources import file_checksum
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
@@ -91,7 +92,7 @@ def tokenize_pairs(
         progress = stack.enter_context(
             Progress(f"{description} tokens", len(sources), unit="pairs")
         )
-        for chunk in _chunks(zip(sources, targets, strict=True)):
+        for chunk in chunks(zip(sources, targets, strict=True), CHUNK):
             fitting = [pair for pair in chunk if fit.reason(*pair) is None]
             for side, file in enumerate(files):
                 rows = vocabulary.encode([pair[side] for pair in fitting])
@@ -122,18 +123,11 @@ def open_tokens(folder: Path) -> tuple[TokenizedText, TokenizedText]:
     return text("source"), text("target")
 
 
-def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    iterator = iter(pairs)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
-
-
 def _digest(settings: Sequence[str], *texts: Sequence[str]) -> str:
     """Digest all that decides the tokens."""
     digest = hashlib.sha256(json.dumps([*settings, *map(len, texts)]).encode())
     for text in texts:
-        iterator = iter(text)
-        while lines := list(islice(iterator, CHUNK)):
+        for lines in chunks(text, CHUNK):
             digest.update("\n".join([*lines, ""]).encode())
     return digest.hexdigest()
 

@@ -41,17 +41,17 @@ def map_in_order(
     if processes == 1:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(function,)) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(_call, item))
-                if len(pending) > _AHEAD * processes:
-                    yield pending.popleft().result()
-            while pending:
+    pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(function,))
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(_call, item))
+            if len(pending) > _AHEAD * processes:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(function: Callable[[Any], Any]) -> None:

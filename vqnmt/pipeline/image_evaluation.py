@@ -35,7 +35,7 @@ from vqnmt.pipeline.stage import as_text
 from vqnmt.progress import Progress
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.settings import to_flat
-from vqnmt.training.metrics import read_metrics
+from vqnmt.training.metrics import rates, read_metrics
 
 # Test images that the nearest patches are looked for in, and the side of a patch in positions.
 PATCH_IMAGES, PATCH_POSITIONS = 500, 4
@@ -151,12 +151,8 @@ class ImageEvaluation:
             prefix = "" if name == "model" else "prior_"
             metrics[f"{prefix}steps"] = training.steps
             metrics[f"{prefix}batch_images"] = training.batch_images
-            rates = [
-                row["train/images_per_second"]
-                for row in read_metrics(self.stages[name].folder / "training" / "metrics.jsonl")
-                if "train/images_per_second" in row
-            ]
-            metrics[f"{prefix}train_images_per_second"] = float(np.median(rates))
+            rows = read_metrics(self.stages[name].folder / "training" / "metrics.jsonl")
+            metrics[f"{prefix}train_images_per_second"] = float(np.median(rates(rows, "images")))
         return metrics
 
     # --- report ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConfig
 from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress
-from vqnmt.training.metrics import read_metrics
+from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.translation import TextTranslator, Translation
 from vqnmt.translator import Translator
 
@@ -187,9 +187,8 @@ def training_metrics(stage: Stage | None) -> dict[str, Metric]:
     """Take the rate of a training, and its codebook's use at the end, from its metrics."""
     rows = [] if stage is None else read_metrics(stage.folder / "training" / "metrics.jsonl")
     metrics: dict[str, Metric] = {}
-    rates = [row["train/tokens_per_second"] for row in rows if "train/tokens_per_second" in row]
-    if rates:
-        metrics["train_tokens_per_second"] = float(np.median(rates))
+    if found := rates(rows, "tokens"):
+        metrics["train_tokens_per_second"] = float(np.median(found))
     used = [row for row in rows if "epoch/used_codes" in row]
     if used:
         metrics["used_codes"] = used[-1]["epoch/used_codes"]

@@ -1,6 +1,7 @@
 """Metrics as rows of a JSON-lines file and as TensorBoard events."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def rates(rows: Sequence[dict[str, Any]], unit: str) -> list[float]:
+    """Return the logged rates of a training, in `unit` ("tokens", "images") a second."""
+    key = f"train/{unit}_per_second"
+    return [row[key] for row in rows if key in row]
