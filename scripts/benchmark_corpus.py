@@ -109,9 +109,8 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
     meter.lap("corpus")
     pipeline.train_vocabulary()
     meter.lap("vocabulary")
-    train = pipeline.corpus.train
     budget = config.teacher_training.batch_tokens
-    batches = pipeline.batches(folder / "tokens", train.targets, budget, "benchmark")
+    batches = pipeline.batches(folder / "tokens", pipeline.corpus.train, budget, "benchmark")
     meter.lap("tokens")
     plan = batches.plan(epoch=0)
     meter.lap("plan")

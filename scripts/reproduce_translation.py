@@ -15,8 +15,8 @@ from vqnmt.evaluation.records import read_records
 from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
+from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.reproduction import BASELINES, Reproduction, Row
-from vqnmt.pipeline.translation import pair_name
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_translation"

@@ -19,7 +19,7 @@ from vqnmt.data.filters import collapse_whitespace
 from vqnmt.data.lines import Lines
 from vqnmt.data.splits import text_mark
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.files import atomic_write_lines, atomic_write_text
 from vqnmt.progress import Progress
 from vqnmt.translator import TextTranslator
 
@@ -130,9 +130,5 @@ def _merge(
                 # Parts of older versions may hold line feeds.
                 file.writelines(collapse_whitespace(text) + "\n" for text in texts)
         lines = Lines(joined)
-        with (
-            atomic_path(merged) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="\n") as file,
-        ):
-            for number in part_line.tolist():
-                file.write((lines[number] if number >= 0 else "") + "\n")
+        placed = (lines[number] if number >= 0 else "" for number in part_line.tolist())
+        atomic_write_lines(merged, placed)

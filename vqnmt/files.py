@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vqnmt.errors import VqnmtError
@@ -69,3 +69,16 @@ def atomic_write_text(path: Path | str, text: str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def atomic_write_lines(path: Path | str, lines: Iterable[str]) -> None:
+    """Write `lines`, which hold no line feed, in UTF-8 to `path`, all of them or none.
+
+    Raises:
+        VqnmtError: The disk is full or the place cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(line + "\n" for line in lines)

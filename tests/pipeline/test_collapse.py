@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vqnmt.data.corpus import ParallelText
 from vqnmt.errors import VqnmtError
 from vqnmt.pipeline.collapse import (
     CollapseConfig,
@@ -111,7 +112,8 @@ def test_encoder_vectors_are_those_of_the_pairs_alone(finished_run) -> None:
     """Padding and the order of the batches change which come first, not what they are."""
     student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
     pairs = finished_run.lines("corpus/train.en")[:20], finished_run.lines("corpus/train.de")[:20]
-    found = encoder_vectors(student, *pairs, count=10_000, seed=1)
+    text = ParallelText(*pairs)
+    found = encoder_vectors(student, text, count=10_000, seed=1)
     expected = []
     with torch.no_grad():
         for source, target in zip(*map(student.vocabulary.encode, pairs), strict=True):
@@ -122,7 +124,7 @@ def test_encoder_vectors_are_those_of_the_pairs_alone(finished_run) -> None:
     distances = (found[:, None] - rows).abs().amax(dim=2)
     assert distances.min(dim=0).values.max() < 1e-4
     assert distances.min(dim=1).values.max() < 1e-4
-    assert len(encoder_vectors(student, *pairs, count=7, seed=1)) == 7
+    assert len(encoder_vectors(student, text, count=7, seed=1)) == 7
 
 
 def test_mistakes() -> None:

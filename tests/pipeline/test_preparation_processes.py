@@ -16,6 +16,7 @@ import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "scripts")!r}]
 from command_line import load_config
 from vqnmt import distillation
+from vqnmt.data.corpus import ParallelText
 from vqnmt.data.lines import Lines
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
@@ -31,7 +32,8 @@ pipeline.prepare_corpus()
 pipeline.train_vocabulary()
 path = pipeline.folder / "distilled" / "train.de"
 distillation.distill(Shouter(), pipeline.corpus.train.sources, path)
-batches = pipeline.batches(pipeline.folder / "tokens", Lines(path), 512, "test")
+text = ParallelText(pipeline.corpus.train.sources, Lines(path))
+batches = pipeline.batches(pipeline.folder / "tokens", text, 512, "test")
 plan = [batch.tolist() for batch in batches.plan(epoch=1)]
 name = "plan-" + os.environ.get("RANK", "0")
 (pipeline.folder / name).write_text(repr(plan))

@@ -71,6 +71,11 @@ class Corpus:
     keep_pattern: str | None
     report: dict[str, Any]
 
+    @property
+    def held_out_sources(self) -> list[str]:
+        """Sources of valid and of all test sets."""
+        return [source for text in (self.valid, *self.test.values()) for source in text.sources]
+
 
 def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """Return the corpus of `config`, built into `folder` unless a valid one is there already.

@@ -6,7 +6,7 @@ No encoder reacts to the codebook here: what a codebook loses, it loses by its o
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqnmt.data.batches import pad, plan_batches
+from vqnmt.data.corpus import ParallelText
 from vqnmt.errors import VqnmtError
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
@@ -190,15 +191,12 @@ def gaussian_vectors(config: CollapseConfig, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def encoder_vectors(
-    student: Translator, sources: Sequence[str], targets: Sequence[str], count: int, seed: int
-) -> Tensor:
+def encoder_vectors(student: Translator, text: ParallelText, count: int, seed: int) -> Tensor:
     """Collect z_e (M, d) of random training pairs from a student's compressor, on the CPU.
 
     Args:
         student: Its model is a `LatentTransformer`.
-        sources: Training sources.
-        targets: What the student trains on.
+        text: What the student trains on.
         count: Vectors wanted; M is smaller if the text has fewer.
         seed: Fixes which pairs are taken.
     """
@@ -208,7 +206,7 @@ def encoder_vectors(
     found: list[Tensor] = []
     total = 0
     with Progress("encoder outputs", count, "vectors") as progress:
-        for source, target in padded_batches(student, sources, targets, seed):
+        for source, target in padded_batches(student, text, seed):
             z_e, mask = model.compress(target, *model.encode(source))
             found.append(z_e[mask].float().cpu())
             total += len(found[-1])
@@ -219,10 +217,10 @@ def encoder_vectors(
 
 
 def padded_batches(
-    translator: Translator, sources: Sequence[str], targets: Sequence[str], seed: int = 0
+    translator: Translator, text: ParallelText, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield source (B, S) and target (B, T) of all pairs, batches in random order."""
-    rows, target_rows = translator.vocabulary.encode(sources), translator.vocabulary.encode(targets)
+    """Yield source (B, S) and target (B, T) of all pairs of `text`, batches in random order."""
+    rows, target_rows = map(translator.vocabulary.encode, (text.sources, text.targets))
     lengths = [np.array([len(row) for row in side], dtype=np.int64) for side in (rows, target_rows)]
     for indices in plan_batches(lengths[0], lengths[1], translator.batch_tokens, seed, epoch=0):
         sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])

@@ -33,8 +33,9 @@ from vqnmt.pipeline.collapse import (
     train_codebook,
 )
 from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.stage import Stage
-from vqnmt.pipeline.translation import TranslationPipeline, pair_name
+from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.progress import say
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
@@ -70,8 +71,7 @@ class QuantizerComparison:
         self.pipeline.prepare_corpus()
         self.pipeline.train_vocabulary()
         self.pipeline.train_teacher()
-        train = self.pipeline.corpus.train
-        self.targets = self.pipeline.distill() if config.distill else train.targets
+        self.text = self.pipeline.student_text()
         self.folder = self.pipeline.folder / "quantizers"
 
     def collapse(self, settings: CollapseConfig) -> list[Record]:
@@ -108,10 +108,10 @@ class QuantizerComparison:
         student: Translator,
         folder: Path,
     ) -> list[Record]:
-        seed, sources = self.config.seed, self.pipeline.corpus.train.sources
+        seed = self.config.seed
         streams = {
             "gaussian": gaussian_vectors(settings, seed),
-            "encoder": encoder_vectors(student, sources, self.targets, settings.vectors, seed),
+            "encoder": encoder_vectors(student, self.text, settings.vectors, seed),
         }
         records = []
         for stream, vectors in streams.items():
@@ -146,7 +146,7 @@ class QuantizerComparison:
         for name, quantizer in quantizers.items():
             say(f"student with the quantizer {name}")
             one = self._with_quantizer(name, quantizer)
-            one.train_student(self.targets)
+            one.train_student(self.text)
             stage = one.stage("evaluation", {"measured on": "valid"}, after="student")
             path = stage.folder / "students.json"
             if not stage.has(path.name):
@@ -240,7 +240,7 @@ def latent_metrics(student: Translator, text: ParallelText) -> dict[str, Metric]
     usage = torch.zeros(model.quantizer.codebook_size, dtype=torch.int64)
     reconstruction = prediction = 0.0
     tokens = ends = 0
-    for source, target in padded_batches(student, text.sources, text.targets):
+    for source, target in padded_batches(student, text):
         z_e, mask = model.compress(target, *model.encode(source))
         codes = model.quantizer.nearest(z_e)[mask].cpu()  # (codes,)
         usage += codes.bincount(minlength=len(usage))

@@ -105,6 +105,8 @@ class PipelineConfig:
     """The teacher's beam for distillation."""
     distill: bool = True
     """Whether the student trains on the teacher's output or on the raw text."""
+    recombined: int = 0
+    """Made-up sources for each training source, that the teacher translates for the student."""
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
     student: str = "latent"
@@ -133,6 +135,13 @@ class PipelineConfig:
         for key in ("max_train_tokens", "max_source_tokens", "beam"):
             if getattr(self, key) < 1:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        if self.recombined < 0:
+            raise VqnmtError(f"recombined is {self.recombined}; it must be 0 or more")
+        if self.recombined and not self.distill:
+            raise VqnmtError(
+                f"recombined is {self.recombined}, but distill is false, so that nobody translates "
+                "the made-up sources: set distill=true or recombined=0"
+            )
         if self.student not in STUDENTS:
             raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
         if not 0 <= self.seed < 2**32:

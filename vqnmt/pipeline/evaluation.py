@@ -16,6 +16,7 @@ from vqnmt.evaluation.records import (
 from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline.config import DecodingConfig
+from vqnmt.pipeline.facts import corpus_facts, pair_name
 from vqnmt.pipeline.stage import as_text
 from vqnmt.pipeline.systems import (
     BASELINE,
@@ -28,7 +29,7 @@ from vqnmt.pipeline.systems import (
     training_metrics,
     translate_sets,
 )
-from vqnmt.pipeline.translation import TranslationPipeline, corpus_facts, pair_name
+from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import read_metrics
 from vqnmt.translator import Translation

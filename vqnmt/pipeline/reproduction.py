@@ -26,6 +26,7 @@ from vqnmt.evaluation.scores import paired_bootstrap
 from vqnmt.files import atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.stage import Stage, as_text
 from vqnmt.pipeline.systems import (
     BASELINE,
@@ -38,7 +39,7 @@ from vqnmt.pipeline.systems import (
     training_metrics,
     translate_sets,
 )
-from vqnmt.pipeline.translation import TranslationPipeline, pair_name
+from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.progress import say
 from vqnmt.settings import to_flat
 from vqnmt.translator import Translator
@@ -48,7 +49,7 @@ BASELINES = (BASELINE, "ar_greedy")
 # What a system may have of its own; all else is shared, so that only this makes a difference.
 _OWN = (
     *("seed", "student", "student_model", "autoregressive_student", "fertility_student"),
-    *("student_training", "distill", "warm_start", "decoding"),
+    *("student_training", "distill", "recombined", "warm_start", "decoding"),
 )
 
 
@@ -178,15 +179,16 @@ class Reproduction:
             if config.seed != self.config.seed:
                 one.folder = self.folder / "teachers" / f"seed-{config.seed}"
                 one.train_teacher()
-            one.train_student([])
+            one.train_student(self.pipeline.corpus.train)
             return one
-        targets: Sequence[str] = self.pipeline.corpus.train.targets
-        if config.distill:
-            targets = self.pipeline.distill()
-        one = self.pipeline.with_student(config, self.folder / "students")
+        # Its text is that of the first seed.
+        first = dataclasses.replace(config, seed=self.config.seed)
+        shared = self.pipeline.with_student(first, self.folder)
+        text = shared.student_text()
+        one = shared.with_student(config, self.folder / "students")
         settings = one.student_stage().settings
         one.folder /= f"{student_name(config)}-{_digest(settings)}"
-        one.train_student(targets)
+        one.train_student(text)
         return one
 
     # --- measurement -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,19 +14,21 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from vqnmt.data.batches import ParallelBatches
-from vqnmt.data.corpus import BothSides, Corpus, prepare_corpus
+from vqnmt.data.corpus import BothSides, Corpus, ParallelText, prepare_corpus
 from vqnmt.data.lines import Lines
+from vqnmt.data.recombination import recombine
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.distillation import distill
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
-from vqnmt.evaluation.report import CorpusFacts
+from vqnmt.files import atomic_write_lines
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
 from vqnmt.models.pretrained import ARCHITECTURES
 from vqnmt.models.warm_start import copy_weights
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
+from vqnmt.pipeline.facts import corpus_facts, split_name
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.stage import Stage
 from vqnmt.pipeline.teachers import load_teacher
@@ -48,6 +51,7 @@ class TranslationPipeline:
         vocabulary/   spm.model
         teacher/      model folder, training/ with checkpoints and metrics
         distilled/    the teacher's translations of the training sources
+        recombined-<n>/  with recombined=n: both sides of what the student trains on
         student/      as teacher/
         results.json  report.md  *.png
     """
@@ -71,7 +75,7 @@ class TranslationPipeline:
         self.prepare_corpus()
         self.train_vocabulary()
         self.train_teacher()
-        self.train_student(self.distill() if self.config.distill else self.corpus.train.targets)
+        self.train_student(self.student_text())
 
     def prepare_corpus(self) -> None:
         """Stage 1: fetch, split and filter the text."""
@@ -87,7 +91,7 @@ class TranslationPipeline:
         for part, facts in report.items():
             dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
             counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
-            say(f"corpus: {_split_name(part)} has {counts}")
+            say(f"corpus: {split_name(part)} has {counts}")
 
     def train_vocabulary(self) -> None:
         """Stage 2: the joint sentencepiece vocabulary."""
@@ -129,8 +133,7 @@ class TranslationPipeline:
         if not self._trained_already(stage):
             set_seed(config.seed)
             model = AutoregressiveTransformer(config.teacher_model, len(self.vocabulary))
-            targets = self.corpus.train.targets
-            self._train(stage, model, BleuObserver, targets, config.teacher_training)
+            self._train(stage, model, BleuObserver, self.corpus.train, config.teacher_training)
         self.teacher = Translator.from_pretrained(stage.folder)
 
     def distill(self) -> Sequence[str]:
@@ -147,15 +150,7 @@ class TranslationPipeline:
         path = stage.folder / f"train.{self.corpus.target_language}"
         if not stage.has(path.name):
             with stage.work():
-                vocabulary = self.vocabulary
-                if isinstance(self.teacher, Translator):
-                    vocabulary = self.teacher.vocabulary
-
-                def fits(source: str) -> bool:
-                    return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
-
-                if long := distill(self.teacher, sources, path, beam=config.beam, fits=fits):
-                    say(f"distillation: {long:,} sources over max_source_tokens stay empty")
+                self._translate(sources, path)
         lines = Lines(path)
         if len(lines) != len(sources):
             raise VqnmtError(
@@ -164,8 +159,39 @@ class TranslationPipeline:
             )
         return lines
 
-    def train_student(self, targets: Sequence[str]) -> None:
-        """Stage 5: the student, on distilled or raw `targets`."""
+    def recombine(self, text: ParallelText) -> ParallelText:
+        """Stage 4, further: made-up sources, translated by the teacher too, behind those of `text`.
+
+        Args:
+            text: The training sources and the teacher's translations of them.
+        """
+        config, corpus, count = self.config, self.corpus, self.config.recombined
+        settings = {"recombined": count, "seed": config.seed}
+        stage = self.stage(f"recombined-{count}", settings, after="distilled")
+        names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
+        paths = [stage.folder / name for name in names]
+        if not stage.has(*names):
+            with stage.work():
+                seed, wanted = config.seed, count * len(text)
+                made = recombine(text.sources, wanted, seed, corpus.held_out_sources)
+                say(f"recombination: {len(made):,} sources made of {len(text):,}")
+                translated = stage.folder / "made" / names[1]
+                self._translate(made, translated)
+                if PartialState().is_main_process:
+                    atomic_write_lines(paths[0], chain(text.sources, made))
+                    atomic_write_lines(paths[1], chain(text.targets, Lines(translated)))
+                PartialState().wait_for_everyone()
+        return ParallelText(*(Lines(path) for path in paths))
+
+    def student_text(self) -> ParallelText:
+        """Return what the student trains on: raw or distilled, with made-up sources or without."""
+        text = self.corpus.train
+        if self.config.distill:
+            text = ParallelText(text.sources, self.distill())
+        return self.recombine(text) if self.config.recombined else text
+
+    def train_student(self, text: ParallelText) -> None:
+        """Stage 5: the student, on `text`."""
         config = self.config
         if config.student == "teacher":
             assert isinstance(self.teacher, Translator), "only our own teacher can be measured"
@@ -177,7 +203,7 @@ class TranslationPipeline:
             if copied:
                 say(f"student: {copied:,} weights start as the teacher's")
             observer = LatentObserver if isinstance(model, LatentTransformer) else BleuObserver
-            self._train(stage, model, observer, targets, config.student_training)
+            self._train(stage, model, observer, text, config.student_training)
         self.student = Translator.from_pretrained(stage.folder)
 
     def student_stage(self) -> Stage:
@@ -194,6 +220,7 @@ class TranslationPipeline:
         if config.teacher != "own" and uses_teacher and isinstance(self.teacher, Translator):
             settings |= self.teacher_settings
         before = "distilled" if config.distill else "teacher"
+        before = f"recombined-{config.recombined}" if config.recombined else before
         after = before if before in self.stages else "vocabulary"
         return self.stage("student", settings, after=after)
 
@@ -222,6 +249,18 @@ class TranslationPipeline:
     def _common_settings(self) -> dict[str, Any]:
         keys = ("seed", "max_train_tokens", "max_source_tokens")
         return {key: getattr(self.config, key) for key in keys}
+
+    def _translate(self, sources: Sequence[str], path: Path) -> None:
+        """Write the teacher's translations of `sources` to `path`, empty lines for long ones."""
+        config, vocabulary = self.config, self.vocabulary
+        if isinstance(self.teacher, Translator):
+            vocabulary = self.teacher.vocabulary
+
+        def fits(source: str) -> bool:
+            return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
+
+        if long := distill(self.teacher, sources, path, beam=config.beam, fits=fits):
+            say(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
     def _check_lengths(self, vocabulary: Vocabulary) -> None:
         """Refuse, before hours of training, validation and test sources that are too long.
@@ -278,10 +317,10 @@ class TranslationPipeline:
         stage: Stage,
         model: nn.Module,
         observer: type[BleuObserver],
-        targets: Sequence[str],
+        text: ParallelText,
         training: TrainingConfig,
     ) -> None:
-        """Train `model` on the training sources and `targets`; leave the model folder."""
+        """Train `model` on `text`; leave the model folder."""
         name, seed, corpus = stage.folder.name, self.config.seed, self.corpus
         translator = Translator(
             model,
@@ -292,7 +331,7 @@ class TranslationPipeline:
         )
         watch = observer(translator, corpus.valid, corpus.target_language)
         with stage.work():
-            batches = self.batches(stage.folder / "tokens", targets, training.batch_tokens, name)
+            batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)
             folder = stage.folder / "training"
             trainer = Trainer(model, batches, watch, training, folder, seed, name)
             model.load_state_dict(trainer.train())
@@ -307,13 +346,13 @@ class TranslationPipeline:
             PartialState().wait_for_everyone()
 
     def batches(
-        self, folder: Path, targets: Sequence[str], batch_tokens: int, name: str
+        self, folder: Path, text: ParallelText, batch_tokens: int, name: str
     ) -> ParallelBatches:
-        """Tokenise the training sources and `targets`, but for the pairs that the filters drop.
+        """Tokenise the pairs of `text`, but for those that the filters drop.
 
         Args:
             folder: Gets the tokens; those of the same pairs that are there already are used.
-            targets: Translations of the training sources.
+            text: Training sources and their translations.
             batch_tokens: See `plan_batches`.
             name: Of the model that trains on them, for what is printed.
 
@@ -321,50 +360,21 @@ class TranslationPipeline:
             VqnmtError: No pair is left.
         """
         fit = self.config.corpus.pair_filter()
-        sources = self.corpus.train.sources
         state = PartialState()
         if state.is_main_process:
-            tokenize_pairs(sources, targets, self.vocabulary, folder, fit, name)
+            tokenize_pairs(text.sources, text.targets, self.vocabulary, folder, fit, name)
         state.wait_for_everyone()
         tokens = open_tokens(folder)
         pairs = len(tokens[0])
         if not pairs:
             raise VqnmtError(
-                f"{name}: none of {len(sources):,} pairs passes the filters corpus.max_words and "
+                f"{name}: none of {len(text):,} pairs passes the filters corpus.max_words and "
                 "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
             )
         limit = self.config.max_train_tokens
         batches = ParallelBatches(*tokens, batch_tokens, self.config.seed, limit)
         say(
-            f"{name}: trains on {len(batches):,} pairs; dropped: {len(sources) - pairs:,} by "
+            f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
             f"the filters, {pairs - len(batches):,} over {limit} tokens"
         )
         return batches
-
-
-def _split_name(part: str) -> str:
-    """Name a part of the corpus as the tables do: a test set by its own name."""
-    return part.removeprefix("test.")
-
-
-def pair_name(corpus: Corpus) -> str:
-    """Name a corpus and its languages as records do: `multi30k-en-de`."""
-    return f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
-
-
-def corpus_facts(corpus: Corpus) -> CorpusFacts:
-    """Gather what reports and model cards say of a corpus."""
-    parts = corpus.report["parts"]
-    dropped: dict[str, int] = {}
-    for facts in parts.values():
-        for reason, count in facts["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    return CorpusFacts(
-        name=corpus.name,
-        source_language=corpus.source_language,
-        target_language=corpus.target_language,
-        licence=corpus.report["licence"],
-        attribution=corpus.report["attribution"],
-        counts={_split_name(part): facts["pairs"] for part, facts in parts.items()},
-        dropped=dropped,
-    )

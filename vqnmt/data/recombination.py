@@ -1,0 +1,68 @@
+"""New source sentences from old ones: text that a teacher can translate where nobody else has.
+
+A student of a few ten thousand sentences learns them by heart. What it should learn is its teacher,
+and a teacher can be asked about any sentence: it needs only sentences of the same kind.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from vqnmt.data.splits import sentence_key, text_mark
+
+# Sentences that others are made of, at most: bounds the memory to some 200 MB.
+PARENTS = 200_000
+# Trials for each sentence wanted, before fewer are returned.
+TRIALS = 20
+
+
+def recombine(
+    sentences: Sequence[str], count: int, seed: int, taken: Iterable[str] = ()
+) -> list[str]:
+    """Make up sentences: the beginning of one and the end of another that share two words.
+
+    The two words stand inside both, so that any three neighbours in the result are neighbours in
+    `sentences`: "A man in a hat" and "Two dogs in a small boat" give "A man in a small boat".
+
+    Args:
+        sentences: What to take apart, their words separated by white space.
+        count: Sentences wanted.
+        seed: The same one gives the same sentences.
+        taken: Sentences that may not come out, such as those of a test set. `sentences` never do.
+
+    Returns:
+        The new sentences, all different by `sentence_key`; fewer than `count` where the words of
+        the old ones do not allow more.
+    """
+    chance = random.Random(seed)
+    chosen: Sequence[int] = range(len(sentences))
+    if len(sentences) > PARENTS:
+        chosen = sorted(chance.sample(chosen, PARENTS))
+    parents = [words for i in chosen if len(words := sentences[i].split()) >= 4]
+    places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for number, words in enumerate(parents):
+        for place in _inside(words):
+            places[words[place], words[place + 1]].append((number, place))
+    known = {_mark(sentence) for sentence in chain(sentences, taken)}
+    found: list[str] = []
+    for _ in range(TRIALS * count if parents else 0):
+        if len(found) == count:
+            break
+        first = chance.choice(parents)
+        cut = chance.choice(_inside(first))
+        number, place = chance.choice(places[first[cut], first[cut + 1]])
+        sentence = " ".join(first[:cut] + parents[number][place:])
+        if (mark := _mark(sentence)) not in known:
+            known.add(mark)
+            found.append(sentence)
+    return found
+
+
+def _inside(words: Sequence[str]) -> range:
+    """Return the places of two neighbouring words that have one before and one after them."""
+    return range(1, len(words) - 2)
+
+
+def _mark(sentence: str) -> int:
+    return text_mark(sentence_key(sentence))
