@@ -63,6 +63,7 @@ def test_a_sentence_counts_by_its_median_over_the_rounds(monkeypatch):
 
 
 def test_systems_take_turns_and_each_comes_first_and_after_each_other(monkeypatch):
+    monkeypatch.setattr(latency_module, "TURN", 1)
     machine = FakeMachine(monkeypatch)
     names = ["a", "b", "c"]
     systems = {name: machine.system(name, lambda _: 1) for name in names}
@@ -78,6 +79,15 @@ def test_systems_take_turns_and_each_comes_first_and_after_each_other(monkeypatc
     assert {name: firsts.count(name) for name in names} == {"a": 4, "b": 4, "c": 4}
     neighbours = {pair for order in orders for pair in itertools.pairwise(order)}
     assert len(neighbours) == 6
+
+
+def test_a_turn_is_of_several_sentences(monkeypatch):
+    monkeypatch.setattr(latency_module, "TURN", 3)
+    machine = FakeMachine(monkeypatch)
+    systems = {name: machine.system(name, lambda _: 1) for name in "ab"}
+    measure_latency(systems, "12345", warmup=0, rounds=1)
+    first = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("b", "3")]
+    assert machine.calls == [*first, ("b", "4"), ("b", "5"), ("a", "4"), ("a", "5")]
 
 
 def test_drift_hurts_all_alike(monkeypatch):

@@ -3,16 +3,19 @@
 What is timed is what a user waits for: text in, text out, with tokenisation, search and
 detokenisation. What would falsify a comparison, and what is done about it:
 
-- The machine drifts (clock, heat, neighbours): the systems take turns sentence by sentence, so
-  a bad minute hurts all of them alike.
-- A call leaves caches warm or cold for the next: the order rotates and reverses, so that each
-  system comes first, last, and after each other system.
+- The machine drifts (clock, heat, neighbours): the systems take turns of some sentences, so that a
+  bad minute hurts all of them alike.
+- A call leaves caches full of its own weights, and a user runs one system: a turn is long enough
+  that few of its sentences come just after another system.
+- Those few: the order rotates and reverses, so that each system comes first, last, and after each
+  other system.
 - A GPU works on after the call returns: `synchronize` runs before each reading of the clock.
 - First calls compile and allocate: they are warm-up and not counted.
 - Python's cyclic garbage collector strikes at random: it is off while the clock runs.
 """
 
 import gc
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -20,6 +23,9 @@ from time import perf_counter_ns
 import numpy as np
 
 from vqnmt.progress import Progress
+
+TURN = 20
+"""Sentences in a system's turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +59,7 @@ def measure_latency(
     rounds: int = 3,
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Latency]:
-    """Time every system on every sentence, one sentence at a time, the systems in turn.
+    """Time every system on every sentence, one at a time, `TURN` sentences of each system in turn.
 
     Args:
         systems: From a system's name to its translation of one string.
@@ -84,17 +90,19 @@ def measure_latency(
                 translate(sentences[index % len(sentences)])
         gc.disable()
         try:
-            for round_ in range(rounds):
+            turns = itertools.product(range(rounds), range(0, len(sentences), TURN))
+            for turn, (round_, first) in enumerate(turns):
                 gc.collect()  # by hand and off the clock, so that garbage does not pile up
-                for index, sentence in enumerate(sentences):
-                    for name in turn_order(list(systems), round_ + index):
+                last = min(first + TURN, len(sentences))
+                for name in turn_order(list(systems), turn):
+                    for index in range(first, last):
                         wait()
                         start = perf_counter_ns()
-                        output = systems[name](sentence)
+                        output = systems[name](sentences[index])
                         wait()
                         times[name][round_, index] = perf_counter_ns() - start
                         outputs[name][index] = output
-                    progress.update()
+                progress.update(last - first)
         finally:
             if collecting:
                 gc.enable()
@@ -109,7 +117,7 @@ def speedup(baseline: Latency, system: Latency) -> float:
 
 
 def turn_order(names: list[str], turn: int) -> list[str]:
-    """Order the systems for one sentence: rotate every second turn, reverse in between."""
+    """Order the systems for one turn of each: rotate every second time, reverse in between."""
     shift = (turn // 2) % len(names)
     order = names[shift:] + names[:shift]
     return order[::-1] if turn % 2 else order
