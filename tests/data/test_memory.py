@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 
 from vqnmt import distillation
+from vqnmt.data import build, tokenized
 from vqnmt.data import lines as lines_module
-from vqnmt.data import tokenized
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, load_corpus, prepare_corpus
@@ -28,7 +28,10 @@ BOUND = 4_000_000
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines_module, "_BLOCK", 1 << 16)
     monkeypatch.setattr(lines_module, "_LINES", 50)
+    monkeypatch.setattr(build, "_CHUNK", 50)
+    monkeypatch.setattr(build, "_SHARD", 100)
     monkeypatch.setattr(tokenized, "CHUNK", 50)
+    monkeypatch.setattr(tokenized, "SHARD", 100)
     monkeypatch.setattr(distillation, "PART", 100)
     monkeypatch.setattr(os, "fsync", lambda number: None)  # no power cut is tested here
 

@@ -1,4 +1,4 @@
-"""Building a prepared corpus: one streaming pass over the training text, by all cores."""
+"""Building a prepared corpus: the training text is streamed, and judged by all cores."""
 
 import hashlib
 import json
@@ -8,15 +8,22 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import cached_property
+from itertools import count, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
-from vqnmt.data.judge import PairJudge, Verdict
+from vqnmt.data.judge import OUTCOMES, PairJudge
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, chunks, count_lines
-from vqnmt.data.sources import RemoteFile, file_checksum
+from vqnmt.data.shards import Arrays, Shards, joined
+from vqnmt.data.sources import RemoteFile, fetch, file_checksum
 from vqnmt.data.splits import HashSplit, sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.errors import VqnmtError
@@ -25,12 +32,16 @@ from vqnmt.progress import Progress
 
 # Pairs that are judged at once, between two reports of progress.
 _CHUNK = 250
+# Pairs of a shard: the most work that a crash can lose, for each machine.
+_SHARD = 25_000
 # Starting processes takes as long as one needs for some ten thousand pairs.
 _SEVERAL_PROCESSES = 100_000
 
 
 def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
     """Write the prepared files of `config` and then corpus.json into `folder`.
+
+    All processes call this; the first of each machine works.
 
     Raises:
         VqnmtError: The text cannot be had or read, or a part comes out empty.
@@ -71,33 +82,53 @@ class _Builder:
         # Pairs kept and pairs dropped by reason, of each part.
         self.kept: Counter[str] = Counter()
         self.dropped: dict[str, Counter[str]] = {}
-        self.outputs: dict[str, tuple[IO[str], IO[str]]] = {}
-        self.keys: dict[str, set[str]] = {}
+        self.outputs: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
+        # Sources that the split has given to valid and test.
+        self.keys: dict[str, set[str]] = {"valid": set(), "test.test": set()}
 
     def build(self, fingerprint: str) -> None:
-        """Write every part to temporary files, put them in place, then write corpus.json."""
+        """Let the machines share a large text; let the first process write the files."""
         self._spare_inputs()
+        state = PartialState()
+        expected = self._expected() if state.is_main_process else None
+        (self.expected,) = broadcast_object_list([expected])
+        # What is that large is of fixed content: the fingerprint stands for it.
+        self.large = (self.expected or 0) >= _SEVERAL_PROCESSES
+        self.shards = Shards(self.folder, fingerprint, _SHARD)
+        if self.large:
+            with state.main_process_first():
+                if state.is_local_main_process:
+                    self._fetch()
+        self.shards.share(self._judged, lambda shards: self._write_all(shards, fingerprint))
+
+    def _fetch(self) -> None:
+        """Fetch all files, of which no large corpus has several to choose from."""
+        for file in self._files():
+            if isinstance(file, RemoteFile):
+                fetch(file, self.cache)
+
+    def _write_all(self, shards: Iterable[Arrays], fingerprint: str) -> None:
+        """Write every part to temporary files, put them in place, then write corpus.json."""
         with ExitStack() as stack:
             for part in self._parts():
                 first, second = (
                     stack.enter_context(
                         open(
                             stack.enter_context(atomic_path(self.folder / f"{part}.{language}")),
-                            "w",
-                            encoding="utf-8",
-                            newline="\n",
+                            "wb",
                         )
                     )
                     for language in self.languages
                 )
                 self.outputs[part] = (first, second)
                 self.dropped[part] = Counter()
-                self.keys[part] = set()
-            for name, pieces in self.entry.tests.items():
-                self._copy_official(f"test.{name}", pieces)
-            if self.entry.valid:
-                self._copy_official("valid", self.entry.valid)
-            read = self._stream_train()
+            for part, pairs in self.official.items():
+                self._copy_official(part, pairs)
+            seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
+            read = 0
+            for shard in shards:
+                self._place(shard, seen)
+                read += len(shard["marks"])
             self._check_not_empty(read)
             # From here on the folder's old files go; without corpus.json they are not valid.
             old = self._remove_old()
@@ -119,67 +150,109 @@ class _Builder:
         for piece in pieces:
             yield from piece.pairs(*self.languages, self.cache)
 
-    def _write(self, part: str, source: str, target: str) -> None:
-        for output, text in zip(self.outputs[part], (source, target), strict=True):
-            output.write(text + "\n")
-        self.kept[part] += 1
+    @cached_property
+    def official(self) -> dict[str, list[Pair]]:
+        """The official sets by the names of their parts."""
+        pieces = {f"test.{name}": pieces for name, pieces in self.entry.tests.items()}
+        if self.entry.valid:
+            pieces["valid"] = self.entry.valid
+        return {part: list(self._pairs(its)) for part, its in pieces.items()}
 
-    def _copy_official(self, part: str, pieces: tuple[Piece, ...]) -> None:
-        """Copy an official set; only a validation sentence that a test set has is left out."""
-        test_keys = self._held_out("test.") if part == "valid" else set()
-        for source, target in self._pairs(pieces):
-            key = sentence_key(source)
-            if key in test_keys:
-                self.dropped[part]["source is in test"] += 1
-                continue
-            self.keys[part].add(key)
-            self._write(part, source, target)  # as it is: white space included
-
-    def _held_out(self, prefix: str) -> set[str]:
-        return set().union(*(keys for part, keys in self.keys.items() if part.startswith(prefix)))
-
-    def _stream_train(self) -> int:
-        """Send each pair of the training text to its part; return how many were read."""
-        judge = PairJudge(
+    @cached_property
+    def judge(self) -> PairJudge:
+        """What judges the pairs of the training text."""
+        keys: dict[str, set[str]] = {"test": set(), "valid": set()}
+        for part, pairs in self.official.items():
+            keys[part.partition(".")[0]].update(sentence_key(source) for source, _ in pairs)
+        return PairJudge(
             split=self.split,
             fit=self.config.pair_filter(),
             drop_copies=self.entry.drop_copies,
-            official={"test": self._held_out("test."), "valid": self.keys["valid"].copy()},
+            official=keys,
         )
-        expected = self._expected()
-        processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
-        pairs = chunks(self._pairs(self.entry.train), _CHUNK)
-        seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
-        read = 0
+
+    def _write(self, part: str, source: bytes, target: bytes) -> None:
+        for output, text in zip(self.outputs[part], (source, target), strict=True):
+            output.write(text + b"\n")
+        self.kept[part] += 1
+
+    def _copy_official(self, part: str, pairs: list[Pair]) -> None:
+        """Copy an official set; only a validation sentence that a test set has is left out."""
+        for source, target in pairs:
+            if part == "valid" and sentence_key(source) in self.judge.official["test"]:
+                self.dropped[part]["source is in test"] += 1
+            else:  # as it is: white space included
+                self._write(part, source.encode(), target.encode())
+
+    def _judged(self, machine: int, machines: int) -> Iterator[Arrays]:
+        """Read or make the shards of a machine; those that are full and of a large text are saved.
+
+        A small text is left to the first process.
+        """
+        if machines > 1 and not self.large:
+            return
+        processes = available_cores() if self.large else 1
+        expected = self.expected and self.expected // machines
+        numbered = self._chunks(machine, machines)
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                for verdicts in map_in_order(judge, pairs, processes):
-                    for verdict in verdicts:
-                        self._place(verdict, seen)
-                    read += len(verdicts)
-                    progress.update(len(verdicts))
+                judged = map_in_order(self.judge, numbered, processes)
+                for number, group in groupby(judged, itemgetter(0)):
+                    shard = joined([arrays for _, arrays in group])
+                    if not len(shard["marks"]):
+                        shard = self.shards.read(number) or shard
+                    elif self.large and len(shard["marks"]) == _SHARD:
+                        self.shards.write(number, shard)
+                    yield shard
+                    progress.update(len(shard["marks"]))
             except BrokenExecutor as error:
                 raise VqnmtError(
-                    f"corpus {self.config.name}, after pair {read:,}: a process that reads it was "
-                    "ended from outside, as happens when memory runs out: start again with more"
+                    f"corpus {self.config.name}, after pair {progress.done:,}: a process that "
+                    "reads it was ended from outside, as happens when memory runs out: start "
+                    "again with more"
                 ) from error
-        return read
 
-    def _place(self, verdict: Verdict, seen: set[int]) -> None:
-        """Write or drop a pair of the training text; `seen` has the marks of those before it."""
-        dropped = self.dropped["train"]
-        if verdict.mark is not None:
-            if verdict.mark in seen:
-                dropped["duplicate"] += 1
+    def _chunks(self, machine: int, machines: int) -> Iterator[tuple[int, list[Pair]]]:
+        """Yield chunks with the numbers of their shards; for a shard that is there, an empty one.
+
+        All of the text is read, so that a fault in it ends the work of every machine.
+        """
+        pairs = self._pairs(self.entry.train)
+        for number in count():
+            read = 0
+            shard = islice(pairs, _SHARD)
+            if number % machines != machine:
+                read = sum(1 for _ in shard)
+            elif self.large and self.shards.read(number) is not None:
+                read = sum(1 for _ in shard)
+                yield number, []
+            else:
+                for chunk in chunks(shard, _CHUNK):
+                    read += len(chunk)
+                    yield number, chunk
+            if read < _SHARD:
                 return
-            seen.add(verdict.mark)
-        if verdict.part is None:
-            dropped[verdict.reason] += 1
-        elif verdict.part == "train":
-            self._write("train", verdict.source, verdict.target)
-        else:
-            part = "test.test" if verdict.part == "test" else verdict.part
-            self._hold_out(part, verdict.key, verdict.source, verdict.target)
+
+    def _place(self, shard: Arrays, seen: set[int]) -> None:
+        """Write or drop the pairs of a shard; `seen` has the marks of those before them."""
+        dropped = self.dropped["train"]
+        sources, targets = (
+            iter(shard[side].tobytes().split(b"\n")) for side in ("sources", "targets")
+        )
+        for mark, outcome in zip(shard["marks"].tolist(), shard["outcomes"].tolist(), strict=True):
+            part, reason = OUTCOMES[outcome]
+            source, target = (next(sources), next(targets)) if part else (b"", b"")
+            if mark in seen:
+                dropped["duplicate"] += 1
+                continue
+            if mark:
+                seen.add(mark)
+            if part is None:
+                dropped[reason] += 1
+            elif part == "train":
+                self._write(part, source, target)
+            else:
+                self._hold_out("test.test" if part == "test" else part, source, target)
 
     def _expected(self) -> int | None:
         """Count the pairs of the user's own files; of the catalogue, take its word."""
@@ -191,8 +264,9 @@ class _Builder:
         ]
         return sum(map(count_lines, own)) if own else self.entry.pairs
 
-    def _hold_out(self, part: str, key: str, source: str, target: str) -> None:
+    def _hold_out(self, part: str, source: bytes, target: bytes) -> None:
         """Keep the first translation of a source that the split gives to valid or test."""
+        key = sentence_key(source.decode())
         if key in self.keys[part]:
             self.dropped[part]["further translation"] += 1
         else:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 from vqnmt.data.build import build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
@@ -80,6 +83,8 @@ class Corpus:
 def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """Return the corpus of `config`, built into `folder` unless a valid one is there already.
 
+    All processes call this, of all machines, which see the same folder.
+
     Args:
         config: What to prepare.
         folder: Where the plain files and corpus.json live; rebuilt when the configuration, the
@@ -91,14 +96,28 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """
     folder = Path(folder)
     fingerprint = config.fingerprint()
+    corpus = _prepared(folder, fingerprint) if PartialState().is_main_process else None
+    # One process decides for all: they look at different times, but build together.
+    missing, expected = broadcast_object_list([corpus is None, fingerprint])
+    if fingerprint != expected:
+        raise VqnmtError(
+            f"{folder}: the text or the settings differ from those of the first process: the same "
+            "files and command line must be there on all machines"
+        )
+    if missing:
+        build_corpus(config, folder, fingerprint)
+    return corpus or load_corpus(folder)
+
+
+def _prepared(folder: Path, fingerprint: str) -> Corpus | None:
+    """Return the corpus in `folder`; None if it is another one or damaged."""
     report = read_report(folder)
     if report is not None and report["fingerprint"] == fingerprint:
         try:
             return load_corpus(folder)
         except VqnmtError as error:
             print(f"{error}: preparing the corpus again", file=sys.stderr, flush=True)
-    build_corpus(config, folder, fingerprint)
-    return load_corpus(folder)
+    return None
 
 
 def load_corpus(folder: Path | str) -> Corpus:

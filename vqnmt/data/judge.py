@@ -2,26 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import numpy as np
 
 from vqnmt.data.filters import PairFilter, collapse_whitespace
 from vqnmt.data.readers import Pair
+from vqnmt.data.shards import Arrays
 from vqnmt.data.splits import HashSplit, Part, sentence_key, text_mark
 
-
-class Verdict(NamedTuple):
-    """What becomes of one pair, unless it has been there before."""
-
-    source: str
-    target: str
-    mark: int | None = None
-    """Of both texts, by which duplicates are known; None if the pair is dropped whether or not."""
-    part: Part | None = None
-    """Where it goes; None if it is dropped."""
-    reason: str = ""
-    """Why it is dropped."""
-    key: str = ""
-    """`sentence_key` of the source, for the parts that hold each source once."""
+# What can become of a pair, unless it has been there before: its part, or why it is dropped.
+OUTCOMES: tuple[tuple[Part | None, str], ...] = (
+    ("train", ""),
+    ("valid", ""),
+    ("test", ""),
+    (None, "empty"),
+    (None, "target equals source"),
+    (None, "source is in test"),
+    (None, "source is in valid"),
+    (None, "too long"),
+    (None, "length ratio"),
+)
+_NUMBERS = {outcome: number for number, outcome in enumerate(OUTCOMES)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +41,51 @@ class PairJudge:
     drop_copies: bool
     official: dict[str, set[str]]
 
-    def __call__(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Judge a chunk of pairs."""
-        return [self.judge(*pair) for pair in pairs]
+    def __call__(self, chunk: tuple[int, Sequence[Pair]]) -> tuple[int, Arrays]:
+        """Judge a chunk of pairs.
 
-    def judge(self, source: str, target: str) -> Verdict:
-        """Judge one pair, its white space collapsed first."""
-        source, target = collapse_whitespace(source), collapse_whitespace(target)
+        Args:
+            chunk: The number of its shard, and the pairs.
+
+        Returns:
+            The number as it is, and of each pair "marks", by which duplicates are known (uint64; 0
+            if the pair is dropped whether or not), and "outcomes" (uint8, places in `OUTCOMES`);
+            "sources" and "targets" are the UTF-8 lines, white space collapsed, of those pairs
+            whose outcome is a part.
+        """
+        number, pairs = chunk
+        marks, outcomes = [], []
+        texts: tuple[list[str], list[str]] = ([], [])
+        for source, target in pairs:
+            source, target = collapse_whitespace(source), collapse_whitespace(target)
+            mark, part, reason = self._judge(source, target)
+            marks.append(mark)
+            outcomes.append(_NUMBERS[part, reason])
+            if part is not None:
+                texts[0].append(source)
+                texts[1].append(target)
+        sources, targets = (
+            np.frombuffer("\n".join([*lines, ""]).encode(), np.uint8) for lines in texts
+        )
+        return number, {
+            "marks": np.array(marks, np.uint64),
+            "outcomes": np.array(outcomes, np.uint8),
+            "sources": sources,
+            "targets": targets,
+        }
+
+    def _judge(self, source: str, target: str) -> tuple[int, Part | None, str]:
+        """Return the mark of a pair, its part, and why it is dropped if it has none."""
         if not source or not target:
-            return Verdict(source, target, reason="empty")
+            return 0, None, "empty"
         if self.drop_copies and source == target:
-            return Verdict(source, target, reason="target equals source")
+            return 0, None, "target equals source"
         mark = text_mark(f"{source}\n{target}")
         key = sentence_key(source)
         for place, keys in self.official.items():
             if key in keys:
-                return Verdict(source, target, mark, reason=f"source is in {place}")
+                return mark, None, f"source is in {place}"
         part = self.split.part(key)
-        if part != "train":
-            return Verdict(source, target, mark, part, key=key)
-        if reason := self.fit.reason(source, target):
-            return Verdict(source, target, mark, reason=reason)
-        return Verdict(source, target, mark, part)
+        if part == "train" and (reason := self.fit.reason(source, target)):
+            return mark, None, reason
+        return mark, part, ""

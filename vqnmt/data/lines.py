@@ -74,7 +74,10 @@ class Lines(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         """Return one line without its line feed, or a list of them."""
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            chosen = range(*index.indices(len(self)))
+            if chosen.step == 1 and chosen:
+                return self._read(chosen.start, chosen.stop)
+            return [self[i] for i in chosen]
         number = range(len(self))[index]  # negative indices and the IndexError are as of a list
         return self._read(number, number + 1)[0]
 

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.readers import chunks
+from vqnmt.data.shards import Arrays, Shards, joined
 from vqnmt.data.sources import file_checksum
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
@@ -21,6 +24,8 @@ from vqnmt.progress import Progress
 
 # Pairs that are encoded at a time: bounds the memory that tokenising needs.
 CHUNK = 10_000
+# Pairs of a shard: the most work that a crash can lose, for each machine.
+SHARD = 100_000
 # Raised whenever the same pairs give other files.
 _FORMAT = 1
 _SIDES = ("source", "target")
@@ -62,8 +67,9 @@ def tokenize_pairs(
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
 
-    Nothing is done where the folder holds just these pairs already. One process calls this. The
-    pairs are streamed: what is held of them is a chunk, and 16 bytes a pair.
+    Nothing is done where the folder holds just these pairs already. All processes call this, of all
+    machines, which see the same folder; the first of each machine works. What is held of the pairs
+    is a shard, and 16 bytes a pair.
 
     Args:
         sources: Source sentences.
@@ -76,11 +82,50 @@ def tokenize_pairs(
     Raises:
         VqnmtError: The folder cannot be written.
     """
-    kind = np.uint16 if len(vocabulary) <= 1 << 16 else np.int32
-    digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
-    if _holds(folder, digest):
+    digest = None
+    if PartialState().is_main_process:
+        digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
+        if _holds(folder, digest):
+            digest = None
+        else:  # from here on nothing vouches for old files
+            (folder / "tokens.json").unlink(missing_ok=True)
+    (digest,) = broadcast_object_list([digest])
+    if digest is None:
         return
-    (folder / "tokens.json").unlink(missing_ok=True)  # from here on nothing vouches for old files
+    kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
+    shards = Shards(folder, digest, SHARD)
+
+    def encode(start: int, stop: int) -> Arrays:
+        pairs = zip(sources[start:stop], targets[start:stop], strict=True)
+        fitting = [pair for pair in pairs if fit.reason(*pair) is None]
+        arrays = {}
+        for i, side in enumerate(_SIDES):
+            rows = vocabulary.encode([pair[i] for pair in fitting])
+            arrays[f"{side} lengths"] = np.fromiter(map(len, rows), np.int64, len(rows))
+            arrays[f"{side} tokens"] = np.fromiter(chain.from_iterable(rows), kind)
+        return arrays
+
+    def encoded(machine: int, machines: int) -> Iterator[Arrays]:
+        """Read or make the shards of a machine; those that are full are saved."""
+        starts = range(machine * SHARD, len(sources), machines * SHARD)
+        total = sum(min(SHARD, len(sources) - start) for start in starts)
+        with Progress(f"{description} tokens", total, "pairs") as progress:
+            for start in starts:
+                stop = min(start + SHARD, len(sources))
+                shard = shards.read(start // SHARD)
+                if shard is None:
+                    edges = [*range(start, stop, CHUNK), stop]
+                    shard = joined([encode(*edge) for edge in pairwise(edges)])
+                    if stop - start == SHARD:
+                        shards.write(start // SHARD, shard)
+                yield shard
+                progress.update(stop - start)
+
+    shards.share(encoded, lambda every: _merge(every, folder, kind, digest))
+
+
+def _merge(shards: Iterable[Arrays], folder: Path, kind: np.dtype[Any], digest: str) -> None:
+    """Write the tokens of all shards, and then tokens.json."""
     lengths = [[np.zeros(1, dtype=np.int64)] for _ in _SIDES]
     with ExitStack() as stack:
         files = [
@@ -89,22 +134,16 @@ def tokenize_pairs(
             )
             for side in _SIDES
         ]
-        progress = stack.enter_context(
-            Progress(f"{description} tokens", len(sources), unit="pairs")
-        )
-        for chunk in chunks(zip(sources, targets, strict=True), CHUNK):
-            fitting = [pair for pair in chunk if fit.reason(*pair) is None]
-            for side, file in enumerate(files):
-                rows = vocabulary.encode([pair[side] for pair in fitting])
-                lengths[side].append(np.fromiter(map(len, rows), np.int64, len(rows)))
-                np.fromiter(chain.from_iterable(rows), kind).tofile(file)
-            progress.update(len(chunk))
+        for shard in shards:
+            for side, file, its in zip(_SIDES, files, lengths, strict=True):
+                shard[f"{side} tokens"].tofile(file)
+                its.append(shard[f"{side} lengths"])
     for name, parts in zip(_SIDES, lengths, strict=True):
         with atomic_path(folder / f"{name}.offsets.npy") as path, open(path, "wb") as file:
             np.save(file, np.concatenate(parts).cumsum())
     content = {
         "digest": digest,
-        "dtype": np.dtype(kind).name,
+        "dtype": kind.name,
         "checksums": {name: file_checksum(folder / name) for name in _FILES},
     }
     atomic_write_text(folder / "tokens.json", json.dumps(content, indent=2) + "\n")

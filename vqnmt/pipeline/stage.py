@@ -64,7 +64,7 @@ class Stage:
         """Count the time of the block, and mark the stage complete when it succeeds.
 
         A block that fails before it leaves anything behind leaves the stage as if never begun,
-        so that its settings can still be changed.
+        so that its settings can still be changed. Hidden files do not count: they are scratch.
         """
         self._write()
         start = time.perf_counter()
@@ -74,7 +74,7 @@ class Stage:
         finally:
             self.seconds += time.perf_counter() - start
             left = self.folder.iterdir() if self.folder.exists() else ()
-            if self.complete or any(path != self.path for path in left):
+            if self.complete or any(p != self.path and p.name[0] != "." for p in left):
                 self._write()
             else:
                 with suppress(OSError):  # other processes do the same

@@ -79,13 +79,12 @@ class TranslationPipeline:
 
     def prepare_corpus(self) -> None:
         """Stage 1: fetch, split and filter the text."""
-        state = PartialState()
         config = self.config.corpus
         asked = dataclasses.asdict(config)
         del asked["cache"]  # where downloads stand decides nothing
         # The fingerprint covers the contents of the user's own files too.
         stage = self.stage("corpus", {"corpus": asked, "digest of the text": config.fingerprint()})
-        with state.main_process_first(), stage.work_unless_it_has("corpus.json"):
+        with stage.work_unless_it_has("corpus.json"):
             self.corpus = prepare_corpus(config, stage.folder)
         report = self.corpus.report["parts"]
         for part, facts in report.items():
@@ -360,10 +359,7 @@ class TranslationPipeline:
             VqnmtError: No pair is left.
         """
         fit = self.config.corpus.pair_filter()
-        state = PartialState()
-        if state.is_main_process:
-            tokenize_pairs(text.sources, text.targets, self.vocabulary, folder, fit, name)
-        state.wait_for_everyone()
+        tokenize_pairs(text.sources, text.targets, self.vocabulary, folder, fit, name)
         tokens = open_tokens(folder)
         pairs = len(tokens[0])
         if not pairs:
