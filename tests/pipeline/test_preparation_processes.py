@@ -1,5 +1,9 @@
-"""Corpus, vocabulary, distillation and tokens: the same files from one process and from two."""
+"""Corpus, vocabulary, distillation and tokens: the same files from one process and from two.
 
+Two processes are on one machine or, as far as the launcher's variables go, on two.
+"""
+
+import ast
 import os
 import socket
 import subprocess
@@ -16,8 +20,10 @@ import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "scripts")!r}]
 from command_line import load_config
 from vqnmt import distillation
+from vqnmt.data import build, tokenized
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.lines import Lines
+from vqnmt.data.shards import Shards
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
 from vqnmt.translator import Translation
@@ -26,6 +32,15 @@ class Shouter:
     def translate(self, sentences, **options):
         return [Translation(sentence.upper()) for sentence in sentences]
 
+written, write = [], Shards.write
+
+def record(self, number, shard):
+    written.append(number)
+    write(self, number, shard)
+
+Shards.write = record
+build._CHUNK, build._SHARD, build._SEVERAL_PROCESSES = 20, 50, 0
+tokenized.CHUNK, tokenized.SHARD = 30, 50
 distillation.PART = 40
 pipeline = TranslationPipeline(from_mapping(PipelineConfig, load_config("train_nmt", sys.argv[1:])))
 pipeline.prepare_corpus()
@@ -35,35 +50,43 @@ distillation.distill(Shouter(), pipeline.corpus.train.sources, path)
 text = ParallelText(pipeline.corpus.train.sources, Lines(path))
 batches = pipeline.batches(pipeline.folder / "tokens", text, 512, "test")
 plan = [batch.tolist() for batch in batches.plan(epoch=1)]
-name = "plan-" + os.environ.get("RANK", "0")
-(pipeline.folder / name).write_text(repr(plan))
+rank = os.environ.get("RANK", "0")
+(pipeline.folder / f"plan-{{rank}}").write_text(repr(plan))
+(pipeline.folder / f"written-{{rank}}").write_text(repr(written))
 """
 
 
-def prepare(folder: Path, overrides: list[str], number: int) -> dict[str, bytes]:
-    """Prepare in `number` processes; return all files but for the clock's."""
+def run(folder: Path, overrides: list[str], number: int, machines: int = 1) -> list[str]:
+    """Prepare in `number` processes; return the errors of those that failed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     processes = []
+    local = number // machines
     for rank in range(number):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         if number > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-            environment |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank % local)}
+            environment |= {"GROUP_RANK": str(rank // local), "GROUP_WORLD_SIZE": str(machines)}
+            environment |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(local)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {"GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-c", WORKER, f"run={folder}", *overrides]
         processes.append(
             subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         )
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-2000:]
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+        return [e for e, process in zip(errors, processes, strict=True) if process.returncode]
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def prepare(folder: Path, overrides: list[str], number: int, machines: int = 1) -> dict[str, bytes]:
+    """Prepare in `number` processes; return all files but for the clock's."""
+    assert run(folder, overrides, number, machines) == []
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -71,10 +94,36 @@ def prepare(folder: Path, overrides: list[str], number: int) -> dict[str, bytes]
     }
 
 
-def test_two_processes_prepare_as_one(tmp_path: Path, overrides: list[str]) -> None:
+def test_two_processes_and_two_machines_prepare_as_one(
+    tmp_path: Path, overrides: list[str]
+) -> None:
     one = prepare(tmp_path / "one", overrides, 1)
     two = prepare(tmp_path / "two", overrides, 2)
-    assert two.pop("plan-1") == two["plan-0"]
-    assert two == one
+    machines = prepare(tmp_path / "machines", overrides, 2, machines=2)
+    # 600 pairs are 12 full shards of the corpus; the rest of them is 10 of tokens and some pairs.
+    full = [*range(12), *range(10)]
+    assert ast.literal_eval(one.pop("written-0").decode()) == full
+    assert ast.literal_eval(two.pop("written-0").decode()) == full
+    assert two.pop("written-1") == b"[]"
+    for rank in (0, 1):
+        found = ast.literal_eval(machines.pop(f"written-{rank}").decode())
+        assert found == [*range(rank, 12, 2), *range(rank, 10, 2)]
+    assert two.pop("plan-1") == machines.pop("plan-1") == one["plan-0"]
+    assert two == one and machines == one
     assert sum(name.startswith("distilled/parts/") for name in one) > 10
     assert {"corpus/corpus.json", "vocabulary/spm.model", "tokens/tokens.json"} <= set(one)
+
+
+def test_a_fault_in_the_text_ends_all_machines(tmp_path: Path, overrides: list[str]) -> None:
+    """Line 60 is in the first shard of the second machine."""
+    target = next(x for x in overrides if x.startswith("corpus.train.target=")).partition("=")[2]
+    lines = Path(target).read_bytes().split(b"\n")
+    lines[59] = b"\xff"
+    (tmp_path / "bad.de").write_bytes(b"\n".join(lines))
+    bad = [*overrides, f"corpus.train.target={tmp_path / 'bad.de'}"]
+    errors = run(tmp_path / "run", bad, 2, machines=2)
+    assert len(errors) == 2
+    for error in errors:
+        assert "bad.de, line 60: byte 0xff at column 1 is not UTF-8" in error
+    # With the fault mended, the settings are other ones; nothing is in their way.
+    assert not (tmp_path / "run" / "corpus" / "stage.json").exists()

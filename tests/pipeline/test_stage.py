@@ -65,3 +65,12 @@ def test_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "stage.json").write_text(text)
     with pytest.raises(VqnmtError, match=r"stage\.json: damaged .*remove the folder"):
         Stage(tmp_path, SETTINGS)
+
+
+def test_scratch_does_not_bind_the_settings(tmp_path: Path) -> None:
+    scratch = tmp_path / "stage" / ".shards-1"
+    with pytest.raises(VqnmtError), Stage(tmp_path / "stage", SETTINGS).work():
+        scratch.mkdir()
+        raise VqnmtError("the text has a fault")
+    assert scratch.is_dir()
+    Stage(tmp_path / "stage", SETTINGS | {"seed": 2})

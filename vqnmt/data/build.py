@@ -9,8 +9,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cached_property
-from itertools import count, groupby, islice
-from operator import itemgetter
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -185,7 +184,9 @@ class _Builder:
                 self._write(part, source.encode(), target.encode())
 
     def _judged(self, machine: int, machines: int) -> Iterator[Arrays]:
-        """Read or make the shards of a machine; those that are full and of a large text are saved.
+        """Read or make the shards of a machine; yield these whole, those in pieces.
+
+        Those that are full and of a large text are saved.
 
         A small text is left to the first process.
         """
@@ -194,17 +195,19 @@ class _Builder:
         processes = available_cores() if self.large else 1
         expected = self.expected and self.expected // machines
         numbered = self._chunks(machine, machines)
+        pieces: list[Arrays] = []
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                judged = map_in_order(self.judge, numbered, processes)
-                for number, group in groupby(judged, itemgetter(0)):
-                    shard = joined([arrays for _, arrays in group])
-                    if not len(shard["marks"]):
-                        shard = self.shards.read(number) or shard
-                    elif self.large and len(shard["marks"]) == _SHARD:
-                        self.shards.write(number, shard)
-                    yield shard
-                    progress.update(len(shard["marks"]))
+                for number, piece in map_in_order(self.judge, numbered, processes):
+                    if not len(piece["marks"]):
+                        piece = self.shards.read(number) or piece
+                    elif self.large:
+                        pieces.append(piece)
+                        if sum(len(one["marks"]) for one in pieces) == _SHARD:
+                            self.shards.write(number, joined(pieces))
+                            pieces.clear()
+                    yield piece
+                    progress.update(len(piece["marks"]))
             except BrokenExecutor as error:
                 raise VqnmtError(
                     f"corpus {self.config.name}, after pair {progress.done:,}: a process that "
