@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -170,10 +170,10 @@ class _Builder:
             official=keys,
         )
 
-    def _write(self, part: str, source: bytes, target: bytes) -> None:
-        for output, text in zip(self.outputs[part], (source, target), strict=True):
-            output.write(text + b"\n")
-        self.kept[part] += 1
+    def _write(self, part: str, sources: Sequence[bytes], targets: Sequence[bytes]) -> None:
+        for output, texts in zip(self.outputs[part], (sources, targets), strict=True):
+            output.write(b"\n".join([*texts, b""]))
+        self.kept[part] += len(sources)
 
     def _copy_official(self, part: str, pairs: list[Pair]) -> None:
         """Copy an official set; only a validation sentence that a test set has is left out."""
@@ -181,7 +181,7 @@ class _Builder:
             if part == "valid" and sentence_key(source) in self.judge.official["test"]:
                 self.dropped[part]["source is in test"] += 1
             else:  # as it is: white space included
-                self._write(part, source.encode(), target.encode())
+                self._write(part, [source.encode()], [target.encode()])
 
     def _judged(self, machine: int, machines: int) -> Iterator[Arrays]:
         """Read or make the shards of a machine; yield these whole, those in pieces.
@@ -239,6 +239,7 @@ class _Builder:
     def _place(self, shard: Arrays, seen: set[int]) -> None:
         """Write or drop the pairs of a shard; `seen` has the marks of those before them."""
         dropped = self.dropped["train"]
+        train: tuple[list[bytes], list[bytes]] = ([], [])
         sources, targets = (
             iter(shard[side].tobytes().split(b"\n")) for side in ("sources", "targets")
         )
@@ -253,9 +254,11 @@ class _Builder:
             if part is None:
                 dropped[reason] += 1
             elif part == "train":
-                self._write(part, source, target)
+                train[0].append(source)
+                train[1].append(target)
             else:
                 self._hold_out("test.test" if part == "test" else part, source, target)
+        self._write("train", *train)
 
     def _expected(self) -> int | None:
         """Count the pairs of the user's own files; of the catalogue, take its word."""
@@ -274,7 +277,7 @@ class _Builder:
             self.dropped[part]["further translation"] += 1
         else:
             self.keys[part].add(key)
-            self._write(part, source, target)
+            self._write(part, [source], [target])
 
     def _check_not_empty(self, read: int) -> None:
         name = self.config.name
