@@ -44,7 +44,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter, judge = Counter(), build.PairJudge.__call__
 
     def counting(self, chunk):
-        counter.add(len(chunk[1]))
+        counter.add(len(chunk[1] or ()))
         return judge(self, chunk)
 
     monkeypatch.setattr(build.PairJudge, "__call__", counting)
@@ -212,6 +212,26 @@ def test_a_bad_line_is_named_and_can_be_mended(tmp_path: Path, judged: Counter) 
     prepare(tmp_path, "mended")
     assert "corpus.json" in contents(tmp_path / "mended")
     assert not shard_files(tmp_path / "mended")
+
+
+def test_a_shard_that_vanishes_meanwhile_is_told(
+    tmp_path: Path, judged: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged.limit = 350
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, "out")
+    judged.limit, read = None, Shards.read
+
+    def read_once(self: Shards, number: int) -> Arrays | None:
+        found = read(self, number)
+        for path in shard_files(tmp_path / "out"):
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Shards, "read", read_once)
+    with pytest.raises(VqnmtError, match="shard 0 of the corpus is gone"):
+        prepare(tmp_path, "out")
+    assert not (tmp_path / "out" / "corpus.json").exists()
 
 
 def test_small_texts_leave_no_shards(

@@ -184,11 +184,9 @@ class _Builder:
                 self._write(part, [source.encode()], [target.encode()])
 
     def _judged(self, machine: int, machines: int) -> Iterator[Arrays]:
-        """Read or make the shards of a machine; yield these whole, those in pieces.
+        """Yield the shards of a machine, those that are there whole, the others in pieces.
 
-        Those that are full and of a large text are saved.
-
-        A small text is left to the first process.
+        Of a large text, full ones are saved. A small text is left to the first process.
         """
         if machines > 1 and not self.large:
             return
@@ -199,8 +197,8 @@ class _Builder:
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
                 for number, piece in map_in_order(self.judge, numbered, processes):
-                    if not len(piece["marks"]):
-                        piece = self.shards.read(number) or piece
+                    if piece is None:
+                        piece = self._found(number)
                     elif self.large:
                         pieces.append(piece)
                         if sum(len(one["marks"]) for one in pieces) == _SHARD:
@@ -215,8 +213,18 @@ class _Builder:
                     "again with more"
                 ) from error
 
-    def _chunks(self, machine: int, machines: int) -> Iterator[tuple[int, list[Pair]]]:
-        """Yield chunks with the numbers of their shards; for a shard that is there, an empty one.
+    def _found(self, number: int) -> Arrays:
+        """Read a shard that was there a moment ago."""
+        shard = self.shards.read(number)
+        if shard is None:
+            raise VqnmtError(
+                f"{self.folder}: shard {number:,} of the corpus is gone or damaged since it was "
+                "last read: start the same command again"
+            )
+        return shard
+
+    def _chunks(self, machine: int, machines: int) -> Iterator[tuple[int, list[Pair] | None]]:
+        """Yield chunks with the numbers of their shards; None for a shard that is there.
 
         All of the text is read, so that a fault in it ends the work of every machine.
         """
@@ -228,7 +236,7 @@ class _Builder:
                 read = sum(1 for _ in shard)
             elif self.large and self.shards.read(number) is not None:
                 read = sum(1 for _ in shard)
-                yield number, []
+                yield number, None
             else:
                 for chunk in chunks(shard, _CHUNK):
                     read += len(chunk)

@@ -41,11 +41,11 @@ class PairJudge:
     drop_copies: bool
     official: dict[str, set[str]]
 
-    def __call__(self, chunk: tuple[int, Sequence[Pair]]) -> tuple[int, Arrays]:
+    def __call__(self, chunk: tuple[int, Sequence[Pair] | None]) -> tuple[int, Arrays | None]:
         """Judge a chunk of pairs.
 
         Args:
-            chunk: The number of its shard, and the pairs.
+            chunk: The number of its shard, and the pairs; None is passed on.
 
         Returns:
             The number as it is, and of each pair "marks", by which duplicates are known (uint64; 0
@@ -54,6 +54,8 @@ class PairJudge:
             whose outcome is a part.
         """
         number, pairs = chunk
+        if pairs is None:
+            return number, None
         marks, outcomes = [], []
         texts: tuple[list[str], list[str]] = ([], [])
         for source, target in pairs:
