@@ -55,7 +55,7 @@ class Shards:
             VqnmtError: The disk is full or the place cannot be written.
         """
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **shard)
+        np.savez(buffer, **shard)  # type: ignore[arg-type]  # none is called allow_pickle
         content = buffer.getbuffer()
         with atomic_path(self._path(number)) as path, open(path, "wb") as file:
             file.write(hashlib.sha256(content).digest())
