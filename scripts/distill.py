@@ -21,6 +21,10 @@ def main(arguments: list[str]) -> None:
     pipeline.train_teacher()
     texts = pipeline.distill()
     say(f"{len(texts):,} translations: {pipeline.stages['distilled'].folder}")
+    if config.recombined:
+        text = pipeline.student_text()
+        folder = pipeline.stages[f"recombined-{config.recombined}"].folder
+        say(f"{len(text):,} translations with those of made-up sources: {folder}")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ def test_composition_errors_are_one_sentence(compose, override: str, message: st
         ("evaluation.throughput_batches=[null]", r"^evaluation\.throughput_batches\[0\] is None"),
         ("distill=1", r"^distill is 1 \(int\)"),
         ("beam=0", "^beam is 0"),
+        ("recombined=-1", "^recombined is -1; it must be 0 or more"),
         ("run=", "^run is ''"),
         ("+unknown=1", "^unknown is not a known key"),
         ("evaluation.latency_sentences=-1", r"^evaluation\.latency_sentences is -1; .* 0 or more"),
@@ -160,3 +161,8 @@ def test_composition_errors_are_one_sentence(compose, override: str, message: st
 def test_wrong_values_are_named(compose, override: str, message: str) -> None:
     with pytest.raises(VqnmtError, match=message):
         from_mapping(PipelineConfig, compose(override))
+
+
+def test_made_up_sources_want_a_teacher(compose) -> None:
+    with pytest.raises(VqnmtError, match=r"^recombined is 2, but distill is false"):
+        from_mapping(PipelineConfig, compose("recombined=2", "distill=false"))

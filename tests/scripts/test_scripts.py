@@ -138,6 +138,10 @@ def test_distill_alone_leaves_what_the_run_goes_on_with(
         again = script("distill", *few)
     assert (again.status, again.out) == (0, ""), "of several processes one speaks"
     assert (folder / "train.de").stat().st_mtime_ns == before
+    more = script("distill", *few, "recombined=1")
+    assert more.status == 0, more.err
+    assert more.out.endswith(f"made-up sources: {tmp_path / 'run' / 'recombined-1'}\n")
+    assert (folder / "train.de").stat().st_mtime_ns == before
 
 
 # --- errors ----------------------------------------------------------------------------------
