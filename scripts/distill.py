@@ -19,11 +19,11 @@ def main(arguments: list[str]) -> None:
     pipeline.prepare_corpus()
     pipeline.train_vocabulary()
     pipeline.train_teacher()
-    texts = pipeline.distill()
-    say(f"{len(texts):,} translations: {pipeline.stages['distilled'].folder}")
+    text = pipeline.distill()
+    say(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
     if config.recombined:
-        text = pipeline.student_text()
-        folder = pipeline.stages[f"recombined-{config.recombined}"].folder
+        text = pipeline.recombine(text)
+        folder = pipeline.stages[pipeline.before_student].folder
         say(f"{len(text):,} translations with those of made-up sources: {folder}")
 
 

@@ -15,7 +15,7 @@ from vqnmt.data.corpus import ParallelText, prepare_corpus
 from vqnmt.data.readers import read_parallel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.scores import score
-from vqnmt.files import atomic_write_text
+from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
 from vqnmt.settings import from_mapping
 from vqnmt.translation import BatchTranslator, load_translator
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
         found = translator.translate(text.sources, beam=options.beam, progress=progress)
     texts = [translation.text for translation in found]
     if options.output:
-        atomic_write_text(options.output, "".join(line + "\n" for line in texts))
+        atomic_write_lines(options.output, texts)
     scores = score(texts, text.targets, translator.target_language)
     print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
     print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")

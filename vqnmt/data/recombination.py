@@ -36,10 +36,10 @@ def recombine(
         the old ones do not allow more.
     """
     chance = random.Random(seed)
-    chosen: Sequence[int] = range(len(sentences))
+    chosen = sentences
     if len(sentences) > PARENTS:
-        chosen = sorted(chance.sample(chosen, PARENTS))
-    parents = [words for i in chosen if len(words := sentences[i].split()) >= 4]
+        chosen = [sentences[i] for i in sorted(chance.sample(range(len(sentences)), PARENTS))]
+    parents = [words for sentence in chosen if len(words := sentence.split()) >= 4]
     places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for number, words in enumerate(parents):
         for place in _inside(words):

@@ -23,7 +23,7 @@ from vqnmt.evaluation.records import (
     write_records,
 )
 from vqnmt.evaluation.scores import paired_bootstrap
-from vqnmt.files import atomic_write_text
+from vqnmt.files import atomic_write_lines, atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.facts import pair_name
@@ -203,8 +203,8 @@ class Reproduction:
                 texts = {key: [t.text for t in translations] for key, translations in found.items()}
                 for key, lines in texts.items():
                     # An undertrained model may spell any byte.
-                    text = "".join(line.replace("\n", " ") + "\n" for line in lines)
-                    atomic_write_text(self._translations(stage, key), text)
+                    kept = (line.replace("\n", " ") for line in lines)
+                    atomic_write_lines(self._translations(stage, key), kept)
                 student = entry.pipeline.student
                 metrics = quality_metrics(texts, self.sets, student.target_language)
                 metrics |= latent_quality(student, found["valid"], self.sets["valid"])

@@ -135,8 +135,8 @@ class TranslationPipeline:
             self._train(stage, model, BleuObserver, self.corpus.train, config.teacher_training)
         self.teacher = Translator.from_pretrained(stage.folder)
 
-    def distill(self) -> Sequence[str]:
-        """Stage 4: the teacher's beam output for the training sources."""
+    def distill(self) -> ParallelText:
+        """Stage 4: the training sources with the teacher's beam output."""
         config = self.config
         settings = {
             "beam": config.beam,
@@ -156,7 +156,7 @@ class TranslationPipeline:
                 f"{path}: has {len(lines)} lines for {len(sources)} sources: remove the folder to "
                 "distill again"
             )
-        return lines
+        return ParallelText(sources, lines)
 
     def recombine(self, text: ParallelText) -> ParallelText:
         """Stage 4, further: made-up sources, translated by the teacher too, behind those of `text`.
@@ -166,7 +166,7 @@ class TranslationPipeline:
         """
         config, corpus, count = self.config, self.corpus, self.config.recombined
         settings = {"recombined": count, "seed": config.seed}
-        stage = self.stage(f"recombined-{count}", settings, after="distilled")
+        stage = self.stage(self.before_student, settings, after="distilled")
         names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
         paths = [stage.folder / name for name in names]
         if not stage.has(*names):
@@ -184,10 +184,15 @@ class TranslationPipeline:
 
     def student_text(self) -> ParallelText:
         """Return what the student trains on: raw or distilled, with made-up sources or without."""
-        text = self.corpus.train
-        if self.config.distill:
-            text = ParallelText(text.sources, self.distill())
+        text = self.distill() if self.config.distill else self.corpus.train
         return self.recombine(text) if self.config.recombined else text
+
+    @property
+    def before_student(self) -> str:
+        """The stage that the student follows; a teacher from elsewhere has none."""
+        if self.config.recombined:
+            return f"recombined-{self.config.recombined}"
+        return "distilled" if self.config.distill else "teacher"
 
     def train_student(self, text: ParallelText) -> None:
         """Stage 5: the student, on `text`."""
@@ -218,9 +223,7 @@ class TranslationPipeline:
         uses_teacher = config.warm_start or config.student == "fertility"
         if config.teacher != "own" and uses_teacher and isinstance(self.teacher, Translator):
             settings |= self.teacher_settings
-        before = "distilled" if config.distill else "teacher"
-        before = f"recombined-{config.recombined}" if config.recombined else before
-        after = before if before in self.stages else "vocabulary"
+        after = self.before_student if self.before_student in self.stages else "vocabulary"
         return self.stage("student", settings, after=after)
 
     def with_student(self, config: PipelineConfig, folder: Path) -> "TranslationPipeline":

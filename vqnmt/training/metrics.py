@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from vqnmt.files import atomic_write_text
+from vqnmt.files import atomic_write_lines
 
 
 class MetricsLog:
@@ -22,7 +22,7 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        atomic_write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        atomic_write_lines(self.path, map(json.dumps, kept))
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
