@@ -351,7 +351,8 @@ class LatentTransformer(nn.Module):
         hidden, output_mask = self.decode(positions, position_mask, state)
         logits = self.logits(hidden)  # (B, P, V)
         logits[..., PAD] -= self.blank_penalty
-        best = logits.argmax(dim=-1)  # (B, P)
+        # On CPU `max` takes half the time of `argmax`.
+        best = logits.max(dim=-1).indices  # (B, P)
         return best, self.output.starts(best, output_mask)
 
     def _decode_codes(
