@@ -178,7 +178,7 @@ def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
 
 
 def _best(log_p: Tensor) -> Tensor:
-    return log_p.argmax(dim=-1)
+    return log_p.max(dim=-1).indices  # faster on CPU than `argmax`
 
 
 def _one_by_one(

@@ -351,7 +351,7 @@ class LatentTransformer(nn.Module):
         hidden, output_mask = self.decode(positions, position_mask, state)
         logits = self.logits(hidden)  # (B, P, V)
         logits[..., PAD] -= self.blank_penalty
-        # On CPU `max` takes half the time of `argmax`.
+        # On CPU `max` takes 0.6 of the time of `argmax`.
         best = logits.max(dim=-1).indices  # (B, P)
         return best, self.output.starts(best, output_mask)
 
