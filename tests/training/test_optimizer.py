@@ -1,13 +1,20 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import vqnmt.training.optimizer
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.optimizer import UPDATE_SIZE, make_optimizer, orthogonalise
+from vqnmt.training.optimizer import (
+    MARGIN,
+    POLYNOMIALS,
+    UPDATE_SIZE,
+    make_optimizer,
+    orthogonalise,
+)
 
 
 class Model(nn.Module):
@@ -86,13 +93,36 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
     assert values.min() > 0.7 and values.max() < 1.3
 
 
-def test_small_singular_values_are_lifted():
+@pytest.mark.parametrize("columns", [4, 9, 40])
+def test_small_singular_values_are_lifted(columns):
     torch.manual_seed(1)
     values = torch.tensor([1.0, 0.1, 0.02, 0.001])
-    u, v = (torch.linalg.qr(torch.randn(4, 4))[0] for _ in range(2))
-    found = torch.linalg.svdvals(orthogonalise((u * values @ v)[None])[0])
+    u, v = (torch.linalg.qr(torch.randn(size, 4))[0] for size in (4, columns))
+    found = torch.linalg.svdvals(orthogonalise((u * values @ v.T)[None])[0])
     assert found[:3].min() > 0.7 and found[0] < 1.3
     assert 0.05 < found[3] < 0.1  # 78 times what it was
+
+
+@pytest.mark.parametrize("columns", [48, 96])
+def test_singular_values_pass_through_the_polynomials(columns):
+    torch.manual_seed(1)
+    values = np.logspace(0, -8, 48)
+    u, v = (torch.linalg.qr(torch.randn(size, 48))[0] for size in (48, columns))
+    stack = (u * torch.tensor(values, dtype=torch.float32) @ v.T)[None]
+    expected = values / (MARGIN * np.linalg.norm(values))
+    for a, b, c in POLYNOMIALS:
+        expected = a * expected + b * expected**3 + c * expected**5
+    found = (u.T @ orthogonalise(stack)[0] @ v).diagonal().numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_rows_that_decay_towards_nothing_leave_the_others_as_they_are():
+    torch.manual_seed(1)
+    stack = torch.randn(1, 8, 20)
+    stack[:, 5:] = 0.0
+    decayed = stack.clone()
+    decayed[:, 5:] = 1e-30 * torch.randn(3, 20)
+    torch.testing.assert_close(orthogonalise(decayed), orthogonalise(stack), atol=0, rtol=0)
 
 
 def test_a_matrix_of_rank_one_is_safe_in_bf16():

@@ -73,7 +73,10 @@ class Ctc:
         """
         own, classes = own_classes(target)  # (B, T + 1), (B, T)
         scores = torch.einsum("bpd,bcd->bpc", hidden, weight[own]).float()  # (B, P, T + 1)
-        normaliser = F.linear(hidden[mask], weight).float().logsumexp(dim=-1)  # (positions,)
+        logits = F.linear(hidden[mask], weight).float()  # (positions, V)
+        # `logsumexp` in place: it would take two copies of them, and `exp` once more in backward.
+        most = logits.detach().amax(dim=-1)
+        normaliser = most + logits.sub_(most[:, None]).exp_().sum(dim=-1).log()  # (positions,)
         rows = mask.nonzero(as_tuple=True)
         log_p = scores - scores.new_zeros(mask.shape).index_put(rows, normaliser)[..., None]
         lengths = (target != PAD).sum(dim=1)

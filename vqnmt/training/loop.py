@@ -24,6 +24,7 @@ from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import DistributedModel
 from vqnmt.training.faults import LatentGuard, SkipRule
 from vqnmt.training.interruption import SIGNALS, Interruption
+from vqnmt.training.memory import keep_freed_memory
 from vqnmt.training.meter import Meter
 from vqnmt.training.metrics import MetricsLog
 from vqnmt.training.optimizer import make_optimizer
@@ -107,6 +108,8 @@ class Trainer:
             VqnmtError: Too many steps in a row had to be left out, or the run was interrupted (and
                 saved); `Terminated` if by SIGTERM.
         """
+        if self.distributed.accelerator.device.type == "cpu":
+            keep_freed_memory()
         set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
         self._resume()
         is_main = self.distributed.accelerator.is_main_process

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import sharded_like, unsharded
@@ -22,6 +23,9 @@ POLYNOMIALS = (
 # Singular values start below 1 by this factor: above 1 the first polynomial is too steep for
 # rounding errors.
 MARGIN = 1.02
+# Smaller entries, beside a norm of 1, are taken as 0. The momentum of a unit that has died halves
+# every 14 steps, and products that underflow take a CPU a hundred times as long.
+NEGLIGIBLE = 1e-9
 MOMENTUM = 0.95
 # Root mean square of an update's entries that suits learning rates of AdamW (Liu et al. 2025,
 # "Muon is scalable for LLM training").
@@ -97,10 +101,36 @@ def orthogonalise(stack: Tensor) -> Tensor:
         stack: (matrices, m, n) with m <= n.
     """
     x = stack / (MARGIN * stack.flatten(1).norm(dim=1)).clamp(min=1e-7)[:, None, None]
+    x = functional.hardshrink(x, NEGLIGIBLE)
+    rows, columns = x.shape[1:]
+    if x.dtype == torch.float32 and columns > rows:
+        return _orthogonaliser(x @ x.mT) @ x
     for a, b, c in POLYNOMIALS:
         gram = x @ x.mT  # (matrices, m, m)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
+
+
+def _orthogonaliser(gram: Tensor) -> Tensor:
+    """Return the matrices Q (matrices, m, m) that bring X to Q X, from X X^T alone.
+
+    A polynomial a s + b s^3 + c s^5 takes X to P X with P = a + b G + c G^2, and G = X X^T to
+    P G P; all commute. So only two products are as long as X, in place of six; but rounding
+    errors of P G P, which are of the size of the largest values, need fp32.
+    """
+    whole = factor = _factor(gram, *POLYNOMIALS[0])
+    for polynomial in POLYNOMIALS[1:]:
+        gram = factor @ gram @ factor
+        factor = _factor(gram, *polynomial)
+        whole = factor @ whole
+    return whole
+
+
+def _factor(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """Return a + b G + c G^2 of each matrix."""
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, bf16: bool) -> torch.optim.Optimizer:
