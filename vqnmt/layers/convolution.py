@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.layers.dropout import Dropout
+
 
 class Convolution(nn.Module):
     """A same-length convolution of width 3 over (B, T, d), written as one matrix product.
@@ -37,7 +39,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
         self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(convolutions)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map `x` (B, T, d) to (B, T, d); without a mask all positions are real."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.layers.dropout import Dropout
+
 
 class ResidualBlock2d(nn.Module):
     """x + f(x), f being ReLU, 3x3 convolution, ReLU, dropout, 1x1 convolution.
@@ -19,7 +21,7 @@ class ResidualBlock2d(nn.Module):
         super().__init__()
         self.inner = nn.Conv2d(dim, dim, 3, padding=1)
         self.outer = nn.Conv2d(dim, dim, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class GatedCausalBlock(nn.Module):
         self.horizontal = nn.Conv2d(dim, 2 * dim, (1, 3))
         self.downwards = nn.Conv2d(2 * dim, 2 * dim, 1)
         self.outer = nn.Conv2d(dim, dim, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor]:
         """Map both stacks, each (B, C, H, W); their shifts are kept."""

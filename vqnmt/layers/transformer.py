@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
+from vqnmt.layers.dropout import Dropout
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,7 +112,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config)
         self.feedforward_norm = nn.LayerNorm(config.dim)
         self.feedforward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map `x` (B, T, d) to (B, T, d); `mask` is (B, 1, 1, T) bool or None."""
@@ -156,7 +157,7 @@ class DecoderLayer(nn.Module):
         self.source_attention = Attention(config)
         self.feedforward_norm = nn.LayerNorm(config.dim)
         self.feedforward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Project the source `memory` (B, S, d) to the keys and values that `forward` takes."""
@@ -249,7 +250,7 @@ class Positions(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.dim = config.dim
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.register_buffer("table", sinusoids(512, config.dim), persistent=False)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
+from vqnmt.layers.dropout import Dropout
 from vqnmt.layers.transformer import Attention, attention_mask
 from vqnmt.models.autoregressive import tied_embedding
 from vqnmt.models.losses import Losses
@@ -226,7 +227,7 @@ class PositionalAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.dim)
         self.attention = Attention(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """Map `x` (B, P, d) to (B, P, d); `table` (P, d) holds the positions."""
