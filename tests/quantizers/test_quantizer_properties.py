@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vqnmt.evaluation.speed import peak_memory
 from vqnmt.quantizers import QuantizerConfig, build_quantizer, distances
-from vqnmt.quantizers.distances import nearest_codes, score_blocks
+from vqnmt.quantizers.distances import nearest_codes, row_minima, score_blocks
 from vqnmt.quantizers.soft_em import draw, group_size, soft_counts
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em"]
@@ -40,6 +40,21 @@ def test_scores_and_nearest_codes_in_blocks_of_any_size(count, size, dim, rows, 
     # Where two codes are equally near, to rounding, either is right.
     chosen = exact[np.arange(count), codes]
     assert (chosen <= exact.min(1, initial=np.inf) + 1e-4).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(0, 12),
+    size=st.integers(1, 400),
+    values=st.sampled_from([2, 1 << 20]),  # of two values there are many equal ones
+    seed=st.integers(0, 1000),
+)
+def test_minima_of_rows_and_their_places(count, size, values, seed):
+    random = np.random.default_rng(seed)
+    scores = random.integers(values, size=(count, size)).astype(np.float32)
+    lowest, places = (x.numpy() for x in row_minima(torch.from_numpy(scores)))
+    np.testing.assert_array_equal(lowest, scores.min(1, initial=np.inf))
+    np.testing.assert_array_equal(scores[np.arange(count), places], lowest)
 
 
 @settings(max_examples=60, deadline=None)

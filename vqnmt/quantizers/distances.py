@@ -10,6 +10,8 @@ _MOST_ELEMENTS = 1 << 24
 # On a CPU a block should stay in the cache (2^18 fp32 scores = 1 MiB) for the passes over it that
 # follow the matrix product, but a product of fewer rows than this runs below full speed.
 _CPU_ELEMENTS, _CPU_ROWS = 1 << 18, 256
+# Columns that `row_minima` folds a row to; a multiple of a CPU's vectors.
+_FOLDED = 32
 
 
 def score_blocks(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -58,9 +60,37 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     codes = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
     for block, scores in score_blocks(vectors, codebook):
-        # On CPU `min` is twice as fast as `argmin`.
-        codes[block] = scores.min(dim=1).indices
+        codes[block] = row_minima(scores)[1]
     return codes
+
+
+def row_minima(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest score of each row, and where it stands.
+
+    On a CPU a minimum without its place is vectorised, and ten times as fast as one with it. So
+    columns 32 apart are first folded into one by such a minimum, and places are looked for among
+    32 columns and then among the scores of one of them. Of equal scores any may be found.
+
+    Args:
+        scores: `(N, K)`.
+
+    Returns:
+        Minima `(N,)`, and their columns `(N,)` int64.
+    """
+    size = scores.shape[1]
+    if scores.device.type != "cpu" or size < 4 * _FOLDED:
+        minima = scores.min(dim=1)
+        return minima.values, minima.indices
+    whole = size - size % _FOLDED
+    folded = scores[:, :whole].unflatten(1, (-1, _FOLDED)).amin(dim=1)  # (N, 32)
+    if whole < size:
+        rest = folded[:, : size - whole]
+        torch.minimum(rest, scores[:, whole:], out=rest)
+    first = folded.min(dim=1, keepdim=True).indices  # (N, 1)
+    # Past the end stands the last column again, which is a column like any other.
+    members = (first + torch.arange(0, size, _FOLDED)).clamp_(max=size - 1)  # (N, K / 32)
+    values, places = scores.gather(1, members).min(dim=1, keepdim=True)
+    return values[:, 0], members.gather(1, places)[:, 0]
 
 
 def _block_rows(size: int, device: torch.device) -> int:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from vqnmt.quantizers.base import Assignment
 from vqnmt.quantizers.codebook import Update
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.distances import score_blocks
+from vqnmt.quantizers.distances import row_minima, score_blocks
 from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
 # e^-80 beside e^0 is nothing in fp32, and still a normal number: exp, sums and products of what
@@ -86,7 +86,7 @@ class SoftEMQuantizer(VectorQuantizer):
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
         samples = codes.new_empty(count, self.samples if self.training else 1)
         entropies = vectors.new_empty(count)
-        factor = -1.0 / (self.scale * self.temperature)
+        factor = 1.0 / (self.scale * self.temperature)
         group = group_size(size)
         ones = vectors.new_ones(group)
         weights = vectors.new_empty(0)
@@ -95,17 +95,20 @@ class SoftEMQuantizer(VectorQuantizer):
             if weights.shape[0] < rows:
                 # (rows, K and up to a whole group); the padding has no mass
                 weights = vectors.new_zeros(rows, -(-size // group) * group)
-            lowest, codes[block] = scores.min(dim=1)
-            # (rows, K), at most 0
-            logits = scores.sub_(lowest[:, None]).mul_(factor).clamp_(min=_LOWEST_LOGIT)
-            torch.exp(logits, out=weights[:rows, :size])
-            # (rows groups, group) -> (rows, groups); on CPU a sum takes longer than the product
-            masses = weights[:rows].view(-1, group).mv(ones).view(rows, -1)
-            totals = masses.sum(dim=1)  # (rows,), at least 1
-            # H = ln Z - sum_j p_j logit_j
-            products = logits.mul_(weights[:rows, :size]).sum(dim=1)  # (rows,)
-            entropies[block] = totals.log() - products / totals
+            lowest, nearest = row_minima(scores)  # (rows,) each
+            codes[block] = nearest
+            # (rows, K), 0 at the nearest code but for rounding
+            logits = torch.sub((factor * lowest)[:, None], scores, alpha=factor, out=scores)
+            logits.clamp_(min=_LOWEST_LOGIT)
+            posterior = weights[:rows, :size]
+            # Its exponential is twice as fast on a CPU as `torch.exp`.
+            torch.softmax(logits, dim=1, out=posterior)
+            # H = ln Z - sum_j p_j logit_j, and ln Z = -ln p of the nearest code
+            likeliest = posterior.gather(1, nearest[:, None])[:, 0]
+            entropies[block] = logits.mul_(posterior).sum(dim=1).add_(likeliest.log()).neg_()
             if self.training:
+                # (rows groups, group) -> (rows, groups); on CPU a sum takes longer than the product
+                masses = weights[:rows].view(-1, group).mv(ones).view(rows, -1)
                 samples[block] = draw(weights[:rows], masses, self.samples)
         return codes, samples if self.training else codes[:, None], entropies
 
@@ -143,10 +146,7 @@ def _invert(cumulated: Tensor, draws: int) -> Tensor:
     # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
     # total the last one with mass is.
     targets = torch.addcmul(totals, points, totals, value=-1)  # (N, m)
-    below = cumulated.new_empty(*targets.shape, cumulated.shape[1])  # (N, m, C)
-    # Counting is several times faster in floats than in booleans.
-    torch.lt(cumulated[:, None], targets[:, :, None], out=below)
-    return (below @ cumulated.new_ones(cumulated.shape[1])).long()
+    return torch.searchsorted(cumulated, targets)
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
