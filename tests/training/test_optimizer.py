@@ -67,6 +67,26 @@ def test_muon_equals_the_librarys_within_its_bf16(monkeypatch):
         assert apart < 0.1 * moved, name
 
 
+@pytest.mark.parametrize("outputs", [4, 18, 30])
+def test_a_convolutions_kernel_moves_like_the_matrix_of_a_linear_layer(outputs):
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(2, outputs, 3).to(memory_format=torch.channels_last)
+    linear = nn.Linear(18, outputs)
+    linear.load_state_dict(
+        {"weight": convolution.weight.detach().flatten(1), "bias": convolution.bias.detach()}
+    )
+    optimizers = [make_optimizer(m, TrainingConfig(), bf16=False) for m in (convolution, linear)]
+    for _ in range(3):
+        image = torch.randn(5, 2, 3, 3)
+        convolution(image).square().sum().backward()
+        linear(image.flatten(1)).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(convolution.weight.flatten(1), linear.weight)
+    torch.testing.assert_close(convolution.bias, linear.bias)
+
+
 def test_adamw_is_the_librarys_for_every_parameter():
     torch.manual_seed(3)
     ours = Model()

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, or Muon for the matrices of hidden layers and AdamW for all else."""
+"""The optimiser: AdamW, or Muon for linear layers and 2-d convolutions and AdamW for all else."""
 
 import math
 from collections import defaultdict
@@ -36,9 +36,10 @@ class Muon(torch.optim.AdamW):
     """Steps along the orthogonalised momentum of each matrix in groups with `orthogonal` set.
 
     Such a matrix of shape (m, n) moves by lr * 0.2 sqrt(max(m, n)) * U V^T, where U S V^T is its
-    Nesterov momentum: all directions are learnt at one pace (Jordan et al. 2024). Parameters of
-    the other groups take AdamW's step. `torch.optim.Muon` does the same one matrix at a time and
-    always in bf16, which a CPU without matrix units for it computes several times slower.
+    Nesterov momentum: all directions are learnt at one pace (Jordan et al. 2024). The kernel
+    (C', C, h, w) of a convolution counts as the matrix (C', C h w). Parameters of the other
+    groups take AdamW's step. `torch.optim.Muon` does the same one matrix at a time and always in
+    bf16, which a CPU without matrix units for it computes several times slower.
 
     Args:
         groups: Parameter groups, each with the key `orthogonal`.
@@ -62,15 +63,17 @@ class Muon(torch.optim.AdamW):
         alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for p in group["params"]:
             if p.grad is not None:
-                alike[min(p.shape), max(p.shape)].append(p)
+                shape = p.shape[0], p.shape[1:].numel()
+                alike[min(shape), max(shape)].append(p)
         for (_, longer), matrices in alike.items():
             # Sharded parameters: every process needs the whole matrix, and keeps its part of it.
-            updates = [_lying(unsharded(self._momentum(p))) for p in matrices]
+            updates = [_lying(unsharded(self._momentum(p)).flatten(1)) for p in matrices]
             stack = orthogonalise(torch.stack(updates).to(self.dtype))  # (matrices, short, long)
             size = group["lr"] * UPDATE_SIZE * math.sqrt(longer)
             for p, update in zip(matrices, stack.to(matrices[0].dtype), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(sharded_like(update if _lies(p) else update.T, p), alpha=size)
+                whole = (update if _lies(p.flatten(1)) else update.T).reshape(p.shape)
+                p.sub_(sharded_like(whole, p), alpha=size)
                 p.grad = None
 
     def _momentum(self, p: Tensor) -> Tensor:
@@ -137,15 +140,16 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, bf16: bool) -> torc
     """Build the optimiser that `config.optimizer` names, with weight decay on matrices only.
 
     Args:
-        model: With `muon`, the weights of its `nn.Linear` layers are orthogonalised.
+        model: With `muon`, the steps of its linear layers and 2-d convolutions are orthogonalised.
         config: Learning rate, weight decay and moving averages.
         bf16: Whether Muon computes in bf16.
     """
-    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    layers = (nn.Linear, nn.Conv2d)
+    hidden = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
     groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
     for p in model.parameters():
         if p.requires_grad:
-            orthogonal = config.optimizer == "muon" and id(p) in linear
+            orthogonal = config.optimizer == "muon" and id(p) in hidden
             groups[orthogonal, config.weight_decay if p.dim() > 1 else 0.0].append(p)
     return Muon(
         [
