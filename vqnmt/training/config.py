@@ -18,7 +18,7 @@ class TrainingConfig:
     accumulation: int = 1
     """Batches whose gradients are averaged, by target tokens, for each optimiser step."""
     optimizer: str = "muon"
-    """`muon`: Muon for linear layers and 2-d convolutions, AdamW for all else; or `adamw` for all."""
+    """`muon` (linear layers and 2-d convolutions; AdamW for all else), or `adamw` for all."""
     learning_rate: float = 1e-3
     """Peak learning rate; the two optimisers are on one scale."""
     warmup: int = 100
