@@ -130,13 +130,13 @@ def test_bleu_latency(tmp_path, make_record, point):
 @pytest.mark.parametrize("bleus", [(0.0, 0.0), (0.0, 0.5), (0.02, 0.6), (30.0, 34.0)])
 def test_bleu_axis_does_not_go_below_0(tmp_path, monkeypatch, point, bleus):
     limits = []
-    save = plots._save
+    save = plots.save_figure
 
     def look(figure, path):
         limits.append(figure.axes[0].get_ylim())
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", look)
+    monkeypatch.setattr(plots, "save_figure", look)
     plot_bleu_latency([point(f"s{bleu}", 10.0, bleu) for bleu in bleus], tmp_path / "picture.png")
     ((low, high),) = limits
     assert 0 <= low <= min(bleus) and high > max(bleus)

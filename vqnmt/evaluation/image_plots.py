@@ -6,11 +6,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqnmt.evaluation.plots import _COLOURS, _DASHES, _MARKERS, _STYLE, _save, _series
+from vqnmt.evaluation.plot_style import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    STYLE,
+    WIDTH_INCHES,
+    save_figure,
+    series,
+    thousands,
+)
 from vqnmt.files import atomic_path
 
 # Pixels between two images, and the side that a picture of a grid has at least.
@@ -114,28 +122,27 @@ def plot_bits(metrics: Sequence[Mapping[str, float]], path: Path | str, title: s
     Raises:
         VqnmtError: The picture cannot be written.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
         panel = figure.subplots()
         for index, name in enumerate(("reconstruction", "rate", "prior")):
-            steps, values = _series(metrics, f"train/{name}")
+            steps, values = series(metrics, f"train/{name}")
             if len(steps):
                 label = f"{name} (training)"
-                panel.plot(steps, values, color=_COLOURS[index], ls=_DASHES[index], label=label)
+                panel.plot(steps, values, color=COLOURS[index], ls=DASHES[index], label=label)
         for index, name in enumerate(("reconstruction_bits", "rate_bits", "bits_per_dim")):
-            steps, values = _series(metrics, f"valid/{name}")
+            steps, values = series(metrics, f"valid/{name}")
             if len(steps):
                 panel.plot(
                     *(steps, values),
-                    color=_COLOURS[index if index < 2 else 3],
-                    marker=_MARKERS[index],
+                    color=COLOURS[index if index < 2 else 3],
+                    marker=MARKERS[index],
                     ls="",
                     label=f"{name.replace('_', ' ')} (validation)",
                 )
         panel.set(title=title, xlabel="training step", ylabel="bits per dimension")
         if "train/prior" in {key for row in metrics for key in row}:
             panel.set_ylabel("bits per code (training), per dimension (validation)")
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        thousands(panel)
         panel.legend()
-        _save(figure, path)
+        save_figure(figure, path)

@@ -13,28 +13,18 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from vqnmt.evaluation.plot_style import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    STYLE,
+    WIDTH_INCHES,
+    save_figure,
+    series,
+    thousands,
+)
 from vqnmt.evaluation.records import Record
-from vqnmt.files import atomic_path
 
-# Okabe and Ito's palette, and line styles that tell the curves apart without it.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_WIDTH_INCHES, _DPI = 8.0, 150  # 1200 pixels, so that it is still sharp on a dense screen
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5,
-}
 # Logged beside the losses under `train/`, in other units: rates and the quantizer's statistics.
 _NOT_LOSSES = {
     *("learning_rate", "tokens_per_second", "images_per_second"),
@@ -61,18 +51,18 @@ def plot_training(
     names = [key.removeprefix("train/") for key in keys if key.startswith("train/")]
     names = [name for name in names if name not in _NOT_LOSSES]
     bleus = [key for key in keys if key.startswith("valid/bleu")]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, 4.0), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
         panels = figure.subplots(1, 2 if bleus else 1, squeeze=False)[0]
         lowest = np.inf
         for index, name in enumerate(names):
-            style = {"color": _COLOURS[index % 7], "label": name.replace("_", " ")}
-            steps, values = _series(metrics, f"train/{name}")
-            panels[0].plot(steps, values, linestyle=_DASHES[index % 7], **style)
+            style = {"color": COLOURS[index % 7], "label": name.replace("_", " ")}
+            steps, values = series(metrics, f"train/{name}")
+            panels[0].plot(steps, values, linestyle=DASHES[index % 7], **style)
             lowest = min(lowest, values.min(initial=np.inf))
             style["label"] = "_"  # the marker needs no line of its own in the legend
-            steps, values = _series(metrics, f"valid/{name}")
-            panels[0].plot(steps, values, marker=_MARKERS[index % 7], linestyle="", **style)
+            steps, values = series(metrics, f"valid/{name}")
+            panels[0].plot(steps, values, marker=MARKERS[index % 7], linestyle="", **style)
         if 0 < lowest < np.inf:
             panels[0].set_yscale("log")
             panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -84,13 +74,13 @@ def plot_training(
             ylabel="loss (cross-entropies in nats)",
         )
         for index, key in enumerate(bleus):
-            steps, values = _series(metrics, key)
+            steps, values = series(metrics, key)
             kind = key.removeprefix("valid/bleu").strip("_").replace("_", " ")
             panels[1].plot(
                 *(steps, values),
-                color=_COLOURS[index % 7],
-                linestyle=_DASHES[index % 7],
-                marker=_MARKERS[index % 7],
+                color=COLOURS[index % 7],
+                linestyle=DASHES[index % 7],
+                marker=MARKERS[index % 7],
                 label=kind or "BLEU",
             )
         if bleus:
@@ -98,10 +88,10 @@ def plot_training(
             panels[1].set_ylim(bottom=0)
         for panel in panels:
             panel.set_xlabel("training step")
-            _thousands(panel)
+            thousands(panel)
             if panel.lines:
                 panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def plot_code_usage(
@@ -128,8 +118,8 @@ def plot_code_usage(
     """
     usage, steps = np.asarray(usage, dtype=np.float64), np.asarray(steps, dtype=np.float64)
     codes = usage.shape[-1]
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
         heat, side = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
         mesh = _draw_usage(heat, usage, steps, codes)
         heat.set(
@@ -144,7 +134,7 @@ def plot_code_usage(
         bar.ax.axvline(1 / codes, color="black", linewidth=2)
         used, perplexity = _used_and_perplexity(usage)
         ends = {"used": (used, "-", "o"), "perplexity": (perplexity, "--", "s")}
-        for colour, (name, (values, dash, marker)) in zip(_COLOURS, ends.items(), strict=False):
+        for colour, (name, (values, dash, marker)) in zip(COLOURS, ends.items(), strict=False):
             side.plot(
                 *(values, steps),
                 color=colour,
@@ -157,7 +147,7 @@ def plot_code_usage(
         side.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         side.grid(axis="x")
         side.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str) -> None:
@@ -173,8 +163,8 @@ def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: 
     """
     rows = -(-len(usages) // 2)
     largest = max(np.shape(usage)[-1] for usage, _ in usages.values())
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(_WIDTH_INCHES, 2.0 * rows + 1.2), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH_INCHES, 2.0 * rows + 1.2), layout="constrained")
         panels = figure.subplots(rows, 2, squeeze=False)
         for panel in panels.flat[len(usages) :]:
             panel.set_axis_off()
@@ -193,7 +183,7 @@ def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: 
             mesh, ax=panels, location="bottom", aspect=50, shrink=0.8, extend="min"
         )
         bar.set_label("share of all positions (white: unused)")
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _draw_usage(panel: Axes, usage: np.ndarray, steps: np.ndarray, largest: int) -> QuadMesh:
@@ -245,11 +235,11 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         if all(key in record.metrics for key in needed):
             median, p90, bleu = (float(record.metrics[key]) for key in needed)
             points.append((record.system, median, p90, bleu))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, 4.2), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
         panel = figure.subplots()
         for index, (_, median, p90, bleu) in enumerate(points):
-            colour, marker = _COLOURS[index % 7], _MARKERS[index % 7]
+            colour, marker = COLOURS[index % 7], MARKERS[index % 7]
             # Over the axes, on which a point at BLEU 0 lies.
             style: dict[str, Any] = {"color": colour, "clip_on": False, "zorder": 3}
             panel.plot([median], [bleu], linestyle="", marker=marker, markersize=8, **style)
@@ -274,7 +264,7 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         if low < 0:  # there is no negative BLEU
             panel.set_ylim(0, max(high, 1))
         _label_points(figure, panel, points)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _label_points(
@@ -323,20 +313,3 @@ def _label_points(
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _series(metrics: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps and values, both (N,), of the rows that have `key`."""
-    rows = [(row["step"], row[key]) for row in metrics if key in row]
-    array = np.array(rows, dtype=np.float64).reshape(-1, 2)
-    return array[:, 0], array[:, 1]
-
-
-def _thousands(panel: Axes) -> None:
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _save(figure: Figure, path: Path | str) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)

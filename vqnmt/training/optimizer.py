@@ -72,7 +72,7 @@ class Muon(torch.optim.AdamW):
             size = group["lr"] * UPDATE_SIZE * math.sqrt(longer)
             for p, update in zip(matrices, stack.to(matrices[0].dtype), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                whole = (update if _lies(p.flatten(1)) else update.T).reshape(p.shape)
+                whole = (update if _lies(p) else update.T).reshape(p.shape)
                 p.sub_(sharded_like(whole, p), alpha=size)
                 p.grad = None
 
@@ -87,9 +87,9 @@ class Muon(torch.optim.AdamW):
         return gradient.lerp(state["momentum"], MOMENTUM)
 
 
-def _lies(matrix: Tensor) -> bool:
-    """Whether `matrix` has no more rows than columns."""
-    return matrix.shape[0] <= matrix.shape[1]
+def _lies(p: Tensor) -> bool:
+    """Whether `p`, as a matrix, has no more rows than columns."""
+    return p.shape[0] <= p.shape[1:].numel()
 
 
 def _lying(matrix: Tensor) -> Tensor:
