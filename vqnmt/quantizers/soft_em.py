@@ -9,12 +9,12 @@ from torch.nn import functional
 from vqnmt.quantizers.base import Assignment
 from vqnmt.quantizers.codebook import Update
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.distances import row_minima, score_blocks
+from vqnmt.quantizers.distances import row_maxima, score_blocks
 from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
-# e^-80 beside e^0 is nothing in fp32, and still a normal number: exp, sums and products of what
-# underflows take several times as long on a CPU.
-_LOWEST_LOGIT = -80.0
+# Logits so far below the highest are raised. e^-80 beside e^0 is nothing in fp32, and still a
+# normal number: exp, sums and products of what underflows take several times as long on a CPU.
+_LOGIT_RANGE = 80.0
 
 
 class SoftEMQuantizer(VectorQuantizer):
@@ -82,67 +82,45 @@ class SoftEMQuantizer(VectorQuantizer):
             Nearest codes `(N,)`, samples `(N, m)` (the nearest code alone in evaluation) and
             the posterior's entropies `(N,)` in nats.
         """
-        count, size = vectors.shape[0], self.codebook_size
+        count = vectors.shape[0]
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
         samples = codes.new_empty(count, self.samples if self.training else 1)
-        entropies = vectors.new_empty(count)
+        # Of each position: the posterior's highest logit less its mean, and its highest value.
+        entropies, likeliest = vectors.new_empty(2, count)
         factor = 1.0 / (self.scale * self.temperature)
-        group = group_size(size)
-        ones = vectors.new_ones(group)
-        weights = vectors.new_empty(0)
-        for block, scores in score_blocks(vectors, self.codebook.vectors.float()):
-            rows = scores.shape[0]
-            if weights.shape[0] < rows:
-                # (rows, K and up to a whole group); the padding has no mass
-                weights = vectors.new_zeros(rows, -(-size // group) * group)
-            lowest, nearest = row_minima(scores)  # (rows,) each
+        posterior = vectors.new_empty(0)
+        for block, logits in score_blocks(vectors, self.codebook.vectors.float(), factor):
+            if posterior.shape[0] != logits.shape[0]:
+                posterior = torch.empty_like(logits)  # (rows, K)
+            highest, nearest = row_maxima(logits)  # (rows,) each
             codes[block] = nearest
-            # (rows, K), 0 at the nearest code but for rounding
-            logits = torch.sub((factor * lowest)[:, None], scores, alpha=factor, out=scores)
-            logits.clamp_(min=_LOWEST_LOGIT)
-            posterior = weights[:rows, :size]
+            torch.maximum(logits, (highest - _LOGIT_RANGE)[:, None], out=logits)
             # Its exponential is twice as fast on a CPU as `torch.exp`.
             torch.softmax(logits, dim=1, out=posterior)
-            # H = ln Z - sum_j p_j logit_j, and ln Z = -ln p of the nearest code
-            likeliest = posterior.gather(1, nearest[:, None])[:, 0]
-            entropies[block] = logits.mul_(posterior).sum(dim=1).add_(likeliest.log()).neg_()
+            likeliest[block] = posterior.gather(1, nearest[:, None])[:, 0]
+            entropies[block] = highest.sub_(logits.mul_(posterior).sum(dim=1))
             if self.training:
-                # (rows groups, group) -> (rows, groups); on CPU a sum takes longer than the product
-                masses = weights[:rows].view(-1, group).mv(ones).view(rows, -1)
-                samples[block] = draw(weights[:rows], masses, self.samples)
+                samples[block] = draw(posterior, self.samples)
+        # H = -sum_j p_j ln p_j, where ln p_j = logit_j - highest logit + ln p of the likeliest
+        entropies.sub_(likeliest.log_()).clamp_(min=0)
         return codes, samples if self.training else codes[:, None], entropies
 
 
-def group_size(size: int) -> int:
-    """The power of two next below sqrt(K): what `draw` has to look at is then smallest."""
-    return 1 << ((size.bit_length() - 1) // 2)
+def draw(weights: Tensor, draws: int) -> Tensor:
+    """Draw from the multinomial with replacement, by inverting the cumulated weights.
 
-
-def draw(weights: Tensor, masses: Tensor, draws: int) -> Tensor:
-    """Draw from the multinomial with replacement, first a group of codes, then one of its codes.
-
-    `torch.multinomial` adds up all the weights of a row one by one, on one thread.
+    `torch.multinomial` does the same with one weight added up after another, on one thread.
 
     Args:
-        weights: `(N, G g)`, not negative, contiguous.
-        masses: `(N, G)`, the sums of g weights each; at least one is above 0.
+        weights: `(N, K)`, not negative, in each row one at least above 0; overwritten.
         draws: m.
 
     Returns:
         `(N, m)` indices of weights above 0.
     """
-    rows, groups = masses.shape
-    group = weights.shape[1] // groups
-    chosen = _invert(masses.cumsum(dim=1), draws)  # (N, m)
-    first = torch.arange(0, rows * groups, groups, device=chosen.device)[:, None]  # (N, 1)
-    members = weights.view(-1, group).index_select(0, (chosen + first).flatten())  # (N m, g)
-    return chosen * group + _invert(members.cumsum(dim=1), 1).view(rows, draws)
-
-
-def _invert(cumulated: Tensor, draws: int) -> Tensor:
-    """Draw `(N, m)` indices by inverting the cumulated masses `(N, C)` at uniform points."""
+    cumulated = torch.cumsum(weights, dim=1, out=weights)
     totals = cumulated[:, -1:]
-    points = torch.rand(cumulated.shape[0], draws, device=cumulated.device)  # in [0, 1)
+    points = torch.rand(weights.shape[0], draws, device=weights.device)  # in [0, 1)
     # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
     # total the last one with mass is.
     targets = torch.addcmul(totals, points, totals, value=-1)  # (N, m)
