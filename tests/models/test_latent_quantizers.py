@@ -52,13 +52,10 @@ def test_saved_models_quantize_alike(make_latent, pairs, tmp_path, name):
     TranslationModel.around(model, "en", "de", 64).save_pretrained(tmp_path)
     loaded = TranslationModel.from_pretrained(tmp_path).model.eval()
     source, target = pairs
-    # The last bits of a product may depend on where in memory its matrices lie.
-    torch.testing.assert_close(loaded(source, target).total, model(source, target).total)
+    expected, found = model(source, target), loaded(source, target)
+    assert torch.equal(found.total, expected.total)
     assert loaded.reconstruct(source, target) == model.reconstruct(source, target)
-    for found, expected in zip(loaded.generate(source), model.generate(source), strict=True):
-        assert (found.codes.symbols, *found[1:]) == (expected.codes.symbols, *expected[1:])
-        scores = found.codes.log_probability, expected.codes.log_probability
-        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert loaded.generate(source) == model.generate(source)
     codes = torch.arange(16)
     vectors = loaded.quantizer.codes_to_vectors(codes)
     assert torch.equal(vectors, model.quantizer.codes_to_vectors(codes))

@@ -102,6 +102,19 @@ class TranslationModel(PreTrainedModel):
         wrapped.model = model
         return wrapped
 
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **settings: Any) -> Any:
+        """Load a model folder, see transformers; a loaded model computes what the saved one did.
+
+        Weights that stay where they lie in the file are not aligned in memory, and on some CPUs the
+        last bits of a product depend on that: each is copied to memory of its own.
+        """
+        found = super().from_pretrained(*arguments, **settings)
+        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        return found
+
     def forward(self, source: Tensor, target: Tensor) -> Losses:
         """Training losses of `target` (B, T) given `source` (B, S)."""
         losses: Losses = self.model(source, target)

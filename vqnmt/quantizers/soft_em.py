@@ -118,7 +118,7 @@ def draw(weights: Tensor, draws: int) -> Tensor:
     Returns:
         `(N, m)` indices of weights above 0.
     """
-    cumulated = torch.cumsum(weights, dim=1, out=weights)
+    cumulated = weights.cumsum_(dim=1)
     totals = cumulated[:, -1:]
     points = torch.rand(weights.shape[0], draws, device=weights.device)  # in [0, 1)
     # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
