@@ -166,3 +166,5 @@ def test_wrong_values_are_named(compose, override: str, message: str) -> None:
 def test_made_up_sources_want_a_teacher(compose) -> None:
     with pytest.raises(VqnmtError, match=r"^recombined is 2, but distill is false"):
         from_mapping(PipelineConfig, compose("recombined=2", "distill=false"))
+    # The teacher's own rows of a table train on nothing of the kind.
+    from_mapping(PipelineConfig, compose("recombined=2", "experiment=ar_beam4"))

@@ -137,7 +137,7 @@ class PipelineConfig:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
         if self.recombined < 0:
             raise VqnmtError(f"recombined is {self.recombined}; it must be 0 or more")
-        if self.recombined and not self.distill:
+        if self.recombined and not self.distill and self.student != "teacher":
             raise VqnmtError(
                 f"recombined is {self.recombined}, but distill is false, so that nobody translates "
                 "the made-up sources: set distill=true or recombined=0"
