@@ -38,6 +38,9 @@ class Markov:
         self.sentences = torch.arange(len(self.table))
         self.past = torch.zeros(len(self.table), 0, dtype=torch.long)
 
+    def expand(self, hypotheses: int) -> None:
+        self.select(torch.arange(len(self.table)).repeat_interleave(hypotheses))
+
     def select(self, index: Tensor) -> None:
         self.sentences = self.sentences[index]
         self.past = self.past[index]
@@ -253,6 +256,8 @@ def test_the_step_functions_logits_are_left_alone(beam):
     kept = logits.clone()
 
     class State:
+        def expand(self, hypotheses: int) -> None: ...
+
         def select(self, index: Tensor) -> None: ...
 
         def reorder(self, index: Tensor) -> None: ...

@@ -26,8 +26,11 @@ __all__ = [
 class SearchState(Protocol):
     """What a step function keeps between steps, one row for each hypothesis."""
 
+    def expand(self, hypotheses: int) -> None:
+        """Give each sentence so many rows, side by side; before the first step."""
+
     def select(self, index: Tensor) -> None:
-        """Keep the rows `index`, whatever sentence they belong to."""
+        """Keep the rows `index`; of an expanded sentence all, or none."""
 
     def reorder(self, index: Tensor) -> None:
         """Move rows among hypotheses of the same sentence."""
@@ -237,7 +240,7 @@ def n_best(
     device, bounds = limits.device, limits.tolist()
     finished: list[list[tuple[float, Hypothesis]]] = [[] for _ in bounds]
     rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
-    state.select(torch.arange(len(rows), device=device).repeat_interleave(beam))
+    state.expand(beam)
     symbols = torch.full((len(rows) * beam,), begin, device=device)
     # The hypotheses of a sentence start alike: only the first may branch at the first step.
     scores = torch.full((len(rows), beam), -torch.inf, device=device)

@@ -210,6 +210,21 @@ def test_select_keeps_rows_and_reorder_moves_their_caches():
     torch.testing.assert_close(found, expected)
 
 
+def test_hypotheses_of_a_source_attend_to_it_as_to_copies():
+    decoder = Decoder(CONFIG, 2).eval()
+    memory, memory_mask, x = torch.randn(3, 4, 8), lengths_mask(4, 2, 3), torch.randn(6, 3, 8)
+    state = decoder.start(memory, memory_mask)
+    state.expand(2)
+    twice = torch.arange(3).repeat_interleave(2)  # the source of each row
+    expected = decoder(x, decoder.start(memory[twice], memory_mask[twice]), None, True)
+    torch.testing.assert_close(decoder.step(x[:, 0], state), expected[:, 0])
+    # The first source is done; the hypotheses of the last one change places.
+    rows = torch.tensor([2, 3, 5, 4])
+    state.select(rows)
+    found = torch.stack([decoder.step(x[rows, i], state) for i in (1, 2)], 1)
+    torch.testing.assert_close(found, expected[rows, 1:])
+
+
 def test_forward_leaves_the_state_as_it_was():
     decoder = Decoder(CONFIG, 1).eval()
     state = decoder.start(torch.randn(2, 3, 8), lengths_mask(3, 2))

@@ -135,19 +135,26 @@ class DecoderState:
     """What a decoder keeps between steps: the source's keys and values and its own cache.
 
     `memory[i]` and `cache[i]` are layer i's (keys, values), (B, H, S, d / H) and
-    (B, H, steps so far, d / H).
+    (B * hypotheses, H, steps so far, d / H). Hypotheses of a source stand side by side, and attend
+    to it together: several times faster than each to a copy of its own.
     """
 
     memory: list[tuple[Tensor, Tensor]]
     memory_mask: Tensor | None
     cache: list[tuple[Tensor, Tensor] | None]
     step: int = 0
+    hypotheses: int = 1
+
+    def expand(self, hypotheses: int) -> None:
+        """Give each source so many rows, side by side; before the first step."""
+        self.hypotheses = hypotheses
 
     def select(self, index: Tensor) -> None:
-        """Keep the rows `index` (B',) of the batch, in that order and in place."""
-        self.memory = [(k[index], v[index]) for k, v in self.memory]
+        """Keep the rows `index` (N,), in that order and in place; all rows of a source or none."""
+        sources = index[:: self.hypotheses] // self.hypotheses  # (N / hypotheses,)
+        self.memory = [(k[sources], v[sources]) for k, v in self.memory]
         if self.memory_mask is not None:
-            self.memory_mask = self.memory_mask[index]
+            self.memory_mask = self.memory_mask[sources]
         self.reorder(index)
 
     def reorder(self, index: Tensor) -> None:
@@ -181,13 +188,18 @@ class DecoderLayer(nn.Module):
         causal: bool,
         cache: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Map `x` (B, T, d) to (B, T, d), and return the keys and values seen so far."""
+        """Map `x` (N, T, d) to (N, T, d), and return the keys and values seen so far.
+
+        `memory` may have fewer rows, each for so many neighbouring rows of `x`.
+        """
         normed = self.self_norm(x)
         key, value = self.self_attention.project(normed)
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
         x = x + self.dropout(self.self_attention(normed, key, value, mask, causal))
-        x = x + self.dropout(self.source_attention(self.source_norm(x), *memory, memory_mask))
+        together = self.source_norm(x).view(memory[0].shape[0], -1, x.shape[2])
+        read = self.source_attention(together, *memory, memory_mask).view(x.shape)
+        x = x + self.dropout(read)
         return x + self.dropout(self.feedforward(self.feedforward_norm(x))), (key, value)
 
 
