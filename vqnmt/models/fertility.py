@@ -173,7 +173,7 @@ class FertilityTransformer(nn.Module):
         rows = torch.arange(len(source), device=source.device).repeat_interleave(count)
         source, log_p = source[rows], log_p[rows]
         fertilities = self._within_limits(fertilities.masked_fill(source == PAD, 0), source)
-        state.select(rows)
+        state.expand(count)
         states, mask = self.decode(source, fertilities, state)
         best = [self.log_probabilities(part).max(dim=1) for part in states[mask].split(_POSITIONS)]
         values, tokens = (torch.cat(some) for some in zip(*best, strict=True))  # (positions,)
