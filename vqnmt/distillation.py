@@ -1,5 +1,8 @@
 """Sequence-level distillation (Kim and Rush 2016): the teacher's beam output as training text.
 
+All of it, or what is close to the references, because a student learns a weak teacher's mistakes
+with everything else.
+
 Distinct sentences are ordered by length and cut into parts; each part is a file that is complete
 or absent, so an interrupted run goes on where it stopped. The processes, of all machines that see
 the folder, share the parts that are missing, and the merged file is the same whatever their
@@ -8,12 +11,13 @@ number: a part is translated alone, and its place does not depend on who transla
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
+from sacrebleu.metrics import CHRF
 
 from vqnmt.data.filters import collapse_whitespace
 from vqnmt.data.lines import Lines
@@ -74,6 +78,34 @@ def distill(
         _merge(paths, [len(part) for part in parts], part_line, path)
     state.wait_for_everyone()
     return misfits
+
+
+def select(translations: Iterable[str], references: Iterable[str], path: Path, least: float) -> int:
+    """Write each translation that is close to its reference, and the reference of each other.
+
+    Args:
+        translations: The teacher's.
+        references: As many.
+        path: The file of what is chosen, line by line.
+        least: The sentence-level chrF (Popovic 2015), 0 to 100, that counts as close.
+
+    Returns:
+        The number of translations that were chosen.
+
+    Raises:
+        VqnmtError: The file cannot be written.
+    """
+    chrf, taken = CHRF(), 0
+
+    def chosen() -> Iterator[str]:
+        nonlocal taken
+        for translation, reference in zip(translations, references, strict=True):
+            close = chrf.sentence_score(translation, [reference]).score >= least
+            taken += close
+            yield translation if close else reference
+
+    atomic_write_lines(path, chosen())
+    return taken
 
 
 def _plan(

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
+from sacrebleu import sentence_chrf
 
 from vqnmt.evaluation.report import results_table
 from vqnmt.progress import Progress
@@ -56,9 +57,20 @@ def test_run_folder_is_complete(finished_run) -> None:
     assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("tmp*"))
 
 
+def test_selected_text_is_the_teachers_or_the_references(finished_run) -> None:
+    distilled, raw = finished_run.lines("distilled/train.de"), finished_run.lines("corpus/train.de")
+    selected = finished_run.lines("selected/train.de")
+    close = [sentence_chrf(d, [r]).score >= 70 for d, r in zip(distilled, raw, strict=True)]
+    assert selected == [d if near else r for d, r, near in zip(distilled, raw, close, strict=True)]
+
+
 def test_records_have_every_key(finished_run) -> None:
     records = finished_run.records
-    assert [record["system"] for record in records] == ["ar_beam4", "ar_greedy", "vq_ctc_kd_nc3"]
+    assert [record["system"] for record in records] == [
+        "ar_beam4",
+        "ar_greedy",
+        "vq_ctc_skd_nc3",
+    ]
     for record in records:
         assert set(record) == RECORD_KEYS
         assert set(record["metrics"]) >= METRIC_KEYS, METRIC_KEYS - set(record["metrics"])
@@ -88,7 +100,7 @@ def test_report_shows_table_pictures_and_ten_translations(finished_run) -> None:
     for key in ("student_model.quantizer.codebook_size | 16", "vocabulary.size | 310", "## Corpus"):
         assert key in report
     # Values as one writes them, and a test set by its own name.
-    for row in ("| records | null |", "| distill | true |", "| seed | 1 |", "| test | 27 |"):
+    for row in ("| records | null |", "| distill | selected |", "| seed | 1 |", "| test | 27 |"):
         assert row in report
     assert "test.test" not in report + finished_run.outcome.out
     assert "corpus: test has 27 pairs" in finished_run.outcome.out

@@ -71,6 +71,7 @@ def test_all_systems_are_timed_alike(teacher) -> None:
     ("settings", "name"),
     [
         ({}, "vq_ctc_kd_nc3"),
+        ({"distill": "selected"}, "vq_ctc_skd_nc3"),
         ({"distill": False, "decoding": DecodingConfig(beam=4)}, "vq_ctc_nc3_beam4"),
         ({"decoding": DecodingConfig(candidates=10)}, "vq_ctc_kd_nc3_rescored10"),
         ({"student": "fertility"}, "nat_kd"),

@@ -156,6 +156,8 @@ def test_composition_errors_are_one_sentence(compose, override: str, message: st
         ("vocabulary.size=100", r"vocabulary\.size is 100"),
         ("corpus.source_language=de", "source_language and target_language are both 'de'"),
         ("corpus.max_ratio=0.5", r"corpus\.max_ratio is 0\.5"),
+        ("distill=all", r"^distill is 'all'; choose one of true, false, selected$"),
+        ("selection=101", "^selection is 101.0; it must be from 0 to 100$"),
     ],
 )
 def test_wrong_values_are_named(compose, override: str, message: str) -> None:

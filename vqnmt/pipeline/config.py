@@ -103,8 +103,11 @@ class PipelineConfig:
     """How it is trained."""
     beam: int = 4
     """The teacher's beam for distillation."""
-    distill: bool = True
-    """Whether the student trains on the teacher's output or on the raw text."""
+    distill: bool | str = True
+    """True: the student trains on the teacher's output; False: on the raw text; `selected`: on
+    the output where it is close to the reference, and on the reference elsewhere."""
+    selection: float = 70.0
+    """With `selected`: the chrF against the reference, 0 to 100, that counts as close."""
     recombined: int = 0
     """Made-up sources for each training source, that the teacher translates for the student."""
     warm_start: bool = True
@@ -137,6 +140,10 @@ class PipelineConfig:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
         if self.recombined < 0:
             raise VqnmtError(f"recombined is {self.recombined}; it must be 0 or more")
+        if isinstance(self.distill, str) and self.distill != "selected":
+            raise VqnmtError(f"distill is {self.distill!r}; choose one of true, false, selected")
+        if not 0 <= self.selection <= 100:
+            raise VqnmtError(f"selection is {self.selection}; it must be from 0 to 100")
         if self.recombined and not self.distill and self.student != "teacher":
             raise VqnmtError(
                 f"recombined is {self.recombined}, but distill is false, so that nobody translates "

@@ -62,7 +62,7 @@ class System:
 
 def student_name(config: PipelineConfig) -> str:
     """Name the student by what sets it apart: kind, quantizer, distillation and compression."""
-    distilled = "_kd" if config.distill else ""
+    distilled = {False: "", True: "_kd", "selected": "_skd"}[config.distill]
     if config.student == "fertility":
         return f"nat{distilled}"
     if config.student == "autoregressive":

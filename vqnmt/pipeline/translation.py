@@ -19,7 +19,7 @@ from vqnmt.data.lines import Lines
 from vqnmt.data.recombination import recombine
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.distillation import distill
+from vqnmt.distillation import distill, select
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
@@ -158,6 +158,22 @@ class TranslationPipeline:
             )
         return ParallelText(sources, lines)
 
+    def select(self, text: ParallelText) -> ParallelText:
+        """Stage 4, further: of the teacher's translations `text` those close to the references.
+
+        The others give way to the references.
+        """
+        raw, settings = self.corpus.train, {"selection": self.config.selection}
+        stage = self.stage("selected", settings, after="distilled")
+        path = stage.folder / f"train.{self.corpus.target_language}"
+        if not stage.has(path.name):
+            with stage.work():
+                if PartialState().is_main_process:
+                    taken = select(text.targets, raw.targets, path, self.config.selection)
+                    say(f"selection: {taken:,} of {len(text):,} translations are close enough")
+                PartialState().wait_for_everyone()
+        return ParallelText(text.sources, Lines(path))
+
     def recombine(self, text: ParallelText) -> ParallelText:
         """Stage 4, further: made-up sources, translated by the teacher too, behind those of `text`.
 
@@ -166,7 +182,7 @@ class TranslationPipeline:
         """
         config, corpus, count = self.config, self.corpus, self.config.recombined
         settings = {"recombined": count, "seed": config.seed}
-        stage = self.stage(self.before_student, settings, after="distilled")
+        stage = self.stage(self.before_student, settings, after=self._distilled)
         names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
         paths = [stage.folder / name for name in names]
         if not stage.has(*names):
@@ -184,15 +200,25 @@ class TranslationPipeline:
 
     def student_text(self) -> ParallelText:
         """Return what the student trains on: raw or distilled, with made-up sources or without."""
-        text = self.distill() if self.config.distill else self.corpus.train
-        return self.recombine(text) if self.config.recombined else text
+        config = self.config
+        if not config.distill:
+            return self.corpus.train
+        text = self.distill()
+        if config.distill == "selected":
+            text = self.select(text)
+        return self.recombine(text) if config.recombined else text
 
     @property
     def before_student(self) -> str:
         """The stage that the student follows; a teacher from elsewhere has none."""
         if self.config.recombined:
             return f"recombined-{self.config.recombined}"
-        return "distilled" if self.config.distill else "teacher"
+        return self._distilled if self.config.distill else "teacher"
+
+    @property
+    def _distilled(self) -> str:
+        """The stage that leaves the distilled text."""
+        return "selected" if self.config.distill == "selected" else "distilled"
 
     def train_student(self, text: ParallelText) -> None:
         """Stage 5: the student, on `text`."""
