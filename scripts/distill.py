@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> None:
     text = pipeline.distill()
     say(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
     if config.recombined:
+        if config.distill == "selected":
+            text = pipeline.select(text)
         text = pipeline.recombine(text)
         folder = pipeline.stages[pipeline.before_student].folder
         say(f"{len(text):,} translations with those of made-up sources: {folder}")

@@ -11,7 +11,7 @@ number: a part is translated alone, and its place does not depend on who transla
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from vqnmt.data.lines import Lines
 from vqnmt.data.splits import text_mark
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines, atomic_write_text
-from vqnmt.progress import Progress
+from vqnmt.progress import Progress, say
 from vqnmt.translator import TextTranslator
 
 # Sentences in one part: the most work that a crash can lose, for each process.
@@ -80,8 +80,12 @@ def distill(
     return misfits
 
 
-def select(translations: Iterable[str], references: Iterable[str], path: Path, least: float) -> int:
+def select(
+    translations: Sequence[str], references: Sequence[str], path: Path, least: float
+) -> None:
     """Write each translation that is close to its reference, and the reference of each other.
+
+    The first process does it, and says how many are close; the others wait.
 
     Args:
         translations: The teacher's.
@@ -89,23 +93,23 @@ def select(translations: Iterable[str], references: Iterable[str], path: Path, l
         path: The file of what is chosen, line by line.
         least: The sentence-level chrF (Popovic 2015), 0 to 100, that counts as close.
 
-    Returns:
-        The number of translations that were chosen.
-
     Raises:
         VqnmtError: The file cannot be written.
     """
-    chrf, taken = CHRF(), 0
+    state = PartialState()
+    if state.is_main_process:
+        chrf, close = CHRF(), 0
 
-    def chosen() -> Iterator[str]:
-        nonlocal taken
-        for translation, reference in zip(translations, references, strict=True):
-            close = chrf.sentence_score(translation, [reference]).score >= least
-            taken += close
-            yield translation if close else reference
+        def chosen() -> Iterator[str]:
+            nonlocal close
+            for translation, reference in zip(translations, references, strict=True):
+                near = chrf.sentence_score(translation, [reference]).score >= least
+                close += near
+                yield translation if near else reference
 
-    atomic_write_lines(path, chosen())
-    return taken
+        atomic_write_lines(path, chosen())
+        say(f"selection: {close:,} of {len(references):,} translations are close to the references")
+    state.wait_for_everyone()
 
 
 def _plan(

@@ -94,9 +94,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, caus
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             query.float(), key.float(), value.float(), mask, is_causal=causal
         )
+    return attended.to(query.dtype)
 
 
 class FeedForward(nn.Module):

@@ -51,6 +51,7 @@ class TranslationPipeline:
         vocabulary/   spm.model
         teacher/      model folder, training/ with checkpoints and metrics
         distilled/    the teacher's translations of the training sources
+        selected/     with distill=selected: those close to the references, or the references
         recombined-<n>/  with recombined=n: both sides of what the student trains on
         student/      as teacher/
         results.json  report.md  *.png
@@ -159,19 +160,13 @@ class TranslationPipeline:
         return ParallelText(sources, lines)
 
     def select(self, text: ParallelText) -> ParallelText:
-        """Stage 4, further: of the teacher's translations `text` those close to the references.
-
-        The others give way to the references.
-        """
-        raw, settings = self.corpus.train, {"selection": self.config.selection}
-        stage = self.stage("selected", settings, after="distilled")
+        """Stage 4, further: the teacher's translations, where close to the references, or these."""
+        references, least = self.corpus.train.targets, self.config.selection
+        stage = self.stage("selected", {"selection": least}, after="distilled")
         path = stage.folder / f"train.{self.corpus.target_language}"
         if not stage.has(path.name):
             with stage.work():
-                if PartialState().is_main_process:
-                    taken = select(text.targets, raw.targets, path, self.config.selection)
-                    say(f"selection: {taken:,} of {len(text):,} translations are close enough")
-                PartialState().wait_for_everyone()
+                select(text.targets, references, path, least)
         return ParallelText(text.sources, Lines(path))
 
     def recombine(self, text: ParallelText) -> ParallelText:
@@ -200,13 +195,12 @@ class TranslationPipeline:
 
     def student_text(self) -> ParallelText:
         """Return what the student trains on: raw or distilled, with made-up sources or without."""
-        config = self.config
-        if not config.distill:
+        if not self.config.distill:
             return self.corpus.train
         text = self.distill()
-        if config.distill == "selected":
+        if self.config.distill == "selected":
             text = self.select(text)
-        return self.recombine(text) if config.recombined else text
+        return self.recombine(text) if self.config.recombined else text
 
     @property
     def before_student(self) -> str:
