@@ -21,10 +21,8 @@ def main(arguments: list[str]) -> None:
     pipeline.train_teacher()
     text = pipeline.distill()
     say(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
-    if config.recombined:
-        if config.distill == "selected":
-            text = pipeline.select(text)
-        text = pipeline.recombine(text)
+    if config.recombined and config.distill:
+        text = pipeline.student_text()
         folder = pipeline.stages[pipeline.before_student].folder
         say(f"{len(text):,} translations with those of made-up sources: {folder}")
 

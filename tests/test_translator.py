@@ -130,7 +130,7 @@ def test_codes_write_the_pieces_of_the_translation(finished_run) -> None:
         assert len(written) == len(translation.codes)
         pieces = [piece for span in written for piece in span]
         assert pieces == student.vocabulary.pieces(translation.tokens)
-        assert "".join(pieces).replace("▁", " ").strip() == translation.text.strip()
+        assert "".join(pieces).replace("▁", " ").lstrip() == translation.text
 
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
