@@ -67,7 +67,7 @@ class SoftEMQuantizer(VectorQuantizer):
         return Assignment(
             quantized=quantized,
             codes=codes,
-            samples=samples,
+            samples=samples.long(),
             losses={"commitment": self.config.beta * mean_square_error(vectors, quantized)},
             statistics={
                 "quantisation_error": error,
@@ -79,12 +79,12 @@ class SoftEMQuantizer(VectorQuantizer):
         """The E step in blocks of positions.
 
         Returns:
-            Nearest codes `(N,)`, samples `(N, m)` (the nearest code alone in evaluation) and
-            the posterior's entropies `(N,)` in nats.
+            Nearest codes `(N,)`, samples `(N, m)` int32 (in evaluation the nearest code alone,
+            int64) and the posterior's entropies `(N,)` in nats.
         """
         count = vectors.shape[0]
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
-        samples = codes.new_empty(count, self.samples if self.training else 1)
+        samples = torch.empty(count, self.samples, dtype=torch.int32, device=vectors.device)
         # Of each position: the posterior's highest logit less its mean, and its highest value.
         entropies, likeliest = vectors.new_empty(2, count)
         factor = 1.0 / (self.scale * self.temperature)
@@ -116,7 +116,7 @@ def draw(weights: Tensor, draws: int) -> Tensor:
         draws: m.
 
     Returns:
-        `(N, m)` indices of weights above 0.
+        `(N, m)` int32 indices of weights above 0.
     """
     cumulated = weights.cumsum_(dim=1)
     totals = cumulated[:, -1:]
@@ -124,7 +124,7 @@ def draw(weights: Tensor, draws: int) -> Tensor:
     # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
     # total the last one with mass is.
     targets = torch.addcmul(totals, points, totals, value=-1)  # (N, m)
-    return torch.searchsorted(cumulated, targets)
+    return torch.searchsorted(cumulated, targets, out_int32=True)
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[T
 
     Args:
         vectors: `(N, d)`.
-        samples: `(N, m)` codes.
+        samples: `(N, m)` codes, of any integer type.
         codebook_size: K.
 
     Returns:
