@@ -1,5 +1,8 @@
 """The plan of batches."""
 
+from collections import Counter
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +80,21 @@ def test_parallel_batches_collate_what_they_plan():
             assert [t for t in source[row].tolist() if t] == sources[index].tolist()
             assert [t for t in target[row].tolist() if t] == targets[index].tolist()
     assert sorted(seen) == [0, 1, 2, 4]
+
+
+def test_repeatable_pieces_follow_themselves_often_enough():
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(5, size=n % 9).tolist() for n in range(200)]
+    rows += [[5], [], [5]]  # 5 again, but in the next sentence
+    rows += [[6, 6], *[[6, 7]] * 200]  # 6 again, but too seldom
+    tokens = np.concatenate([np.array(row, dtype=np.uint16) for row in rows])
+    targets = TokenizedText(tokens, np.cumsum([0, *map(len, rows)]))
+    again = Counter(a for row in rows for a, b in pairwise(row) if a == b)
+    count = Counter(piece for row in rows for piece in row)
+    expected = [again[piece] > 0 and again[piece] >= 0.01 * count[piece] for piece in range(10)]
+    assert expected == [True] * 5 + [False] * 5 and again[6] == 1
+    batches = ParallelBatches(targets, targets, 64, seed=0, max_tokens=16)
+    assert batches.repeatable(10).tolist() == expected
 
 
 def test_no_pair_within_the_limit_is_an_error():

@@ -50,6 +50,7 @@ def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTra
         if parameter.ndim == 1:  # norms and biases are no ones and zeros once trained
             torch.nn.init.normal_(parameter, mean=0.2, std=0.5)
     model.blank_penalty.fill_(0.7)
+    model.repeatable.copy_(torch.rand(VOCABULARY) < 0.5)
     return model
 
 
@@ -66,6 +67,7 @@ def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
         "compression": model.config.compression,
         "positions_per_code": stride * model.config.upsampling,
         "output": model.config.output,
+        "repeatable": model.repeatable.nonzero()[:, 0].tolist(),
     }
     return OnnxTranslator(session, config, vocabulary=None)  # type: ignore[arg-type]
 

@@ -17,9 +17,10 @@ def seed():
     torch.manual_seed(0)
 
 
-def collapse(path: tuple[int, ...]) -> list[int]:
+def collapse(path: tuple[int, ...], never_twice: tuple[int, ...] = ()) -> list[int]:
     merged = [t for i, t in enumerate(path) if i == 0 or t != path[i - 1]]
-    return [t for t in merged if t != PAD]
+    words = [t for t in merged if t != PAD]
+    return [t for i, t in enumerate(words) if i == 0 or t != words[i - 1] or t not in never_twice]
 
 
 def enumerated_nll(logits: torch.Tensor, target: list[int]) -> torch.Tensor:
@@ -33,8 +34,12 @@ def enumerated_nll(logits: torch.Tensor, target: list[int]) -> torch.Tensor:
     return -torch.stack(paths).logsumexp(0) if paths else logits.sum() * 0
 
 
-def translated(output: Output, best: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-    return read(best, output.starts(best, mask))
+def translated(
+    output: Output, best: torch.Tensor, mask: torch.Tensor, never_twice: tuple[int, ...] = ()
+) -> list[list[int]]:
+    repeatable = torch.ones(10).bool()
+    repeatable[list(never_twice)] = False
+    return read(best, output.starts(best, mask, repeatable))
 
 
 def lengths_mask(*lengths: int) -> torch.Tensor:
@@ -141,6 +146,19 @@ def test_ctc_reads_repeats_once_and_no_blanks():
     assert translated(Ctc(), best, mask) == [[5, 5, 6], [7], [], []]
     for path in itertools.product(range(3), repeat=4):
         assert translated(Ctc(), torch.tensor([path]), torch.ones(1, 4).bool()) == [collapse(path)]
+
+
+@pytest.mark.parametrize("never_twice", [(1,), (2,), (1, 2)])
+def test_ctc_reads_what_may_not_stand_twice_once_across_blanks(never_twice):
+    paths = torch.tensor(list(itertools.product(range(3), repeat=6)))
+    found = translated(Ctc(), paths, torch.ones(paths.shape).bool(), never_twice)
+    assert found == [collapse(tuple(path), never_twice) for path in paths.tolist()]
+    assert collapse((1, 0, 1, 2, 0, 2), (1,)) == [1, 2, 2]
+
+
+def test_cross_entropy_keeps_repeats():
+    best = torch.tensor([[5, 5, 6, EOS]])
+    assert translated(CrossEntropy(), best, best > 0, (5, 6)) == [[5, 5, 6]]
 
 
 def test_cross_entropy_is_numpys():

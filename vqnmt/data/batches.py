@@ -58,6 +58,13 @@ def pad(rows: Sequence[Sequence[int] | NDArray[Any]]) -> Tensor:
     return torch.from_numpy(padded)
 
 
+# The share of a piece's places in the text that must follow one of the same piece for it to be
+# repeatable.
+_REPEATED = 0.01
+# Sentences in which that is counted.
+_COUNTED = 1_000_000
+
+
 class ParallelBatches:
     """The batches of a tokenised parallel text, epoch by epoch.
 
@@ -95,6 +102,20 @@ class ParallelBatches:
     def __len__(self) -> int:
         """Count the pairs that are trained on."""
         return len(self.kept)
+
+    def repeatable(self, vocabulary_size: int) -> Tensor:
+        """Mark (V,) the pieces that stand twice in a row in the targets often enough.
+
+        A word hardly ever does ("the the" is an error), a letter of a spelt-out word may.
+        """
+        ends = self.targets.offsets[: _COUNTED + 1]
+        tokens = np.asarray(self.targets.tokens[: ends[-1]])
+        same = tokens[1:] == tokens[:-1]
+        inner = ends[(ends > 0) & (ends < ends[-1])]
+        same[inner - 1] = False  # the last piece of a sentence and the first of the next
+        count = np.bincount(tokens, minlength=vocabulary_size)
+        again = np.bincount(tokens[1:][same], minlength=vocabulary_size)
+        return torch.from_numpy((again > 0) & (again >= _REPEATED * count))
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """Plan the batches of `epoch`."""

@@ -71,6 +71,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
             "compression": config.compression,
             "positions_per_code": 2**config.compression * config.upsampling,
             "output": config.output,
+            "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }
     if isinstance(module, AutoregressiveTransformer):
         _need("ctranslate2")

@@ -16,7 +16,7 @@ from vqnmt.translation import BatchTranslator, Translation, read_config
 
 MODEL_TYPE = "vqnmt-export"
 # Raised whenever what an exported folder holds changes its form or its meaning.
-FORMAT = 1
+FORMAT = 2
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
 # Positions that CTranslate2 scores at a time: more do not fit into a core's cache with their
 # scores over all pieces, and take up to 1.7 times as long.
@@ -57,6 +57,7 @@ class OnnxTranslator(BatchTranslator):
         self._session = session
         self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
         self._ctc = config["output"] == "ctc"
+        self._repeatable = np.array(config["repeatable"], dtype=np.int64)
         # Exports of before the beam search have no inputs for it.
         self._beams = bool(session.get_overridable_initializers())
 
@@ -131,9 +132,11 @@ class OnnxTranslator(BatchTranslator):
         """Mark the positions that each write one token, as `vqnmt.models.outputs` does."""
         if not self._ctc:
             return np.cumsum(best == EOS_ID) == 0
-        starts = best != PAD_ID
-        starts[1:] &= best[1:] != best[:-1]
-        return starts
+        last = np.maximum.accumulate(np.where(best == PAD_ID, 0, np.arange(1, len(best) + 1)))
+        pieces = np.concatenate([[PAD_ID], best])
+        before = pieces[np.concatenate([[0], last[:-1]])]
+        again = np.isin(best, self._repeatable) & (best != pieces[:-1])
+        return (best != PAD_ID) & ((best != before) | again)
 
 
 class CTranslate2Translator(BatchTranslator):

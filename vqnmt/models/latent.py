@@ -121,6 +121,7 @@ class LatentTransformer(nn.Module):
     """
 
     blank_penalty: Tensor
+    repeatable: Tensor
 
     def __init__(self, config: LatentConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -145,6 +146,8 @@ class LatentTransformer(nn.Module):
         # Taken from the blank's score in translation, in nats: a decoder in doubt prefers the
         # blank, because all that it might write shares what probability is left.
         self.register_buffer("blank_penalty", torch.zeros(()))
+        # (V,): pieces that a translation may have twice in a row; training says which.
+        self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -353,7 +356,7 @@ class LatentTransformer(nn.Module):
         logits[..., PAD] -= self.blank_penalty
         # On CPU `max` takes 0.6 of the time of `argmax`.
         best = logits.max(dim=-1).indices  # (B, P)
-        return best, self.output.starts(best, output_mask)
+        return best, self.output.starts(best, output_mask, self.repeatable)
 
     def _decode_codes(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor

@@ -31,8 +31,14 @@ class Output(Protocol):
             target: (B, T).
         """
 
-    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
-        """Mark (B, P) the positions of which each writes one token, its best piece (B, P)."""
+    def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:
+        """Mark (B, P) the positions of which each writes one token, its best piece (B, P).
+
+        Args:
+            best: Pieces (B, P).
+            mask: (B, P), True at real positions.
+            repeatable: (V,), True where a piece may stand twice in a row.
+        """
 
 
 class CrossEntropy:
@@ -51,8 +57,8 @@ class CrossEntropy:
         chosen = F.linear(hidden[:, : labels.shape[1]][real], weight).float()
         return F.cross_entropy(chosen, labels[real]), int(real.sum())
 
-    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
-        """Read up to the first EOS."""
+    def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:
+        """Read up to the first EOS; repeats stay."""
         return mask & ((best == EOS).cumsum(dim=1) == 0)
 
 
@@ -96,10 +102,19 @@ class Ctc:
         tokens = int(lengths.sum())
         return (loss.sum() - (p - p.detach())) / tokens, tokens
 
-    def starts(self, best: Tensor, mask: Tensor) -> Tensor:
-        """Collapse repeats, then drop blanks (the best path, not the best labelling)."""
-        before = F.pad(best[:, :-1], (1, 0), value=PAD)
-        return mask & (best != PAD) & (best != before)
+    def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:
+        """Collapse repeats, then drop blanks (the best path, not the best labelling).
+
+        Two positions apart that both are for one word write it twice, with blanks between: what
+        is not `repeatable` is collapsed across blanks too.
+        """
+        places = torch.arange(1, best.shape[1] + 1, device=best.device)
+        # (B, P): the place, from 1, of the last piece up to here; 0 before the first
+        last = torch.where(best == PAD, 0, places).cummax(dim=1).values
+        pieces = F.pad(best, (1, 0), value=PAD)  # (B, P + 1), place 0 a blank
+        before = pieces.gather(1, F.pad(last[:, :-1], (1, 0)))  # the last piece before (B, P)
+        again = repeatable[best] & (best != pieces[:, :-1])
+        return mask & (best != PAD) & ((best != before) | again)
 
 
 def read(best: Tensor, starts: Tensor) -> list[list[int]]:

@@ -18,7 +18,7 @@ from vqnmt.models.losses import Losses
 from vqnmt.settings import from_mapping
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.
-FORMAT = 2
+FORMAT = 3
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),

@@ -354,16 +354,15 @@ class TranslationPipeline:
         watch = observer(translator, corpus.valid, corpus.target_language)
         with stage.work():
             batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)
+            if isinstance(model, LatentTransformer):
+                model.repeatable.copy_(batches.repeatable(len(self.vocabulary)))
             folder = stage.folder / "training"
             trainer = Trainer(model, batches, watch, training, folder, seed, name)
             model.load_state_dict(trainer.train())
             model.eval()
             if PartialState().is_main_process:
-                card = model_card(
-                    title=f"vqnmt {name}: {corpus.name}",
-                    description=f"The {name} of a vqnmt run.",
-                    corpus=corpus_facts(corpus),
-                )
+                title, about = f"vqnmt {name}: {corpus.name}", f"The {name} of a vqnmt run."
+                card = model_card(title=title, description=about, corpus=corpus_facts(corpus))
                 translator.save_pretrained(stage.folder, card)
             PartialState().wait_for_everyone()
 
