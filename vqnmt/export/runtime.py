@@ -16,7 +16,7 @@ from vqnmt.translation import BatchTranslator, Translation, read_config
 
 MODEL_TYPE = "vqnmt-export"
 # Raised whenever what an exported folder holds changes its form or its meaning.
-FORMAT = 2
+FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
 # Positions that CTranslate2 scores at a time: more do not fit into a core's cache with their
 # scores over all pieces, and take up to 1.7 times as long.
@@ -57,7 +57,8 @@ class OnnxTranslator(BatchTranslator):
         self._session = session
         self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
         self._ctc = config["output"] == "ctc"
-        self._repeatable = np.array(config["repeatable"], dtype=np.int64)
+        # Earlier exports do not say which pieces may stand twice in a row: there any may.
+        self._repeatable = config.get("repeatable")
         # Exports of before the beam search have no inputs for it.
         self._beams = bool(session.get_overridable_initializers())
 
@@ -135,7 +136,9 @@ class OnnxTranslator(BatchTranslator):
         last = np.maximum.accumulate(np.where(best == PAD_ID, 0, np.arange(1, len(best) + 1)))
         pieces = np.concatenate([[PAD_ID], best])
         before = pieces[np.concatenate([[0], last[:-1]])]
-        again = np.isin(best, self._repeatable) & (best != pieces[:-1])
+        again = best != pieces[:-1]
+        if self._repeatable is not None:
+            again &= np.isin(best, self._repeatable)
         return (best != PAD_ID) & ((best != before) | again)
 
 
