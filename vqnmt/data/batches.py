@@ -58,8 +58,7 @@ def pad(rows: Sequence[Sequence[int] | NDArray[Any]]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-# The share of a piece's places in the text that must follow one of the same piece for it to be
-# repeatable.
+# A piece is repeatable if it follows itself in at least this share of its places in the text.
 _REPEATED = 0.01
 # Sentences in which that is counted.
 _COUNTED = 1_000_000

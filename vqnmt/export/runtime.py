@@ -58,7 +58,8 @@ class OnnxTranslator(BatchTranslator):
         self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
         self._ctc = config["output"] == "ctc"
         # Earlier exports do not say which pieces may stand twice in a row: there any may.
-        self._repeatable = config.get("repeatable")
+        repeatable = config.get("repeatable")
+        self._repeatable = None if repeatable is None else frozenset(repeatable)
         # Exports of before the beam search have no inputs for it.
         self._beams = bool(session.get_overridable_initializers())
 
@@ -133,13 +134,15 @@ class OnnxTranslator(BatchTranslator):
         """Mark the positions that each write one token, as `vqnmt.models.outputs` does."""
         if not self._ctc:
             return np.cumsum(best == EOS_ID) == 0
-        last = np.maximum.accumulate(np.where(best == PAD_ID, 0, np.arange(1, len(best) + 1)))
-        pieces = np.concatenate([[PAD_ID], best])
-        before = pieces[np.concatenate([[0], last[:-1]])]
-        again = best != pieces[:-1]
+        starts = best != PAD_ID
+        starts[1:] &= best[1:] != best[:-1]
         if self._repeatable is not None:
-            again &= np.isin(best, self._repeatable)
-        return (best != PAD_ID) & ((best != before) | again)
+            before = None  # the last piece so far, across blanks
+            for place in np.flatnonzero(starts).tolist():
+                piece = int(best[place])
+                starts[place] = piece != before or piece in self._repeatable
+                before = piece
+        return starts
 
 
 class CTranslate2Translator(BatchTranslator):

@@ -84,7 +84,8 @@ class SoftEMQuantizer(VectorQuantizer):
         """
         count = vectors.shape[0]
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
-        samples = torch.empty(count, self.samples, dtype=torch.int32, device=vectors.device)
+        draws = self.samples if self.training else 0
+        samples = torch.empty(count, draws, dtype=torch.int32, device=vectors.device)
         # Of each position: the posterior's highest logit less its mean, and its highest value.
         entropies, likeliest = vectors.new_empty(2, count)
         factor = 1.0 / (self.scale * self.temperature)
