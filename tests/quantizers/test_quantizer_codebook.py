@@ -25,6 +25,7 @@ def test_kmeans_with_fewer_vectors_than_clusters():
     means = kmeans(points, 10, 3, torch.Generator().manual_seed(0))
     assert means.isfinite().all() and means.shape == (10, 4)
     assert torch.cdist(points, means).min() < 1e-3
+    assert len(means.unique(dim=0)) == 10
 
 
 def test_chosen_vectors_are_distinct_rows():

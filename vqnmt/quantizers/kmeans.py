@@ -65,7 +65,8 @@ def kmeans(vectors: Tensor, count: int, iterations: int, generator: torch.Genera
     """Lloyd's algorithm from the start of k-means++.
 
     E step: z_i = argmin_j ||mu_j - x_i||^2; M step: mu_j = mean of the x_i with z_i = j
-    (document 002). A cluster left empty moves to the vector that is farthest from its own mean.
+    (document 002). A cluster left empty moves to the vector that is farthest from its own mean,
+    and stays where every vector is a mean.
 
     Args:
         vectors: `(M, d)` fp32 with M >= 1.
@@ -86,5 +87,8 @@ def kmeans(vectors: Tensor, count: int, iterations: int, generator: torch.Genera
         distances = (vectors - means[codes]).square().sum(dim=1)  # (M,)
         means = torch.where(hit[:, None], sums / sizes.clamp(min=1)[:, None], means)
         empty = (~hit).nonzero().squeeze(1)[: vectors.shape[0]]
-        means[empty] = vectors[distances.topk(empty.shape[0]).indices]
+        farthest = distances.topk(empty.shape[0])
+        # A vector that is a mean already would make two codes equal.
+        apart = farthest.values[:, None] > 0
+        means[empty] = torch.where(apart, vectors[farthest.indices], means[empty])
     return means
