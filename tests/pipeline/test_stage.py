@@ -1,6 +1,8 @@
 """A stage knows how it was made and whether it is complete."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,25 @@ def test_scratch_does_not_bind_the_settings(tmp_path: Path) -> None:
         raise VqnmtError("the text has a fault")
     assert scratch.is_dir()
     Stage(tmp_path / "stage", SETTINGS | {"seed": 2})
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    script = (
+        "from pathlib import Path\n"
+        "from vqnmt.pipeline.stage import Stage\n"
+        f"with Stage(Path({str(folder)!r}), {SETTINGS!r}).work():\n"
+        "    print('works', flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None and first.stdout.readline() == "works\n"
+        before = (folder / "stage.json").read_bytes()
+        with pytest.raises(VqnmtError, match=r"another process works in this folder: .*run="):
+            made(folder)
+        assert (folder / "stage.json").read_bytes() == before
+        first.kill()
+    made(folder)  # one that was killed locks nothing
+    assert sorted(path.name for path in folder.iterdir()) == ["output", "stage.json"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text
@@ -65,21 +66,48 @@ class Stage:
 
         A block that fails before it leaves anything behind leaves the stage as if never begun,
         so that its settings can still be changed. Hidden files do not count: they are scratch.
+
+        Raises:
+            VqnmtError: Another command works on this stage.
         """
-        self._write()
-        start = time.perf_counter()
+        with self._locked():
+            self._write()
+            start = time.perf_counter()
+            try:
+                yield
+                self.complete = True
+            finally:
+                self.seconds += time.perf_counter() - start
+                left = self.folder.iterdir() if self.folder.exists() else ()
+                if self.complete or any(p != self.path and p.name[0] != "." for p in left):
+                    self._write()
+                else:
+                    with suppress(OSError):  # other processes do the same
+                        self.path.unlink()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other commands out; the processes of this one share what its first has locked."""
+        if not PartialState().is_main_process:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ".lock"
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise VqnmtError(
+                f"{self.folder}: another process works in this folder: wait for its end, or name "
+                "another run=..."
+            ) from None
         try:
             yield
-            self.complete = True
         finally:
-            self.seconds += time.perf_counter() - start
-            left = self.folder.iterdir() if self.folder.exists() else ()
-            if self.complete or any(p != self.path and p.name[0] != "." for p in left):
-                self._write()
-            else:
-                with suppress(OSError):  # other processes do the same
-                    self.path.unlink()
-                    self.folder.rmdir()
+            path.unlink(missing_ok=True)  # still held: who waits for it sees that its name is gone
+            lock.release()
+            with suppress(OSError):  # not where something is left
+                self.folder.rmdir()
 
     def _write(self) -> None:
         # Processes of different machines may have one number, and so one temporary file.
