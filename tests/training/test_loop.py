@@ -102,6 +102,17 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_trainer, kin
     assert losses == others
 
 
+def test_a_checkpoint_of_another_version_is_refused_by_the_names_that_differ(make_trainer):
+    stopped = make_trainer()
+    stop_after(stopped, 2)
+    with pytest.raises(VqnmtError, match="saved"):
+        stopped.train()
+    later = make_trainer()
+    later.inner.register_buffer("repeatable_later", torch.ones(1))
+    with pytest.raises(VqnmtError, match=r"checkpoint-2-.*differs in repeatable_later: remove"):
+        later.train()
+
+
 @pytest.mark.parametrize("step", [2, 7])
 def test_epoch_statistics_survive_a_stop(make_trainer, step):
     whole = make_trainer("ema", "whole", steps=10)

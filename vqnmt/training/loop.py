@@ -105,8 +105,8 @@ class Trainer:
         """Train to the last step, from the newest whole checkpoint on; return averaged weights.
 
         Raises:
-            VqnmtError: Too many steps in a row had to be left out, or the run was interrupted (and
-                saved); `Terminated` if by SIGTERM.
+            VqnmtError: Too many steps in a row had to be left out, the checkpoint is of another
+                model, or the run was interrupted (and saved); `Terminated` if by SIGTERM.
         """
         if self.distributed.accelerator.device.type == "cpu":
             keep_freed_memory()
@@ -307,6 +307,13 @@ class Trainer:
         if path is None:
             return
         state = self.checkpoints.load(path)
+        names = state["model"].keys() ^ distributed.trained.state_dict().keys()
+        if names:
+            raise VqnmtError(
+                f"{path}: another version of vqnmt wrote it, whose model differs in "
+                f"{', '.join(sorted(names)[:3])}: remove {self.folder} to train anew, or go on "
+                "with that version"
+            )
         distributed.load_weights(state["model"])
         distributed.load_optimizer_state(self.optimizer, state["optimizer"])
         for name in POSITION:
