@@ -49,7 +49,7 @@ class SoftEMQuantizer(VectorQuantizer):
             if vectors.device.type != "cpu":
                 # The error waits for `step`, and indices found among NaN would abort the process.
                 seen = torch.where(finite, seen, 0.0)
-            codes, samples, entropies = self._posterior(seen)
+            codes, samples, entropy = self._posterior(seen)
             nearest = self.codebook.lookup(codes).float()  # (N, d)
             if self.training and vectors.shape[0] > 0:
                 # (N, m) -> (N, d) without the (N, m, d) in between; on CPU the mode "mean" takes
@@ -71,7 +71,7 @@ class SoftEMQuantizer(VectorQuantizer):
             losses={"commitment": self.config.beta * mean_square_error(vectors, quantized)},
             statistics={
                 "quantisation_error": error,
-                "posterior_entropy": entropies.sum() / max(entropies.numel(), 1),
+                "posterior_entropy": entropy / max(vectors.shape[0], 1),
             },
         )
 
@@ -80,14 +80,14 @@ class SoftEMQuantizer(VectorQuantizer):
 
         Returns:
             Nearest codes `(N,)`, samples `(N, m)` int32 (in evaluation the nearest code alone,
-            int64) and the posterior's entropies `(N,)` in nats.
+            int64) and the sum of the posterior's entropies in nats.
         """
         count = vectors.shape[0]
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
         draws = self.samples if self.training else 0
         samples = torch.empty(count, draws, dtype=torch.int32, device=vectors.device)
-        # Of each position: the posterior's highest logit less its mean, and its highest value.
-        entropies, likeliest = vectors.new_empty(2, count)
+        likeliest = vectors.new_empty(count)  # the posterior's highest value
+        entropy = vectors.new_zeros(())
         factor = 1.0 / (self.scale * self.temperature)
         posterior = vectors.new_empty(0)
         for block, logits in score_blocks(vectors, self.codebook.vectors.float(), factor):
@@ -95,16 +95,16 @@ class SoftEMQuantizer(VectorQuantizer):
                 posterior = torch.empty_like(logits)  # (rows, K)
             highest, nearest = row_maxima(logits)  # (rows,) each
             codes[block] = nearest
-            torch.maximum(logits, (highest - _LOGIT_RANGE)[:, None], out=logits)
+            logits.sub_(highest[:, None]).clamp_(min=-_LOGIT_RANGE)
             # Its exponential is twice as fast on a CPU as `torch.exp`.
             torch.softmax(logits, dim=1, out=posterior)
             likeliest[block] = posterior.gather(1, nearest[:, None])[:, 0]
-            entropies[block] = highest.sub_(logits.mul_(posterior).sum(dim=1))
+            entropy -= torch.dot(logits.flatten(), posterior.flatten())
             if self.training:
                 samples[block] = draw(posterior, self.samples)
-        # H = -sum_j p_j ln p_j, where ln p_j = logit_j - highest logit + ln p of the likeliest
-        entropies.sub_(likeliest.log_()).clamp_(min=0)
-        return codes, samples if self.training else codes[:, None], entropies
+        # H = -sum_j p_j ln p_j, where ln p_j = logit_j + ln p of the likeliest, whose logit is 0
+        entropy -= likeliest.log_().sum()
+        return codes, samples if self.training else codes[:, None], entropy
 
 
 def draw(weights: Tensor, draws: int) -> Tensor:
@@ -120,12 +120,11 @@ def draw(weights: Tensor, draws: int) -> Tensor:
         `(N, m)` int32 indices of weights above 0.
     """
     cumulated = weights.cumsum_(dim=1)
-    totals = cumulated[:, -1:]
-    points = torch.rand(weights.shape[0], draws, device=weights.device)  # in [0, 1)
-    # In (0, total], also after rounding: at 0 an index without mass would be found, and at the
-    # total the last one with mass is.
-    targets = torch.addcmul(totals, points, totals, value=-1)  # (N, m)
-    return torch.searchsorted(cumulated, targets, out_int32=True)
+    targets = torch.rand(weights.shape[0], draws, device=weights.device)  # (N, m) in [0, 1)
+    # In [0, total), also after rounding. The first index whose cumulated weight is greater has a
+    # weight itself.
+    targets.mul_(cumulated[:, -1:])
+    return torch.searchsorted(cumulated, targets, right=True, out_int32=True)
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
