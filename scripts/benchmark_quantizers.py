@@ -28,6 +28,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
 from vqnmt.evaluation.speed import median_ratio, peak_memory, speed_table, time_in_turn
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.training.memory import keep_freed_memory
 
 RECORDS = Path(__file__).resolve().parent.parent / "results" / "quantizers" / "speed.json"
 SYSTEMS = ("ema", "soft_em", "hard_em", "gradient")
@@ -198,6 +199,7 @@ def main(arguments: list[str]) -> None:
         raise VqnmtError("the peer is not installed: pip install 'vqnmt[quantizers]'")
     if options.threads:  # no override: the record's hardware names them
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as in training; else the peer's large temporaries cost it far more time
     sizes = [parse_size(text) for text in options.sizes]
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     records: list[Record] = []
