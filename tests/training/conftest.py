@@ -184,9 +184,9 @@ def common_draws(trainer: Trainer, batches: TinyBatches) -> Iterator[None]:
     def posterior(self: SoftEMQuantizer, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         distances = torch.cdist(vectors, self.codebook.vectors).square()  # (N, K)
         p = (-distances / (self.scale * self.temperature)).softmax(dim=1)
-        codes, entropies = distances.argmin(dim=1), torch.special.entr(p).sum(dim=1)
+        codes, entropy = distances.argmin(dim=1), torch.special.entr(p).sum()
         if not self.training:
-            return codes, codes[:, None], entropies
+            return codes, codes[:, None], entropy
         points = [
             np.random.default_rng((trainer.step, pair, place)).random(self.samples)
             for pair in batches.last
@@ -194,7 +194,7 @@ def common_draws(trainer: Trainer, batches: TinyBatches) -> Iterator[None]:
         ]
         points = torch.tensor(np.array(points), dtype=p.dtype)  # (N, m)
         samples = torch.searchsorted(p.cumsum(dim=1), points).clamp(max=p.shape[1] - 1)
-        return codes, samples, entropies
+        return codes, samples, entropy
 
     with mock.patch.object(SoftEMQuantizer, "_posterior", posterior):
         yield
