@@ -92,7 +92,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -
     ) as first:
         assert first.stdout is not None and first.stdout.readline() == "works\n"
         before = (folder / "stage.json").read_bytes()
-        with pytest.raises(VqnmtError, match=r"another process works in this folder: .*run="):
+        with pytest.raises(VqnmtError, match=r"\.lock: held by another process, .*run="):
             made(folder)
         assert (folder / "stage.json").read_bytes() == before
         first.kill()

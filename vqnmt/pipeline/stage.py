@@ -98,8 +98,8 @@ class Stage:
             lock.acquire()
         except Timeout:
             raise VqnmtError(
-                f"{self.folder}: another process works in this folder: wait for its end, or name "
-                "another run=..."
+                f"{path}: held by another process, which works in this folder: wait for its end, "
+                "or name another run=..."
             ) from None
         try:
             yield
