@@ -84,9 +84,9 @@ class SoftEMQuantizer(VectorQuantizer):
         """
         count = vectors.shape[0]
         codes = torch.empty(count, dtype=torch.int64, device=vectors.device)
-        draws = self.samples if self.training else 0
-        samples = torch.empty(count, draws, dtype=torch.int32, device=vectors.device)
-        likeliest = vectors.new_empty(count)  # the posterior's highest value
+        samples = codes[:, None]
+        if self.training:
+            samples = torch.empty(count, self.samples, dtype=torch.int32, device=vectors.device)
         entropy = vectors.new_zeros(())
         factor = 1.0 / (self.scale * self.temperature)
         posterior = vectors.new_empty(0)
@@ -98,13 +98,12 @@ class SoftEMQuantizer(VectorQuantizer):
             logits.sub_(highest[:, None]).clamp_(min=-_LOGIT_RANGE)
             # Its exponential is twice as fast on a CPU as `torch.exp`.
             torch.softmax(logits, dim=1, out=posterior)
-            likeliest[block] = posterior.gather(1, nearest[:, None])[:, 0]
+            # H = -sum_j p_j ln p_j, and ln p_j = logit_j + ln p of the likeliest, whose logit is 0
             entropy -= torch.dot(logits.flatten(), posterior.flatten())
+            entropy -= posterior.gather(1, nearest[:, None]).log_().sum()
             if self.training:
                 samples[block] = draw(posterior, self.samples)
-        # H = -sum_j p_j ln p_j, where ln p_j = logit_j + ln p of the likeliest, whose logit is 0
-        entropy -= likeliest.log_().sum()
-        return codes, samples if self.training else codes[:, None], entropy
+        return codes, samples, entropy
 
 
 def draw(weights: Tensor, draws: int) -> Tensor:
