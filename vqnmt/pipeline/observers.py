@@ -1,5 +1,6 @@
 """What is looked at while teacher and student are trained."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -7,7 +8,8 @@ from torch import nn
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
-from vqnmt.translator import Translator
+from vqnmt.progress import Progress
+from vqnmt.translator import TextTranslator, Translation, Translator
 
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
@@ -26,9 +28,9 @@ class BleuObserver:
     def __init__(self, translator: Translator, valid: ParallelText, target_language: str) -> None:
         self.translator, self.valid, self.target_language = translator, valid, target_language
 
-    def bleu(self, texts: list[str]) -> float:
-        """Score `texts` against the validation references."""
-        return score(texts, self.valid.targets, self.target_language).bleu
+    def bleu(self, texts: list[str], references: Sequence[str] | None = None) -> float:
+        """Score `texts` against `references`; by default those of the validation set."""
+        return score(texts, references or self.valid.targets, self.target_language).bleu
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
@@ -45,17 +47,46 @@ class BleuObserver:
 
 
 class LatentObserver(BleuObserver):
-    """BLEU from predicted and from oracle codes, and the use of the codebook."""
+    """BLEU from predicted and from oracle codes, and the use of the codebook.
+
+    The blank's penalty decides the length of translations, so it is chosen by BLEU against what the
+    student learns to write: references may be longer than a teacher's translations, and longer
+    on this set than elsewhere.
+
+    Args:
+        translator: See `BleuObserver`.
+        valid: See `BleuObserver`.
+        target_language: See `BleuObserver`.
+        teacher: Whose translations the student learns; None where it learns references.
+        beam: With which the teacher translated them.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        valid: ParallelText,
+        target_language: str,
+        teacher: TextTranslator | None = None,
+        beam: int = 1,
+    ) -> None:
+        super().__init__(translator, valid, target_language)
+        self.imitated: Sequence[str] = valid.targets
+        if teacher is not None:
+            with Progress("teacher on valid", len(valid), "sentences") as progress:
+                found = teacher.translate(valid.sources, beam=beam, progress=progress)
+            self.imitated = [translation.text for translation in found]
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Choose the penalty of the blank, then score predicted codes and those of the targets."""
         assert isinstance(model, LatentTransformer)
-        found = {penalty: self._predicted(model, penalty) for penalty in self._penalties(model)}
-        best = max(found, key=lambda penalty: found[penalty]["valid/bleu_predicted"])
+        found = {penalty: self._translate(model, penalty) for penalty in self._penalties(model)}
+        texts = {penalty: [translation.text for translation in found[penalty]] for penalty in found}
+        best = max(texts, key=lambda penalty: self.bleu(texts[penalty], self.imitated))
         model.blank_penalty.fill_(best)
         oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
         return {
-            **found[best],
+            "valid/bleu_predicted": self.bleu(texts[best]),
+            "valid/codes": sum(len(t.codes) for t in found[best]) / len(found[best]),
             "valid/bleu_oracle": self.bleu(oracle),
             "valid/blank_penalty": best,
         }
@@ -67,13 +98,9 @@ class LatentObserver(BleuObserver):
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
 
-    def _predicted(self, model: LatentTransformer, penalty: float) -> dict[str, float]:
+    def _translate(self, model: LatentTransformer, penalty: float) -> list[Translation]:
         model.blank_penalty.fill_(penalty)
-        found = self.translator.translate(self.valid.sources)
-        return {
-            "valid/bleu_predicted": self.bleu([translation.text for translation in found]),
-            "valid/codes": sum(len(t.codes) for t in found) / len(found),
-        }
+        return self.translator.translate(self.valid.sources)
 
     def epoch_end(self, model: nn.Module) -> dict[str, Any]:
         """Count the codes used in the epoch, over all processes."""

@@ -4,7 +4,8 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -226,7 +227,10 @@ class TranslationPipeline:
             model, copied = self._new_student()
             if copied:
                 say(f"student: {copied:,} weights start as the teacher's")
-            observer = LatentObserver if isinstance(model, LatentTransformer) else BleuObserver
+            observer: Callable[..., BleuObserver] = BleuObserver
+            if isinstance(model, LatentTransformer):
+                imitated = self.teacher if config.distill is True else None
+                observer = partial(LatentObserver, teacher=imitated, beam=config.beam)
             self._train(stage, model, observer, text, config.student_training)
         self.student = Translator.from_pretrained(stage.folder)
 
@@ -338,19 +342,15 @@ class TranslationPipeline:
         self,
         stage: Stage,
         model: nn.Module,
-        observer: type[BleuObserver],
+        observer: Callable[..., BleuObserver],
         text: ParallelText,
         training: TrainingConfig,
     ) -> None:
         """Train `model` on `text`; leave the model folder."""
         name, seed, corpus = stage.folder.name, self.config.seed, self.corpus
-        translator = Translator(
-            model,
-            self.vocabulary,
-            corpus.source_language,
-            corpus.target_language,
-            max_source_tokens=self.config.max_source_tokens,
-        )
+        limit = self.config.max_source_tokens
+        languages = (corpus.source_language, corpus.target_language)
+        translator = Translator(model, self.vocabulary, *languages, max_source_tokens=limit)
         watch = observer(translator, corpus.valid, corpus.target_language)
         with stage.work():
             batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)

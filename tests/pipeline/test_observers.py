@@ -1,0 +1,50 @@
+"""What validations choose."""
+
+import pytest
+
+from vqnmt.data.corpus import ParallelText
+from vqnmt.layers import TransformerConfig
+from vqnmt.models import LatentTransformer
+from vqnmt.models.latent import LatentConfig
+from vqnmt.pipeline.observers import LatentObserver
+from vqnmt.translator import Translation
+
+SOURCE, REFERENCE = "a", "one two three four five six seven eight"
+
+
+class Writer:
+    """Writes the more words of the reference, the more is taken from the blank's score."""
+
+    def __init__(self, model: LatentTransformer) -> None:
+        self.model = model
+
+    def translate(self, sentences: list[str]) -> list[Translation]:
+        words = REFERENCE.split()[: 5 + int(self.model.blank_penalty)]
+        return [Translation(" ".join(words), codes=[1]) for _ in sentences]
+
+    def reconstruct(self, sentences: list[str], targets: list[str]) -> list[str]:
+        return list(targets)
+
+
+class Teacher:
+    """Writes the first six words of the reference, with the beam that is asked for."""
+
+    def translate(self, sentences, *, beam, progress):
+        assert beam == 4
+        return [Translation(" ".join(REFERENCE.split()[:6])) for _ in sentences]
+
+
+@pytest.mark.parametrize(("teacher", "expected"), [(None, 3.0), (Teacher(), 1.0)])
+def test_blank_penalty_brings_the_length_of_what_the_student_learns(teacher, expected):
+    size = TransformerConfig(dim=8, feedforward=8, heads=2)
+    model = LatentTransformer(LatentConfig(transformer=size), 10)
+    valid = ParallelText([SOURCE], [REFERENCE])
+    observer = LatentObserver(Writer(model), valid, "de", teacher=teacher, beam=4)
+    values = observer.validate(model)
+    assert values["valid/blank_penalty"] == expected == float(model.blank_penalty)
+    # What is told, and compared between validations, is BLEU against the references.
+    kept = " ".join(REFERENCE.split()[: 5 + int(expected)])
+    assert values["valid/bleu_predicted"] == pytest.approx(observer.bleu([kept]))
+    assert observer.score(values) == values["valid/bleu_predicted"]
+    assert values["valid/bleu_oracle"] == pytest.approx(100.0)
+    assert values["valid/codes"] == 1
