@@ -18,6 +18,8 @@ NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 # For argparse: keep the line breaks of a script's docstring.
 RAW = argparse.RawDescriptionHelpFormatter
+# The help of --language-model.
+READER = "read a student's CTC output with the help of its trigram model"
 
 # Where things stand: it decides no number.
 PLACES = ("run", "records", "corpus.cache", "data.cache")

@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from command_line import RAW, load_config, run
+from command_line import RAW, READER, load_config, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
@@ -31,11 +31,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--set", help="valid or a test set of the corpus; default: the first test")
     parser.add_argument("--output", help="file for the translations")
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
+    parser.add_argument("--language-model", action="store_true", help=READER)
     options = parser.parse_args(arguments)
     translator = load_translator(options.model)
     text = _corpus_text(options, translator) if options.corpus else _file_text(options)
     with Progress("translation", len(text), "sentences") as progress:
-        found = translator.translate(text.sources, beam=options.beam, progress=progress)
+        found = translator.translate(
+            text.sources,
+            beam=options.beam,
+            language_model=options.language_model,
+            progress=progress,
+        )
     texts = [translation.text for translation in found]
     if options.output:
         atomic_write_lines(options.output, texts)

@@ -18,12 +18,15 @@ import vqnmt
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.language_model import TrigramModel
 from vqnmt.models.pretrained import TranslationModel
+from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS
 from vqnmt.progress import Progress
 from vqnmt.rescoring import score_targets
 from vqnmt.translation import Translation, split_row
 from vqnmt.translator import MODEL_FILES, Translator
 
+LANGUAGE_MODEL = "language_model.safetensors"
 ROOT = Path(__file__).parent.parent
 SYSTEMS = [("teacher", 1), ("teacher", 4), ("student", 1), ("student", 3)]
 
@@ -121,6 +124,40 @@ def test_reconstruction_is_by_the_codes_of_the_target(finished_run) -> None:
 
 
 # --- candidates, codes, long sources ---------------------------------------------------------
+
+
+def log_probability(model: TrigramModel, tokens: list[int]) -> float:
+    whole = (1, 1, *tokens, 2)
+    return sum(model.log_probability(*whole[i : i + 3]) for i in range(len(tokens) + 1))
+
+
+def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_run) -> None:
+    student = Translator.from_pretrained(finished_run.folder / "student")
+    model = student.model.language_model
+    assert model.weight in LANGUAGE_WEIGHTS and model.blank_penalty in LANGUAGE_PENALTIES
+    rows = student.vocabulary.encode(finished_run.lines("selected/train.de"))
+    forth, back = (sum(log_probability(model, row[::d]) for row in rows) for d in (1, -1))
+    assert forth > 0.7 * back, "it has seen these sentences"
+    sources = finished_run.lines("corpus/valid.en")
+    found = student.translate(sources, language_model=True)
+    alone = [student.translate([source], language_model=True)[0] for source in sources]
+    assert [(t.tokens, t.spans) for t in found] == [(t.tokens, t.spans) for t in alone]
+    best_path = [t.tokens for t in student.translate(sources)]
+    likely = []
+    for model.weight in (0.0, 0.5, 3.0):
+        found = student.translate(sources, language_model=True)
+        for translation in found:
+            assert len(translation.spans) == len(translation.codes)
+            assert sum(translation.spans) == len(translation.tokens)
+        likely.append(sum(log_probability(model, t.tokens) for t in found))
+    assert likely[0] < likely[1] < likely[2]
+    assert [t.tokens for t in student.translate(sources)] == best_path, "which asks no such model"
+
+
+def test_language_model_that_is_not_there_is_asked_for_in_vain(finished_run, folder) -> None:
+    for place in (finished_run.folder / "teacher", folder):
+        with pytest.raises(VqnmtError, match=r"language_model is true, but this model has none"):
+            Translator.from_pretrained(place).translate(["bale"], language_model=True)
 
 
 def test_codes_write_the_pieces_of_the_translation(finished_run) -> None:
@@ -234,12 +271,16 @@ def test_saved_again_it_is_the_same(finished_run, tmp_path: Path) -> None:
     for name in ("teacher", "student"):
         translator = Translator.from_pretrained(finished_run.folder / name)
         translator.save_pretrained(tmp_path / name, card="a card")
-        assert sorted(p.name for p in (tmp_path / name).iterdir()) == [
-            *("README.md", "config.json", "model.safetensors", "spm.model")
-        ]
-        for file in MODEL_FILES:
+        further = [LANGUAGE_MODEL] if name == "student" else []
+        files = ["README.md", "config.json", *further, "model.safetensors", "spm.model"]
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == files
+        for file in (*MODEL_FILES, *further):
             saved = (tmp_path / name / file).read_bytes()
             assert saved == (finished_run.folder / name / file).read_bytes(), file
+            assert (tmp_path / name / file).stat().st_mode & 0o444 == 0o444
+    translator.model.language_model = None
+    translator.save_pretrained(tmp_path / "student", card="a card")
+    assert not (tmp_path / "student" / LANGUAGE_MODEL).exists(), "it was another model's"
 
 
 @pytest.mark.parametrize("place", ["weights", "vocabulary", "card"])

@@ -13,7 +13,7 @@ from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.models.tokens import UNK
 
 # What maps tensors to tensors. The search between them, and the reading of tokens, stay Python.
-_PARTS = ("encode", "step", "best_pieces")
+_PARTS = ("encode", "step", "best_pieces", "likely_pieces")
 # Size 1 is compiled by itself, all larger ones together: as one size, where two of a call agree.
 _LENGTHS, _STEPS = (1, 7), 3
 
@@ -74,6 +74,8 @@ def _warm_up(model: Any, sources: list[torch.Tensor]) -> None:
         if latent:
             codes = torch.zeros_like(source)  # (1, L)
             model.best_pieces(codes, codes == 0, memory, mask)
+            if model.language_model is not None:
+                model.likely_pieces(codes, codes == 0, memory, mask)
     state = (model.predictor if latent else model.decoder).start(memory, mask)
     symbols = torch.zeros(1, dtype=torch.long, device=memory.device)
     for _ in range(_STEPS):

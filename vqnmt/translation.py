@@ -112,6 +112,7 @@ class BatchTranslator(ABC):
         beam: int = 1,
         candidates: int = 1,
         temperature: float | None = None,
+        language_model: bool = False,
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
@@ -122,8 +123,8 @@ class BatchTranslator(ABC):
             sentences: One sentence each, without line breaks.
             beam: Beam of the search over tokens or codes; 1 is greedy.
             candidates: Translations of each sentence to choose from.
-            temperature: Draws the candidates, of tokens or codes, from p ** (1 / temperature);
-                None takes the best of a beam search.
+            temperature: See `SearchSettings`.
+            language_model: See `SearchSettings`.
             rescorer: Chooses among the candidates; without one their own score does.
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
@@ -136,6 +137,7 @@ class BatchTranslator(ABC):
             candidates=candidates,
             temperature=temperature,
             length_penalty=self.length_penalty,
+            language_model=language_model,
         )
         found = self.n_best(sentences, settings, rescorer, progress, first_line)
         return [translations[0] for translations in found]

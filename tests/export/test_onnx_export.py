@@ -260,10 +260,12 @@ def test_candidates_are_those_of_the_model(finished_run, exports) -> None:
     assert found == expected
 
 
-def test_no_samples_and_no_beam_of_an_earlier_graph(exports) -> None:
+def test_no_samples_no_language_model_and_no_beam_of_an_earlier_graph(exports) -> None:
     translator = load_translator(exports["fp32"])
     with pytest.raises(VqnmtError, match="temperature is for models that PyTorch runs"):
         translator.translate(["bale"], temperature=1.0)
+    with pytest.raises(VqnmtError, match="language_model is for models that PyTorch runs"):
+        translator.translate(["bale"], language_model=True)
     earlier = OnnxTranslator(
         mock.Mock(get_overridable_initializers=list),
         json.loads((exports["fp32"] / "config.json").read_text()),

@@ -1,8 +1,10 @@
 """What validations choose."""
 
+import numpy as np
 import pytest
 
 from vqnmt.data.corpus import ParallelText
+from vqnmt.data.tokenized import TokenizedText
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
@@ -48,3 +50,33 @@ def test_blank_penalty_brings_the_length_of_what_the_student_learns(teacher, exp
     assert observer.score(values) == values["valid/bleu_predicted"]
     assert values["valid/bleu_oracle"] == pytest.approx(100.0)
     assert values["valid/codes"] == 1
+
+
+class Reader:
+    """Writes the reference where weight and penalty are the best, else less of it."""
+
+    vocabulary = range(10)
+
+    def __init__(self, model: LatentTransformer) -> None:
+        self.model = model
+
+    def translate(self, sentences: list[str], *, language_model: bool) -> list[Translation]:
+        assert language_model
+        use = self.model.language_model.weight, self.model.language_model.blank_penalty
+        words = REFERENCE.split()[: 8 if use == (0.3, 2.0) else 5]
+        return [Translation(" ".join(words)) for _ in sentences]
+
+
+@pytest.mark.parametrize("output", ["ctc", "cross_entropy"])
+def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output: str) -> None:
+    size = TransformerConfig(dim=8, feedforward=8, heads=2)
+    config = LatentConfig(transformer=size, output=output, upsampling=2 if output == "ctc" else 1)
+    model = LatentTransformer(config, 10)
+    observer = LatentObserver(Reader(model), ParallelText([SOURCE], [REFERENCE]), "de")
+    targets = TokenizedText(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]))
+    observer.add_language_model(model, targets)
+    if output != "ctc":
+        assert model.language_model is None
+        return
+    assert (model.language_model.weight, model.language_model.blank_penalty) == (0.3, 2.0)
+    assert model.language_model.log_probability(1, 5, 6) > -0.7

@@ -51,6 +51,14 @@ def test_beam_is_that_of_the_decoding(teacher) -> None:
     assert [t.text for t in found] == [t.text for t in teacher.translate(SENTENCES, beam=4)]
 
 
+def test_language_model_is_that_of_the_decoding(finished_run) -> None:
+    student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
+    student.model.language_model.weight = 3.0
+    found = System(student, DecodingConfig(language_model=True)).translate(SENTENCES)
+    assert found == student.translate(SENTENCES, language_model=True)
+    assert found != student.translate(SENTENCES)
+
+
 def test_all_systems_are_timed_alike(teacher) -> None:
     systems = {BASELINE: System(teacher, DecodingConfig(beam=4)), "ar_greedy": System(teacher)}
     settings = EvaluationConfig(
@@ -74,6 +82,7 @@ def test_all_systems_are_timed_alike(teacher) -> None:
         ({"distill": "selected"}, "vq_ctc_skd_nc3"),
         ({"distill": False, "decoding": DecodingConfig(beam=4)}, "vq_ctc_nc3_beam4"),
         ({"decoding": DecodingConfig(candidates=10)}, "vq_ctc_kd_nc3_rescored10"),
+        ({"decoding": DecodingConfig(language_model=True)}, "vq_ctc_kd_nc3_lm"),
         ({"student": "fertility"}, "nat_kd"),
         ({"student": "autoregressive"}, "ar_3_3_kd"),
         ({"student": "teacher"}, "ar_greedy"),

@@ -86,7 +86,7 @@ class OnnxTranslator(BatchTranslator):
         The more candidates, the fewer rows at a time: what is decoded together shall fit into a
         core's caches.
         """
-        _refuse_samples(settings)
+        _refuse_unknown(settings)
         if not (settings.greedy or self._beams):
             raise VqnmtError(
                 "this model was exported before exports could search with a beam: export it again"
@@ -181,7 +181,7 @@ class CTranslate2Translator(BatchTranslator):
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by CTranslate2's own search."""
-        _refuse_samples(settings)
+        _refuse_unknown(settings)
         limits = [2 * len(row) + 10 for row in rows]
         results = self._engine.translate_batch(
             [[self._pieces[index] for index in row] for row in rows],
@@ -244,12 +244,16 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     return {"batch_tokens": 512, "spread": 1.5, **{key: config[key] for key in keys}}
 
 
-def _refuse_samples(settings: SearchSettings) -> None:
-    if settings.temperature is not None:
-        raise VqnmtError(
-            "temperature is for models that PyTorch runs: give the model folder that this "
-            "one was exported from"
-        )
+def _refuse_unknown(settings: SearchSettings) -> None:
+    for name, value in (
+        ("temperature", settings.temperature),
+        ("language_model", settings.language_model),
+    ):
+        if value:
+            raise VqnmtError(
+                f"{name} is for models that PyTorch runs: give the model folder that this one was "
+                "exported from"
+            )
 
 
 def _engine(name: str, folder: Path) -> Any:

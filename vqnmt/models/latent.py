@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
+from vqnmt.language_model import TrigramModel
 from vqnmt.layers import (
     Compressor,
     Decoder,
@@ -26,7 +27,7 @@ from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.autoregressive import tied_embedding
 from vqnmt.models.codes import LatentTranslation, pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.losses import Losses
-from vqnmt.models.outputs import OUTPUTS, read
+from vqnmt.models.outputs import MOST_LIKELY, OUTPUTS, read, read_likely
 from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.search import SearchSettings, find_candidates
@@ -148,6 +149,8 @@ class LatentTransformer(nn.Module):
         self.register_buffer("blank_penalty", torch.zeros(()))
         # (V,): pieces that a translation may have twice in a row; training says which.
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
+        # Of the targets; kept beside the weights, see `vqnmt.translator`.
+        self.language_model: TrigramModel | None = None
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -322,7 +325,11 @@ class LatentTransformer(nn.Module):
         if rows != list(range(len(source))):
             index = torch.tensor(rows, device=source.device)
             memory, memory_mask = memory[index], memory_mask[index]
-        decoded = iter(self._decode_codes(codes, mask, memory, memory_mask))
+        decoded = iter(
+            self._decode_codes(
+                codes, mask, memory, memory_mask, language_model=settings.language_model
+            )
+        )
         translations: list[list[LatentTranslation]] = []
         for hypotheses in found:
             translations.append([])
@@ -348,20 +355,42 @@ class LatentTransformer(nn.Module):
         Returns:
             The pieces (B, P), and which positions each write one token (B, P).
         """
-        latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
-        state = self.decoder.start(memory, memory_mask)
-        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
-        hidden, output_mask = self.decode(positions, position_mask, state)
-        logits = self.logits(hidden)  # (B, P, V)
+        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
         logits[..., PAD] -= self.blank_penalty
         # On CPU `max` takes 0.6 of the time of `argmax`.
         best = logits.max(dim=-1).indices  # (B, P)
         return best, self.output.starts(best, output_mask, self.repeatable)
 
-    def _decode_codes(
+    def likely_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode `codes` (B, L), mask (B, L), to the likeliest pieces of each output position.
+
+        Returns:
+            Their logits and the pieces, both (B, P, n), the best first; the positions' mask (B, P).
+        """
+        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
+        values, pieces = logits.topk(min(MOST_LIKELY, logits.shape[-1]), dim=-1)
+        return values, pieces, output_mask
+
+    def _piece_logits(
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Score all pieces at each output position, (B, P, V); returns the mask (B, P) too."""
+        latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
+        state = self.decoder.start(memory, memory_mask)
+        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
+        hidden, output_mask = self.decode(positions, position_mask, state)
+        return self.logits(hidden), output_mask
+
+    def _decode_codes(
+        self, codes: Tensor, mask: Tensor, *memory: Tensor, language_model: bool = False
     ) -> list[tuple[list[int], list[int]]]:
         """Return the tokens of each sentence, and how many of them each code writes."""
-        best, starts = self.best_pieces(codes, mask, memory, memory_mask)
+        if language_model:
+            assert self.language_model is not None
+            likely = self.likely_pieces(codes, mask, *memory)
+            return read_likely(likely, self.language_model, self.repeatable, codes.shape[1])
+        best, starts = self.best_pieces(codes, mask, *memory)
         spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
         return list(zip(read(best, starts), spans.tolist(), strict=True))

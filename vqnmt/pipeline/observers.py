@@ -1,12 +1,15 @@
 """What is looked at while teacher and student are trained."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from vqnmt.data.corpus import ParallelText
+from vqnmt.data.tokenized import TokenizedText
 from vqnmt.evaluation.scores import score
+from vqnmt.language_model import TrigramModel
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
 from vqnmt.translator import TextTranslator, Translation, Translator
@@ -14,6 +17,10 @@ from vqnmt.translator import TextTranslator, Translation, Translator
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
 the less the decoder is trained."""
+LANGUAGE_WEIGHTS = (0.2, 0.3, 0.5)
+"""What the language model may count."""
+LANGUAGE_PENALTIES = (0.0, 1.0, 2.0, 3.0, 4.0)
+"""What may be taken from the blank's score beside it, in nats."""
 
 
 class BleuObserver:
@@ -94,6 +101,27 @@ class LatentObserver(BleuObserver):
     def score(self, values: dict[str, Any]) -> float:
         """Compare validations by BLEU from predicted codes."""
         return float(values["valid/bleu_predicted"])
+
+    def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
+        """Give a model with CTC output the trigrams of the targets that it was trained on.
+
+        Their weight and the penalty of the blank beside them are chosen as `validate` chooses.
+        """
+        assert isinstance(model, LatentTransformer)
+        if model.config.output != "ctc":
+            return
+        size = len(self.translator.vocabulary)
+        trigrams = TrigramModel.count(targets.tokens, targets.offsets, size)
+        model.language_model = trigrams
+        found = {}
+        uses = list(itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES))
+        with Progress("language model", len(uses), "settings") as progress:
+            for use in uses:
+                trigrams.weight, trigrams.blank_penalty = use
+                translations = self.translator.translate(self.valid.sources, language_model=True)
+                found[use] = self.bleu([one.text for one in translations], self.imitated)
+                progress.update()
+        trigrams.weight, trigrams.blank_penalty = max(found, key=found.__getitem__)
 
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)

@@ -37,15 +37,16 @@ class System:
     ) -> list[Translation]:
         """Translate `sentences`, in order."""
         decoding, translator = self.decoding, self.translator
-        if decoding.candidates == 1:
+        if not isinstance(translator, Translator):  # a teacher from elsewhere
             return translator.translate(sentences, beam=decoding.beam, progress=progress)
-        assert isinstance(translator, Translator) and isinstance(self.teacher, Translator)
+        rescorer = None
+        if decoding.candidates > 1:
+            assert isinstance(self.teacher, Translator)
+            rescorer = self.teacher
         return translator.translate(
             sentences,
-            beam=decoding.beam,
-            candidates=decoding.candidates,
-            temperature=decoding.temperature,
-            rescorer=self.teacher,
+            **dataclasses.asdict(decoding),
+            rescorer=rescorer,
             progress=progress,
         )
 
@@ -81,7 +82,8 @@ def system_name(config: PipelineConfig) -> str:
         return f"ar_beam{decoding.beam}" if decoding.beam > 1 else "ar_greedy"
     beam = f"_beam{decoding.beam}" if decoding.beam > 1 else ""
     chosen = f"_rescored{decoding.candidates}" if decoding.candidates > 1 else ""
-    return f"{student_name(config)}{beam}{chosen}"
+    read = "_lm" if decoding.language_model else ""
+    return f"{student_name(config)}{beam}{read}{chosen}"
 
 
 def translate_sets(

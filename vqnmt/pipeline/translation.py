@@ -361,6 +361,8 @@ class TranslationPipeline:
             model.load_state_dict(trainer.train())
             model.eval()
             if PartialState().is_main_process:
+                if isinstance(watch, LatentObserver):
+                    watch.add_language_model(model, batches.targets)
                 title, about = f"vqnmt {name}: {corpus.name}", f"The {name} of a vqnmt run."
                 card = model_card(title=title, description=about, corpus=corpus_facts(corpus))
                 translator.save_pretrained(stage.folder, card)

@@ -1,0 +1,98 @@
+"""Prefix beam search against all alignments there are."""
+
+import itertools
+import math
+import random
+from collections import Counter
+from functools import cache
+from unittest import mock
+
+import pytest
+
+from vqnmt.ctc import prefix_beam_search
+
+BLANK, BEGIN, END = 0, 1, 2
+PIECES = (0, 3, 4)
+
+
+class Language:
+    """A language model out of a table of random numbers."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    @staticmethod
+    @cache
+    def log_probability(first: int, second: int, piece: int) -> float:
+        return -2 * random.Random(str((first, second, piece))).random()
+
+
+def collapse(path: tuple[int, ...], repeatable: set[int]) -> tuple[int, ...]:
+    """Read a path as `vqnmt.models.outputs.Ctc.starts` does, but one piece after the other."""
+    read: list[int] = []
+    for before, piece in itertools.pairwise((BLANK, *path)):
+        if piece in (BLANK, before):
+            continue
+        if read and read[-1] == piece and piece not in repeatable:
+            continue
+        read.append(piece)
+    return tuple(read)
+
+
+def best_text(
+    positions: list[list[tuple[int, float]]], weight: float, repeatable: set[int]
+) -> tuple[int, ...]:
+    """Sum over all paths, then choose."""
+    language, total = Language(weight), Counter()
+    for path in itertools.product(*positions):
+        text = collapse(tuple(piece for piece, _ in path), repeatable)
+        total[text] += math.exp(sum(score for _, score in path))
+
+    def value(text: tuple[int, ...]) -> float:
+        whole = (BEGIN, BEGIN, *text, END)
+        log_p = [language.log_probability(*whole[i : i + 3]) for i in range(len(text) + 1)]
+        return math.log(total[text]) + weight * sum(log_p)
+
+    return max(total, key=value)
+
+
+def search(positions, weight, repeatable, beam=1000):
+    settings = {"blank": BLANK, "begin": BEGIN, "end": END, "repeatable": repeatable}
+    return prefix_beam_search(positions, Language(weight), beam=beam, **settings)
+
+
+@pytest.mark.parametrize("repeatable", [set(), {3}, {3, 4}])
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_wide_beam_finds_the_best_of_all_texts(seed, weight, repeatable) -> None:
+    generator = random.Random(seed)
+    positions = []
+    for _ in range(6):
+        likely = generator.sample(PIECES, generator.choice([1, 2, 3, 3]))
+        positions.append([(piece, -3 * generator.random()) for piece in likely])
+    tokens, places = search(positions, weight, repeatable)
+    assert tuple(tokens) == best_text(positions, weight, repeatable)
+    assert places == sorted(set(places)) and len(places) == len(tokens)
+    for token, place in zip(tokens, places, strict=True):
+        assert token in [piece for piece, _ in positions[place]]
+
+
+def test_the_language_model_decides_between_readings() -> None:
+    positions = [[(3, 0.0), (4, -0.1)], [(0, 0.0)], [(3, 0.0), (4, -0.1)]]
+    found = {tuple(search(positions, weight, {3, 4})[0]) for weight in (0.0, 5.0)}
+    assert len(found) == 2 and (3, 3) in found
+    assert search([], 1.0, set()) == ([], [])
+    assert search([[(0, 0.0)]] * 3, 1.0, set()) == ([], [])
+
+
+def test_a_narrow_beam_asks_the_language_model_less() -> None:
+    generator = random.Random(0)
+    positions = [[(piece, -generator.random()) for piece in PIECES] for _ in range(12)]
+    asked = []
+    for beam in (1, 4, 1000):
+        with mock.patch.object(
+            Language, "log_probability", side_effect=lambda *_: -1.0
+        ) as log_probability:
+            search(positions, 0.5, {3, 4}, beam)
+        asked.append(log_probability.call_count)
+    assert asked[0] < asked[1] < asked[2] / 10

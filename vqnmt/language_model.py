@@ -1,0 +1,205 @@
+"""A trigram model of the text that a student writes, for the choice among likely readings.
+
+Interpolated Kneser-Ney smoothing with one discount an order (Ney, Essen and Kneser 1994; Chen and
+Goodman 1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays that are searched by
+bisection, so that a model loads at once and takes 12 bytes a trigram.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from vqnmt.data.vocabulary import BOS_ID, EOS_ID
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_path
+
+Keys = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+# Trigrams seen more rarely are left to the bigrams: most are, and say little.
+_LEAST = 2
+# Answers kept: the same trigrams come again and again.
+_REMEMBERED = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Log-probabilities in nats, V pieces. The key of pieces a, b, c is (a V + b) V + c."""
+
+    trigrams: Keys
+    """Sorted keys of a, b, c."""
+    trigram_values: Floats
+    """log p(c | a, b) of each."""
+    pairs: Keys
+    """Sorted keys of a, b that stand before a piece."""
+    pair_values: Floats
+    """Log of what each leaves to the bigrams."""
+    bigrams: Keys
+    """Sorted keys of b, c."""
+    bigram_values: Floats
+    """log p(c | b) of each."""
+    single_values: Floats
+    """(V,), log of what b leaves to the single pieces."""
+    pieces: Floats
+    """(V,), log p(c)."""
+    use: NDArray[np.float64]
+    """(2,), see `TrigramModel.weight` and `blank_penalty`."""
+
+
+class TrigramModel:
+    """p(piece | the two pieces before it).
+
+    Args:
+        tables: As `count` makes them.
+
+    Attributes:
+        weight: What its log-probability counts beside the decoder's.
+        blank_penalty: What is taken from the blank's score beside it, in nats: each piece costs
+            probability here, so that without this readings would be too short.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables, self.size = tables, len(tables.pieces)
+        self.weight, self.blank_penalty = tables.use.tolist()
+        # Bisection reads single numbers, which a memoryview gives faster than an array.
+        self._trigrams, self._pairs, self._bigrams = (
+            np.ascontiguousarray(keys).data
+            for keys in (tables.trigrams, tables.pairs, tables.bigrams)
+        )
+        self.log_probability = lru_cache(_REMEMBERED)(self._log_probability)
+
+    @classmethod
+    def count(
+        cls, tokens: NDArray[Any], offsets: NDArray[np.int64], vocabulary_size: int
+    ) -> "TrigramModel":
+        """Count the trigrams of a text; weight and penalty are to be chosen then.
+
+        Args:
+            tokens: All sentences, one behind the other.
+            offsets: (sentences + 1,): sentence i is tokens[offsets[i] : offsets[i + 1]].
+            vocabulary_size: V.
+        """
+        size = vocabulary_size
+        stream = _with_ends(tokens, offsets)
+        inner = stream[2:] != BOS_ID  # a trigram may end at a piece or at the end
+        keys = (stream[:-2] * size + stream[1:-1]) * size + stream[2:]
+        trigrams, counts = np.unique(keys[inner], return_counts=True)
+        # Chen and Goodman's N1+: lower orders count what stands before, not how often.
+        bigrams, bigram_counts = np.unique(trigrams % size**2, return_counts=True)
+        pieces, piece_counts = np.unique(bigrams % size, return_counts=True)
+
+        left = 1.0 - (piece_counts - _discount(piece_counts)).sum() / piece_counts.sum()
+        p_piece = np.full(size, left / size)
+        p_piece[pieces] += (piece_counts - _discount(piece_counts)) / piece_counts.sum()
+
+        firsts, p_bigram, singles_left = _shares(bigrams, bigram_counts, size, bigram_counts > 0)
+        p_bigram += _found(firsts, singles_left, bigrams // size) * p_piece[bigrams % size]
+        single_values = np.zeros(size)
+        single_values[firsts] = np.log(singles_left)
+
+        kept = counts >= _LEAST
+        pairs, p_trigram, pairs_left = _shares(trigrams, counts, size, kept)
+        lower = _found(bigrams, p_bigram, trigrams % size**2)  # every trigram ends in a bigram
+        p_trigram += _found(pairs, pairs_left, trigrams // size) * lower
+        values = (
+            *(trigrams[kept], np.log(p_trigram[kept]), pairs, np.log(pairs_left)),
+            *(bigrams, np.log(p_bigram), single_values, np.log(p_piece)),
+            np.zeros(2),
+        )
+        names = Tables.__slots__
+        return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
+
+    def _log_probability(self, first: int, second: int, piece: int) -> float:
+        """Return log p(`piece` | `first`, `second`) in nats; BOS stands before a sentence."""
+        tables, size = self.tables, self.size
+        pair = first * size + second
+        place = _index(self._trigrams, pair * size + piece)
+        if place is not None:
+            return float(tables.trigram_values[place])
+        place = _index(self._pairs, pair)
+        left = 0.0 if place is None else float(tables.pair_values[place])
+        place = _index(self._bigrams, second * size + piece)
+        if place is not None:
+            return left + float(tables.bigram_values[place])
+        return left + float(tables.single_values[second] + tables.pieces[piece])
+
+    def save(self, path: Path | str) -> None:
+        """Write the tables to a safetensors file, whole or not at all."""
+        use = np.array([self.weight, self.blank_penalty])
+        tables = {name: getattr(self.tables, name) for name in Tables.__slots__} | {"use": use}
+        with atomic_path(path) as temporary:
+            save_file(tables, temporary)
+
+    @classmethod
+    def load(cls, path: Path | str, vocabulary_size: int) -> "TrigramModel":
+        """Read what `save` has written.
+
+        Raises:
+            VqnmtError: The file is damaged, or of another vocabulary.
+        """
+        try:
+            tables = Tables(**load_file(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise VqnmtError(
+                f"{path}: not a language model of vqnmt ({type(error).__name__}): copy the model "
+                "folder again or train anew"
+            ) from error
+        if len(tables.pieces) != vocabulary_size:
+            raise VqnmtError(
+                f"{path}: is of {len(tables.pieces)} pieces, but the model has {vocabulary_size}: "
+                "copy the model folder again or train anew"
+            )
+        return cls(tables)
+
+
+def _with_ends(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Keys:
+    """Put two BOS before each sentence and an EOS behind it."""
+    count = len(offsets) - 1
+    stream = np.full(len(tokens) + 3 * count, BOS_ID, dtype=np.int64)
+    sentence = np.repeat(np.arange(count), np.diff(offsets))
+    stream[np.arange(len(tokens)) + 3 * sentence + 2] = tokens
+    stream[offsets[1:] + 3 * np.arange(count) + 2] = EOS_ID
+    return stream
+
+
+def _discount(counts: NDArray[np.int64]) -> float:
+    """Return n1 / (n1 + 2 n2); one is added to both, so that it lies between 0 and 1."""
+    once, twice = (int((counts == n).sum()) + 1 for n in (1, 2))
+    return once / (once + 2 * twice)
+
+
+def _shares(
+    keys: Keys, counts: NDArray[np.int64], size: int, kept: NDArray[np.bool_]
+) -> tuple[Keys, NDArray[np.float64], NDArray[np.float64]]:
+    """Share each context's probability out among what was seen behind it, less the discount.
+
+    Returns:
+        The contexts, sorted; each key's share, 0 where it is not `kept`; and what each context
+        leaves to the lower order.
+    """
+    contexts, index = np.unique(keys // size, return_inverse=True)
+    totals = np.bincount(index, weights=counts)
+    share: NDArray[np.float64] = np.where(kept, counts - _discount(counts), 0.0) / totals[index]
+    taken: NDArray[Any] = np.bincount(index, weights=share)
+    return contexts, share, 1.0 - taken
+
+
+def _found(keys: Keys, values: NDArray[np.float64], wanted: Keys) -> NDArray[np.float64]:
+    return values[np.searchsorted(keys, wanted)]
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    return values if values.dtype == np.int64 else values.astype(np.float32)
+
+
+def _index(keys: Any, wanted: int) -> int | None:
+    """Look `wanted` up in the sorted `keys`."""
+    place = bisect_left(keys, wanted)
+    return place if place < len(keys) and keys[place] == wanted else None
