@@ -182,8 +182,11 @@ def test_ablation_runs_on_valid_alone(table: Table, script: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations_compose(name: str, overrides: list[str], script: Callable) -> None:
+def test_ablations_compose(
+    name: str, overrides: list[str], script: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of an ablation's systems share what they must, and differ from one another."""
+    monkeypatch.syspath_prepend(SCRIPTS)
     seen = {}
 
     class Stop(Exception):
