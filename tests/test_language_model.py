@@ -1,7 +1,9 @@
 """The trigram model against the equations, in plain Python."""
 
+import copy
 import itertools
 import math
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -85,10 +87,11 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     model, path = counted(sentences()), tmp_path / "model.safetensors"
     model.weight, model.blank_penalty = 0.25, 3.0
     model.save(path)
-    loaded = TrigramModel.load(path, SIZE)
-    assert (loaded.weight, loaded.blank_penalty) == (0.25, 3.0)
-    for abc in itertools.product(range(SIZE), repeat=3):
-        assert loaded.log_probability(*abc) == model.log_probability(*abc)
+    loaded, copied = TrigramModel.load(path, SIZE), copy.deepcopy(model)
+    for other in (loaded, copied, pickle.loads(pickle.dumps(model))):
+        assert (other.weight, other.blank_penalty) == (0.25, 3.0)
+        for abc in itertools.product(range(SIZE), repeat=3):
+            assert other.log_probability(*abc) == model.log_probability(*abc)
     with pytest.raises(VqnmtError, match=r"model.safetensors: is of 9 pieces, but the model has 8"):
         TrigramModel.load(path, 8)
     path.write_bytes(path.read_bytes()[:-9])

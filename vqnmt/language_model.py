@@ -6,7 +6,7 @@ bisection, so that a model loads at once and takes 12 bytes a trigram.
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,16 @@ class TrigramModel:
             return left + float(tables.bigram_values[place])
         return left + float(tables.single_values[second] + tables.pieces[piece])
 
+    def __reduce__(self) -> tuple[type["TrigramModel"], tuple[Tables]]:
+        """Copy and pickle the tables; the rest follows from them."""
+        use = np.array([self.weight, self.blank_penalty])
+        return type(self), (replace(self.tables, use=use),)
+
     def save(self, path: Path | str) -> None:
         """Write the tables to a safetensors file, whole or not at all."""
-        use = np.array([self.weight, self.blank_penalty])
-        tables = {name: getattr(self.tables, name) for name in Tables.__slots__} | {"use": use}
+        (tables,) = self.__reduce__()[1]
         with atomic_path(path) as temporary:
-            save_file(tables, temporary)
+            save_file({name: getattr(tables, name) for name in Tables.__slots__}, temporary)
 
     @classmethod
     def load(cls, path: Path | str, vocabulary_size: int) -> "TrigramModel":
