@@ -18,8 +18,10 @@ NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 # For argparse: keep the line breaks of a script's docstring.
 RAW = argparse.RawDescriptionHelpFormatter
+# For argparse: --key and --no-key.
+SWITCH = argparse.BooleanOptionalAction
 # The help of --language-model.
-READER = "read a student's CTC output with the help of its trigram model"
+READER = "whether a student that has a trigram model reads its output with its help"
 
 # Where things stand: it decides no number.
 PLACES = ("run", "records", "corpus.cache", "data.cache")

@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from command_line import RAW, READER, load_config, run
+from command_line import RAW, READER, SWITCH, load_config, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--set", help="valid or a test set of the corpus; default: the first test")
     parser.add_argument("--output", help="file for the translations")
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
-    parser.add_argument("--language-model", action="store_true", help=READER)
+    parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
     options = parser.parse_args(arguments)
     translator = load_translator(options.model)
     text = _corpus_text(options, translator) if options.corpus else _file_text(options)

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from command_line import RAW, READER, run
+from command_line import RAW, READER, SWITCH, run
 
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
     parser.add_argument("--candidates", type=int, default=1, help="translations to choose from")
     parser.add_argument("--temperature", type=float, help="draw candidates: 1 from the model")
-    parser.add_argument("--language-model", action="store_true", help=READER)
+    parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
     parser.add_argument("--rescore", metavar="DIR", help="a teacher, exported or not, that chooses")
     parser.add_argument("--nbest", type=int, default=1, help="translations written a line")
     parser.add_argument("--scores", action="store_true", help="write log-probabilities, in nats")

@@ -84,7 +84,7 @@ def test_texts_of_almost_nothing(rows) -> None:
 
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
-    model, path = counted(sentences()), tmp_path / "model.safetensors"
+    model, path = counted(sentences()), tmp_path / "model.npz"
     model.weight, model.blank_penalty = 0.25, 3.0
     model.save(path)
     loaded, copied = TrigramModel.load(path, SIZE), copy.deepcopy(model)
@@ -92,8 +92,8 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
         assert (other.weight, other.blank_penalty) == (0.25, 3.0)
         for abc in itertools.product(range(SIZE), repeat=3):
             assert other.log_probability(*abc) == model.log_probability(*abc)
-    with pytest.raises(VqnmtError, match=r"model.safetensors: is of 9 pieces, but the model has 8"):
+    with pytest.raises(VqnmtError, match=r"model.npz: is of 9 pieces, but the model has 8"):
         TrigramModel.load(path, 8)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(VqnmtError, match=r"model.safetensors: not a language model of vqnmt"):
+    with pytest.raises(VqnmtError, match=r"model.npz: not a language model of vqnmt"):
         TrigramModel.load(path, SIZE)

@@ -18,9 +18,9 @@ class SearchSettings:
     """Above 0: candidates are drawn from p ** (1 / temperature), and `beam` does not matter."""
     length_penalty: float = 1.0
     """Finished hypotheses are compared by log-probability / length ** this."""
-    language_model: bool = False
-    """Whether a latent model with CTC output reads what its decoder says with the help of its
-    trigram model; else the best path is read."""
+    language_model: bool = True
+    """Whether a latent model that has a trigram model reads what its decoder says with its help;
+    else, and where there is none, the best path is read."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

@@ -5,6 +5,7 @@ Goodman 1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays th
 bisection, so that a model loads at once and takes 12 bytes a trigram.
 """
 
+import zipfile
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from vqnmt.data.vocabulary import BOS_ID, EOS_ID
 from vqnmt.errors import VqnmtError
@@ -23,6 +22,8 @@ from vqnmt.files import atomic_path
 Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+LANGUAGE_MODEL = "language_model.npz"
+"""In the folder of a latent model with CTC output, which reads with it."""
 # Trigrams seen more rarely are left to the bigrams: most are, and say little.
 _LEAST = 2
 # Answers kept: the same trigrams come again and again.
@@ -116,6 +117,11 @@ class TrigramModel:
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
 
+    def added(self, prefix: tuple[int, ...], piece: int) -> float:
+        """Return what `piece` behind `prefix`, the beginning of a text, adds to a reading."""
+        first, second = (BOS_ID, BOS_ID, *prefix[-2:])[-2:]
+        return self.weight * self.log_probability(first, second, piece)
+
     def _log_probability(self, first: int, second: int, piece: int) -> float:
         """Return log p(`piece` | `first`, `second`) in nats; BOS stands before a sentence."""
         tables, size = self.tables, self.size
@@ -136,10 +142,10 @@ class TrigramModel:
         return type(self), (replace(self.tables, use=use),)
 
     def save(self, path: Path | str) -> None:
-        """Write the tables to a safetensors file, whole or not at all."""
+        """Write the tables to an .npz file, whole or not at all."""
         (tables,) = self.__reduce__()[1]
-        with atomic_path(path) as temporary:
-            save_file({name: getattr(tables, name) for name in Tables.__slots__}, temporary)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **{name: getattr(tables, name) for name in Tables.__slots__})
 
     @classmethod
     def load(cls, path: Path | str, vocabulary_size: int) -> "TrigramModel":
@@ -149,8 +155,9 @@ class TrigramModel:
             VqnmtError: The file is damaged, or of another vocabulary.
         """
         try:
-            tables = Tables(**load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
+            with np.load(path) as file:
+                tables = Tables(**file)
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise VqnmtError(
                 f"{path}: not a language model of vqnmt ({type(error).__name__}): copy the model "
                 "folder again or train anew"

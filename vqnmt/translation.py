@@ -112,7 +112,7 @@ class BatchTranslator(ABC):
         beam: int = 1,
         candidates: int = 1,
         temperature: float | None = None,
-        language_model: bool = False,
+        language_model: bool = True,
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,

@@ -18,7 +18,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
-from vqnmt.language_model import TrigramModel
+from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
 from vqnmt.models.pretrained import FORMAT, TranslationModel
@@ -38,8 +38,6 @@ __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_
 transformers_logging.disable_progress_bar()
 
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model")
-# Only latent models with CTC output have one.
-_LANGUAGE_MODEL = "language_model.safetensors"
 
 _DTYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 
@@ -92,7 +90,7 @@ class Translator(BatchTranslator):
 
         Args:
             folder: Holds config.json, model.safetensors and spm.model; perhaps
-                language_model.safetensors.
+                language_model.npz.
             device: Where to run; None takes a GPU where there is one.
             batch_tokens: See `BatchTranslator`.
             dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
@@ -121,7 +119,7 @@ class Translator(BatchTranslator):
                 f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
                 "the model anew"
             )
-        language_model = folder / _LANGUAGE_MODEL
+        language_model = folder / LANGUAGE_MODEL
         if isinstance(module, LatentTransformer) and language_model.is_file():
             module.language_model = TrigramModel.load(language_model, len(vocabulary))
         return cls(
@@ -153,7 +151,7 @@ class Translator(BatchTranslator):
             try:
                 wrapped.save_pretrained(new)
                 if language_model is not None:
-                    language_model.save(new / _LANGUAGE_MODEL)
+                    language_model.save(new / LANGUAGE_MODEL)
                 for path in new.glob("*.safetensors"):  # that library makes them private
                     shutil.copymode(new / "config.json", path)
                 self.vocabulary.save(new / "spm.model")
@@ -166,9 +164,9 @@ class Translator(BatchTranslator):
                 ) from error
             # All is on disk. While names change hands, a folder without config.json is incomplete.
             (folder / "config.json").unlink(missing_ok=True)
-            (folder / _LANGUAGE_MODEL).unlink(missing_ok=True)
+            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", "config.json"]
-            for name in names if language_model is None else [_LANGUAGE_MODEL, *names]:
+            for name in names if language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
                     os.replace(new / name, path)
 
@@ -178,16 +176,7 @@ class Translator(BatchTranslator):
         return next(self.model.parameters()).device
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
-        """Translate one batch of token rows by the model's own search or samples.
-
-        Raises:
-            VqnmtError: A language model shall help to read, but there is none.
-        """
-        if settings.language_model and getattr(self.model, "language_model", None) is None:
-            raise VqnmtError(
-                "language_model is true, but this model has none: only a latent model with CTC "
-                "output has, that this version or a later one has trained"
-            )
+        """Translate one batch of token rows by the model's own search or samples."""
         model: Any = self._alone if len(rows) == 1 and settings.greedy else self.model
         found = [
             [_translation(candidate) for candidate in row]

@@ -18,6 +18,7 @@ from vqnmt.export.folder import export_model
 from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
 from vqnmt.export.runtime import OnnxTranslator
+from vqnmt.language_model import TrigramModel
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
@@ -51,6 +52,10 @@ def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTra
             torch.nn.init.normal_(parameter, mean=0.2, std=0.5)
     model.blank_penalty.fill_(0.7)
     model.repeatable.copy_(torch.rand(VOCABULARY) < 0.5)
+    if model.config.output == "ctc":
+        text = np.random.default_rng(seed).integers(4, VOCABULARY, size=4000)
+        model.language_model = TrigramModel.count(text, np.arange(0, 4001, 10), VOCABULARY)
+        model.language_model.weight, model.language_model.blank_penalty = 0.5, 0.4
     return model
 
 
@@ -67,9 +72,10 @@ def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
         "compression": model.config.compression,
         "positions_per_code": stride * model.config.upsampling,
         "output": model.config.output,
+        "blank_penalty": float(model.blank_penalty),
         "repeatable": model.repeatable.nonzero()[:, 0].tolist(),
     }
-    return OnnxTranslator(session, config, vocabulary=None)  # type: ignore[arg-type]
+    return OnnxTranslator(session, config, None, model.language_model)  # type: ignore[arg-type]
 
 
 def random_rows() -> list[list[int]]:
@@ -82,15 +88,17 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
+@pytest.mark.parametrize("language_model", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_the_graph_translates_as_the_model_does(variant) -> None:
+def test_the_graph_translates_as_the_model_does(variant, language_model: bool) -> None:
     model, rows = build(**variant), random_rows()
     exported = engine(model)
-    expected = model.generate(padded(rows))
+    settings = SearchSettings(language_model=language_model)
+    expected = [found[0] for found in model.candidates(padded(rows), settings)]
     assert len({len(found.codes.symbols) for found in expected}) > 1
     assert sum(len(found.tokens) for found in expected) > 20
-    together = exported.find(rows, SearchSettings())
-    alone = [exported.find([row], SearchSettings())[0] for row in rows]
+    together = exported.find(rows, settings)
+    alone = [exported.find([row], settings)[0] for row in rows]
     for found in (together, alone):
         for (translation,), (codes, tokens, spans) in zip(found, expected, strict=True):
             assert translation.codes == codes.symbols
@@ -102,7 +110,7 @@ def test_the_graph_translates_as_the_model_does(variant) -> None:
 SEARCHES = [
     SearchSettings(beam=3),
     SearchSettings(candidates=4),
-    SearchSettings(beam=6, candidates=2, length_penalty=0.0),
+    SearchSettings(beam=6, candidates=2, length_penalty=0.0, language_model=False),
 ]
 
 
@@ -260,12 +268,10 @@ def test_candidates_are_those_of_the_model(finished_run, exports) -> None:
     assert found == expected
 
 
-def test_no_samples_no_language_model_and_no_beam_of_an_earlier_graph(exports) -> None:
+def test_no_samples_and_no_beam_of_an_earlier_graph(exports) -> None:
     translator = load_translator(exports["fp32"])
     with pytest.raises(VqnmtError, match="temperature is for models that PyTorch runs"):
         translator.translate(["bale"], temperature=1.0)
-    with pytest.raises(VqnmtError, match="language_model is for models that PyTorch runs"):
-        translator.translate(["bale"], language_model=True)
     earlier = OnnxTranslator(
         mock.Mock(get_overridable_initializers=list),
         json.loads((exports["fp32"] / "config.json").read_text()),

@@ -57,26 +57,29 @@ class Reader:
 
     vocabulary = range(10)
 
-    def __init__(self, model: LatentTransformer) -> None:
-        self.model = model
+    def __init__(self, model: LatentTransformer, best_path: int) -> None:
+        self.model, self.best_path = model, best_path
 
-    def translate(self, sentences: list[str], *, language_model: bool) -> list[Translation]:
-        assert language_model
-        use = self.model.language_model.weight, self.model.language_model.blank_penalty
-        words = REFERENCE.split()[: 8 if use == (0.3, 2.0) else 5]
-        return [Translation(" ".join(words)) for _ in sentences]
+    def translate(self, sentences: list[str]) -> list[Translation]:
+        words = self.best_path
+        if self.model.language_model is not None:
+            use = self.model.language_model.weight, self.model.language_model.blank_penalty
+            words = 7 if use == (0.3, 2.0) else 5
+        return [Translation(" ".join(REFERENCE.split()[:words])) for _ in sentences]
 
 
-@pytest.mark.parametrize("output", ["ctc", "cross_entropy"])
-def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output: str) -> None:
+@pytest.mark.parametrize(
+    ("output", "best_path"), [("ctc", 6), ("ctc", 8), ("cross_entropy", 6)], ids=str
+)
+def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output, best_path) -> None:
     size = TransformerConfig(dim=8, feedforward=8, heads=2)
     config = LatentConfig(transformer=size, output=output, upsampling=2 if output == "ctc" else 1)
     model = LatentTransformer(config, 10)
-    observer = LatentObserver(Reader(model), ParallelText([SOURCE], [REFERENCE]), "de")
+    observer = LatentObserver(Reader(model, best_path), ParallelText([SOURCE], [REFERENCE]), "de")
     targets = TokenizedText(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]))
     observer.add_language_model(model, targets)
-    if output != "ctc":
-        assert model.language_model is None
+    if output != "ctc" or best_path == 8:
+        assert model.language_model is None, "the best path alone is better"
         return
     assert (model.language_model.weight, model.language_model.blank_penalty) == (0.3, 2.0)
     assert model.language_model.log_probability(1, 5, 6) > -0.7

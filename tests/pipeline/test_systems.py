@@ -7,13 +7,14 @@ import torch
 
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.models import FertilityConfig, FertilityTransformer
+from vqnmt.models import FertilityConfig, FertilityTransformer, LatentConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig
 from vqnmt.pipeline.reproduction import Reproduction, Row
 from vqnmt.pipeline.systems import BASELINE, System, speed_metrics, system_name
 from vqnmt.translator import Translator
 
+POSITIONS = LatentConfig(output="cross_entropy", upsampling=1)
 SENTENCES = ["ba do fi", "gu ka", "le ba gu do"]
 
 
@@ -54,9 +55,9 @@ def test_beam_is_that_of_the_decoding(teacher) -> None:
 def test_language_model_is_that_of_the_decoding(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
     student.model.language_model.weight = 3.0
-    found = System(student, DecodingConfig(language_model=True)).translate(SENTENCES)
-    assert found == student.translate(SENTENCES, language_model=True)
-    assert found != student.translate(SENTENCES)
+    found = System(student, DecodingConfig(language_model=False)).translate(SENTENCES)
+    assert found == student.translate(SENTENCES, language_model=False)
+    assert found != System(student).translate(SENTENCES) == student.translate(SENTENCES)
 
 
 def test_all_systems_are_timed_alike(teacher) -> None:
@@ -78,11 +79,12 @@ def test_all_systems_are_timed_alike(teacher) -> None:
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({}, "vq_ctc_kd_nc3"),
-        ({"distill": "selected"}, "vq_ctc_skd_nc3"),
-        ({"distill": False, "decoding": DecodingConfig(beam=4)}, "vq_ctc_nc3_beam4"),
-        ({"decoding": DecodingConfig(candidates=10)}, "vq_ctc_kd_nc3_rescored10"),
-        ({"decoding": DecodingConfig(language_model=True)}, "vq_ctc_kd_nc3_lm"),
+        ({}, "vq_ctc_kd_nc3_lm"),
+        ({"distill": "selected"}, "vq_ctc_skd_nc3_lm"),
+        ({"distill": False, "decoding": DecodingConfig(beam=4)}, "vq_ctc_nc3_beam4_lm"),
+        ({"decoding": DecodingConfig(candidates=10)}, "vq_ctc_kd_nc3_lm_rescored10"),
+        ({"decoding": DecodingConfig(language_model=False)}, "vq_ctc_kd_nc3"),
+        ({"student_model": POSITIONS}, "vq_kd_nc3"),
         ({"student": "fertility"}, "nat_kd"),
         ({"student": "autoregressive"}, "ar_3_3_kd"),
         ({"student": "teacher"}, "ar_greedy"),

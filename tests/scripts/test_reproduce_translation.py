@@ -212,7 +212,6 @@ def test_ablations_compose(
         (["ablation=sampels"], "ablation=sampels is not a known choice: did you mean samples?"),
         (["systems=bestt"], "experiment=bestt is not a known choice: did you mean best?"),
         (["seeds=[]"], "seeds is []; give one whole number or more"),
-        (["decoding.language_model=true"], "only student=latent with student_model.output=ctc"),
         (["decoding.candidates=0"], "decoding.candidates is 0; it must be 1 or more"),
         (["evaluation.throughput_batches=[0]"], "evaluation.throughput_batches is [0]"),
     ],

@@ -128,10 +128,6 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--nbest", "0"), "--nbest is 0"),
         (("--candidates", "0", "--nbest", "1", "--beam", "0"), "beam is 0"),
         (("--temperature", "0"), "temperature is 0"),
-        (
-            ("--language-model", "--model", PRETRAINED, ROOT / "README.md"),
-            "language_model is for models that PyTorch runs",
-        ),
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave them out"),
         (("no-such-file",), "no-such-file: cannot be read"),
     ],

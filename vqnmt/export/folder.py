@@ -10,6 +10,7 @@ from typing import Any
 from vqnmt.errors import VqnmtError
 from vqnmt.export.runtime import FORMAT, MODEL_TYPE
 from vqnmt.files import atomic_write_text
+from vqnmt.language_model import LANGUAGE_MODEL
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translator import Translator
 
@@ -66,11 +67,14 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
 
         proto = latent_graph(module, translator.max_source_tokens, int8)
         (folder / "model.onnx").write_bytes(proto.SerializeToString())
+        if module.language_model is not None:
+            module.language_model.save(folder / LANGUAGE_MODEL)
         config = module.config
         return {
             "compression": config.compression,
             "positions_per_code": 2**config.compression * config.upsampling,
             "output": config.output,
+            "blank_penalty": float(module.blank_penalty),
             "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }
     if isinstance(module, AutoregressiveTransformer):

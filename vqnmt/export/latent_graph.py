@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vqnmt.ctc import MOST_LIKELY
 from vqnmt.errors import VqnmtError
 from vqnmt.export.graph import FLOAT, INT32, INT64, Graph, array, model_proto
 from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search
@@ -26,7 +27,7 @@ from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, Feed
 from vqnmt.models import LatentTransformer
 from vqnmt.models.tokens import PAD
 
-# The best piece is searched in blocks of as many, see `_best_pieces`.
+# The likeliest pieces are searched in blocks of as many, see `_likely_pieces`.
 _BLOCK = 64
 # The graph holds tables of all codes.
 _MOST_CODES = 1 << 16
@@ -43,10 +44,10 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
     leaves them out is greedy and has one candidate.
 
     Outputs, R = B * `candidates`, those of a sentence side by side, the best first: `pieces`
-    (R, P, 1) int64, the best piece of each output position; `codes` (R, L) int64 and `lengths`
-    (R,) int64, how many of them are real; `score` (R,) fp32, the log-probability in nats of the
-    codes, their end included where it was reached, minus infinity for candidates that do not
-    exist.
+    (R, P, n) int64, the likeliest pieces of each output position, n = `MOST_LIKELY`; `codes`
+    (R, L) int64 and `lengths` (R,) int64, how many of them are real; `score` (R,) fp32, the
+    log-probability in nats of the codes, their end included where it was reached, minus infinity
+    for candidates that do not exist; `logits` (R, P, n) fp32, those of `pieces`, falling.
 
     Args:
         model: In evaluation mode.
@@ -70,10 +71,11 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         "length_penalty": (FLOAT, []),
     }
     outputs: dict[str, tuple[int, Sequence[Any]]] = {
-        "pieces": (INT64, ["R", "P", 1]),
+        "pieces": (INT64, ["R", "P", "n"]),
         "codes": (INT64, ["R", "L"]),
         "lengths": (INT64, ["R"]),
         "score": (FLOAT, ["R"]),
+        "logits": (FLOAT, ["R", "P", "n"]),
     }
     for name, value in BEAM_DEFAULTS.items():
         graph.default(name, value)
@@ -154,8 +156,8 @@ class _Writer:
         split = len(model.predictor.layers)
         graph.scope = "codes"
         codes, lengths, score = self._predict(source, key_values[:split])
-        pieces = self._decode(codes, lengths, source, key_values[split:])
-        kinds = {pieces: INT64, codes: INT64, lengths: INT64, score: FLOAT}
+        pieces, logits = self._decode(codes, lengths, source, key_values[split:])
+        kinds = {pieces: INT64, codes: INT64, lengths: INT64, score: FLOAT, logits: FLOAT}
         return graph.proto({}, {name: (kind, None) for name, kind in kinds.items()})
 
     # --- parts that several stages share -----------------------------------------------------
@@ -270,8 +272,10 @@ class _Writer:
 
     # --- tokens ------------------------------------------------------------------------------
 
-    def _decode(self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]) -> str:
-        """Decode codes (R, L) to the best piece of each output position, (R, P, 1)."""
+    def _decode(
+        self, codes: str, lengths: str, source: _Source, key_values: list[KeyValue]
+    ) -> tuple[str, str]:
+        """Decode codes (R, L) to the likeliest pieces of each output position, and their logits."""
         graph, model = self.graph, self.model
         # Behind the last code stands its end or more: any vector will do. A sentence without
         # codes has code 0.
@@ -311,7 +315,7 @@ class _Writer:
         if model.upsample is not None:
             x = graph.linear(x, model.upsample.linear)
             x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
-        return self._best_pieces(x)
+        return self._likely_pieces(x)
 
     def _residual(self, x: str, block: ResidualBlock, length: str, keep: str) -> str:
         """Apply a residual block of convolutions to `x` (R, T, d); `keep` is (R, T, 1)."""
@@ -360,22 +364,31 @@ class _Writer:
         table = self.model.embedding.weight
         return F.pad(table, (0, 0, 0, -len(table) % _BLOCK))
 
-    def _best_pieces(self, x: str) -> str:
-        """Find the best piece for each of `x` (R, P, d); returns (R, P, 1).
+    def _likely_pieces(self, x: str) -> tuple[str, str]:
+        """Find the likeliest pieces for each of `x` (R, P, d), and their logits, both (R, P, n).
 
-        Block by block: the maximum of a block runs in vector units, ArgMax over all does not.
+        The n likeliest stand in the n blocks with the highest maxima, and a block's maximum runs in
+        vector units, which a search among all pieces does not.
         """
         graph, table = self.graph, array(self._embedding())
         graph.scope = "pieces"
+        size = self.model.embedding.num_embeddings
         bias = np.full(len(table), -1e30, dtype=np.float32)  # no piece
-        bias[: self.model.embedding.num_embeddings] = 0
-        bias[PAD] = -float(self.model.blank_penalty)
+        bias[:size] = 0
         scores = graph.product(x, table, bias)
         scores = graph.op("Reshape", scores, graph.constant([0, 0, -1, _BLOCK]))
         highest = graph.op("ReduceMax", scores, graph.constant([3]), keepdims=0)
-        block = graph.op("ArgMax", highest, axis=2)  # (R, P, 1)
-        within = graph.op("ArgMax", graph.op("GatherND", scores, block, batch_dims=2), axis=2)
-        return graph.op("Add", graph.op("Mul", block, graph.constant(_BLOCK)), within)
+        blocks = graph.constant([min(MOST_LIKELY, len(table) // _BLOCK)])
+        _, block = graph.ops("TopK", 2, highest, blocks, axis=2)  # (R, P, n)
+        index = graph.op("Unsqueeze", block, graph.constant([3]))
+        scores = graph.op("GatherND", scores, index, batch_dims=2)  # (R, P, n, _BLOCK)
+        scores = graph.op("Reshape", scores, graph.constant([0, 0, -1]))
+        likeliest = graph.constant([min(MOST_LIKELY, size)])
+        logits, found = graph.ops("TopK", 2, scores, likeliest, axis=2)
+        width = graph.constant(_BLOCK)
+        block = graph.op("GatherElements", block, graph.op("Div", found, width), axis=2)
+        within = graph.op("Mod", found, width)
+        return graph.op("Add", graph.op("Mul", block, width), within), logits
 
 
 def _decoder_layer(module: nn.Module) -> DecoderLayer:

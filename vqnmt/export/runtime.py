@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from vqnmt.ctc import read_likely
 from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.translation import BatchTranslator, Translation, read_config
 
 MODEL_TYPE = "vqnmt-export"
@@ -50,11 +52,20 @@ class OnnxTranslator(BatchTranslator):
         session: Of the exported graph, see `vqnmt.export.latent_graph`.
         config: Of the exported folder.
         vocabulary: The model's pieces.
+        language_model: See `SearchSettings`.
     """
 
-    def __init__(self, session: Any, config: dict[str, Any], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        session: Any,
+        config: dict[str, Any],
+        vocabulary: Vocabulary,
+        language_model: TrigramModel | None = None,
+    ) -> None:
         super().__init__(vocabulary, **_shared(config))
-        self._session = session
+        self._session, self._language_model = session, language_model
+        # The graph of earlier exports takes it from the blank itself, and has one piece a position.
+        self._blank_penalty = config.get("blank_penalty", 0.0)
         self._stride, self._positions = 2 ** config["compression"], config["positions_per_code"]
         self._ctc = config["output"] == "ctc"
         # Earlier exports do not say which pieces may stand twice in a row: there any may.
@@ -78,7 +89,11 @@ class OnnxTranslator(BatchTranslator):
             session = onnxruntime.InferenceSession(
                 folder / "model.onnx", options, providers=["CPUExecutionProvider"]
             )
-        return cls(session, config, Vocabulary.load(folder / "spm.model"))
+        vocabulary = Vocabulary.load(folder / "spm.model")
+        language_model = None
+        if (folder / LANGUAGE_MODEL).is_file():
+            language_model = TrigramModel.load(folder / LANGUAGE_MODEL, len(vocabulary))
+        return cls(session, config, vocabulary, language_model)
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows.
@@ -86,7 +101,7 @@ class OnnxTranslator(BatchTranslator):
         The more candidates, the fewer rows at a time: what is decoded together shall fit into a
         core's caches.
         """
-        _refuse_unknown(settings)
+        _refuse_samples(settings)
         if not (settings.greedy or self._beams):
             raise VqnmtError(
                 "this model was exported before exports could search with a beam: export it again"
@@ -113,22 +128,42 @@ class OnnxTranslator(BatchTranslator):
                 "candidates": np.array([settings.candidates]),
                 "length_penalty": np.array(settings.length_penalty, dtype=np.float32),
             }
-        pieces, codes, counts, scores = self._session.run(None, inputs)
+        pieces, codes, counts, scores, *further = self._session.run(None, inputs)
+        logits = further[0] if further else None
+        # A sentence without codes was decoded from one.
+        lengths = (np.maximum(counts, 1) * self._positions).tolist()
+        reader = self._language_model if settings.language_model else None
+        if reader is None or logits is None:
+            read = self._read_best(pieces, logits, lengths)
+        else:
+            twice = self._repeatable or frozenset()
+            read = read_likely(logits, pieces, lengths, self._positions, reader, twice)
         found: list[list[Translation]] = [[] for _ in rows]
-        for i, (row, symbols, count, score) in enumerate(
-            zip(pieces[:, :, 0], codes, counts.tolist(), scores.tolist(), strict=True)
+        for i, (symbols, count, score, (tokens, spans)) in enumerate(
+            zip(codes, counts.tolist(), scores.tolist(), read, strict=True)
         ):
             if score == -math.inf:  # no such candidate
                 continue
-            # A sentence without codes was decoded from one.
-            best = row[: max(count, 1) * self._positions]
-            starts = self._starts(best)
-            spans = starts.reshape(-1, self._positions).sum(axis=1)[:count].tolist()
-            tokens = best[starts].tolist()
             found[i // settings.candidates].append(
-                Translation("", score, symbols[:count].tolist(), tokens, spans)
+                Translation("", score, symbols[:count].tolist(), tokens, spans[:count])
             )
         return found
+
+    def _read_best(
+        self, pieces: np.ndarray, logits: np.ndarray | None, lengths: list[int]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Read the best of the likely pieces (R, P, n); see `read_likely`."""
+        best = pieces[:, :, 0]
+        if logits is not None and self._blank_penalty and pieces.shape[2] > 1:
+            # The likeliest but the blank is the first or the second.
+            beaten = logits[..., 0] - self._blank_penalty < logits[..., 1]
+            best = np.where((best == PAD_ID) & beaten, pieces[:, :, 1], best)
+        read = []
+        for row, length in zip(best, lengths, strict=True):
+            starts = self._starts(row[:length])
+            spans = starts.reshape(-1, self._positions).sum(axis=1).tolist()
+            read.append((row[:length][starts].tolist(), spans))
+        return read
 
     def _starts(self, best: np.ndarray) -> np.ndarray:
         """Mark the positions that each write one token, as `vqnmt.models.outputs` does."""
@@ -181,7 +216,7 @@ class CTranslate2Translator(BatchTranslator):
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by CTranslate2's own search."""
-        _refuse_unknown(settings)
+        _refuse_samples(settings)
         limits = [2 * len(row) + 10 for row in rows]
         results = self._engine.translate_batch(
             [[self._pieces[index] for index in row] for row in rows],
@@ -244,16 +279,12 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     return {"batch_tokens": 512, "spread": 1.5, **{key: config[key] for key in keys}}
 
 
-def _refuse_unknown(settings: SearchSettings) -> None:
-    for name, value in (
-        ("temperature", settings.temperature),
-        ("language_model", settings.language_model),
-    ):
-        if value:
-            raise VqnmtError(
-                f"{name} is for models that PyTorch runs: give the model folder that this one was "
-                "exported from"
-            )
+def _refuse_samples(settings: SearchSettings) -> None:
+    if settings.temperature is not None:
+        raise VqnmtError(
+            "temperature is for models that PyTorch runs: give the model folder that this one was "
+            "exported from"
+        )
 
 
 def _engine(name: str, folder: Path) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.ctc import MOST_LIKELY, read_likely
 from vqnmt.errors import VqnmtError
 from vqnmt.language_model import TrigramModel
 from vqnmt.layers import (
@@ -27,7 +28,7 @@ from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.autoregressive import tied_embedding
 from vqnmt.models.codes import LatentTranslation, pad_codes, prediction_loss, uniform_copy
 from vqnmt.models.losses import Losses
-from vqnmt.models.outputs import MOST_LIKELY, OUTPUTS, read, read_likely
+from vqnmt.models.outputs import OUTPUTS, read
 from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.search import SearchSettings, find_candidates
@@ -149,7 +150,7 @@ class LatentTransformer(nn.Module):
         self.register_buffer("blank_penalty", torch.zeros(()))
         # (V,): pieces that a translation may have twice in a row; training says which.
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
-        # Of the targets; kept beside the weights, see `vqnmt.translator`.
+        # Of the targets; kept beside the weights, see `vqnmt.translator`. None: never read with.
         self.language_model: TrigramModel | None = None
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
@@ -326,9 +327,7 @@ class LatentTransformer(nn.Module):
             index = torch.tensor(rows, device=source.device)
             memory, memory_mask = memory[index], memory_mask[index]
         decoded = iter(
-            self._decode_codes(
-                codes, mask, memory, memory_mask, language_model=settings.language_model
-            )
+            self._decode_codes(codes, mask, memory, memory_mask, settings.language_model)
         )
         translations: list[list[LatentTranslation]] = []
         for hypotheses in found:
@@ -344,7 +343,7 @@ class LatentTransformer(nn.Module):
         """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
-        decoded = self._decode_codes(self.quantizer.nearest(z_e), mask, memory, memory_mask)
+        decoded = self._decode_codes(self.quantizer.nearest(z_e), mask, memory, memory_mask, False)
         return [tokens for tokens, _ in decoded]
 
     def best_pieces(
@@ -384,13 +383,16 @@ class LatentTransformer(nn.Module):
         return self.logits(hidden), output_mask
 
     def _decode_codes(
-        self, codes: Tensor, mask: Tensor, *memory: Tensor, language_model: bool = False
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, language_model: bool
     ) -> list[tuple[list[int], list[int]]]:
         """Return the tokens of each sentence, and how many of them each code writes."""
-        if language_model:
-            assert self.language_model is not None
-            likely = self.likely_pieces(codes, mask, *memory)
-            return read_likely(likely, self.language_model, self.repeatable, codes.shape[1])
-        best, starts = self.best_pieces(codes, mask, *memory)
+        if language_model and self.language_model is not None:
+            logits, pieces, output_mask = self.likely_pieces(codes, mask, memory, memory_mask)
+            arrays = logits.float().numpy(force=True), pieces.numpy(force=True)
+            lengths = output_mask.sum(dim=1).tolist()
+            stride = output_mask.shape[1] // codes.shape[1]
+            twice = set(self.repeatable.nonzero()[:, 0].tolist())
+            return read_likely(*arrays, lengths, stride, self.language_model, twice)
+        best, starts = self.best_pieces(codes, mask, memory, memory_mask)
         spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
         return list(zip(read(best, starts), spans.tolist(), strict=True))

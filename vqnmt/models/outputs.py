@@ -4,23 +4,13 @@ CTC (Graves et al. 2006) lets a position stay blank or repeat its neighbour, so 
 not fix the place of every word. `PAD`, which never stands in a text, serves as the blank.
 """
 
-import math
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqnmt.ctc import prefix_beam_search
-from vqnmt.language_model import TrigramModel
-from vqnmt.models.tokens import BOS, EOS, PAD, append_eos
-
-MOST_LIKELY = 8
-"""Pieces of a position that a language model may choose from."""
-# Of them those that have a twentieth of the likeliest one's probability or more.
-_LEAST_LIKELY = -math.log(20)
-# Prefixes kept: 8 gave 0.05 BLEU more in twice the time.
-_PREFIXES = 4
+from vqnmt.models.tokens import EOS, PAD, append_eos
 
 
 class Output(Protocol):
@@ -131,55 +121,6 @@ def read(best: Tensor, starts: Tensor) -> list[list[int]]:
     """Take from the best pieces (B, P) those that `Output.starts` marks; returns token lists."""
     kept = zip(best.tolist(), starts.tolist(), strict=True)
     return [[token for token, start in zip(*row, strict=True) if start] for row in kept]
-
-
-def read_likely(
-    likely: tuple[Tensor, Tensor, Tensor],
-    language_model: TrigramModel,
-    repeatable: Tensor,
-    codes: int,
-) -> list[tuple[list[int], list[int]]]:
-    """Read CTC's positions with the help of a language model.
-
-    Args:
-        likely: The likeliest pieces' logits and these pieces, both (B, P, n), and the positions'
-            mask (B, P).
-        language_model: Of the target text.
-        repeatable: See `Output.starts`.
-        codes: That the P positions come from.
-
-    Returns:
-        The tokens of each sentence, and how many of them each code writes.
-    """
-    values, pieces, mask = likely
-    # The sum over all pieces is the same for each reading: no need of log-probabilities.
-    scores = values.float() - language_model.blank_penalty * (pieces == PAD)
-    scores -= scores.amax(dim=-1, keepdim=True)  # (B, P, n)
-    twice = set(repeatable.nonzero()[:, 0].tolist())
-    stride = mask.shape[1] // codes
-    found = []
-    for *columns, length in zip(
-        scores.tolist(), pieces.tolist(), mask.sum(dim=1).tolist(), strict=True
-    ):
-        rows = zip(*(column[:length] for column in columns), strict=True)
-        positions = [
-            [(piece, score) for score, piece in zip(*row, strict=True) if score > _LEAST_LIKELY]
-            for row in rows
-        ]
-        tokens, places = prefix_beam_search(
-            positions,
-            language_model,
-            blank=PAD,
-            begin=BOS,
-            end=EOS,
-            repeatable=twice,
-            beam=_PREFIXES,
-        )
-        spans = [0] * codes
-        for place in places:
-            spans[place // stride] += 1
-        found.append((tokens, spans))
-    return found
 
 
 def own_classes(target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The door to transformers: saving, loading and sharing our models as `PreTrainedModel`s.
 
 A model folder holds `config.json`, `model.safetensors`, `spm.model` and `README.md`; that of a
-latent model with CTC output `language_model.safetensors` too.
+latent model with CTC output `language_model.npz` too.
 """
 
 import dataclasses

@@ -165,7 +165,7 @@ class QuantizerComparison:
     def _measure(self, name: str, pipeline: TranslationPipeline) -> Record:
         student, valid = pipeline.student, self.pipeline.corpus.valid
         language = self.pipeline.corpus.target_language
-        found = student.translate(valid.sources)
+        found = student.translate(valid.sources, language_model=False)
         predicted = score([translation.text for translation in found], valid.targets, language)
         oracle = score(student.reconstruct(valid.sources, valid.targets), valid.targets, language)
         metrics: dict[str, Metric] = {

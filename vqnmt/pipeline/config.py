@@ -28,9 +28,10 @@ class DecodingConfig:
     temperature: float | None = None
     """Draws the candidates from p ** (1 / temperature); null: the best of a beam search (latent),
     temperature 1 (fertility)."""
-    language_model: bool = False
-    """Whether a student with CTC output reads what its decoder says with the help of a trigram
-    model of its training targets; else the best path is read."""
+    language_model: bool = True
+    """Whether a latent student with CTC output reads what its decoder says with the help of a
+    trigram model of its training targets, where this has helped on valid; else the best path is
+    read."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -154,12 +155,6 @@ class PipelineConfig:
             )
         if self.student not in STUDENTS:
             raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
-        reads = self.student == "latent" and self.student_model.output == "ctc"
-        if self.decoding.language_model and not reads:
-            raise VqnmtError(
-                "decoding.language_model is true, but only student=latent with "
-                "student_model.output=ctc reads with one: set it to false"
-            )
         if not 0 <= self.seed < 2**32:
             raise VqnmtError(f"seed is {self.seed}; it must be 0 or more and below 2^32")
         if not self.run.strip():

@@ -105,23 +105,29 @@ class LatentObserver(BleuObserver):
     def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
         """Give a model with CTC output the trigrams of the targets that it was trained on.
 
-        Their weight and the penalty of the blank beside them are chosen as `validate` chooses.
+        Their weight and the penalty of the blank beside them are chosen as `validate` chooses; a
+        model that no choice helps gets none.
         """
         assert isinstance(model, LatentTransformer)
         if model.config.output != "ctc":
             return
         size = len(self.translator.vocabulary)
         trigrams = TrigramModel.count(targets.tokens, targets.offsets, size)
-        model.language_model = trigrams
         found = {}
         uses = list(itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES))
-        with Progress("language model", len(uses), "settings") as progress:
-            for use in uses:
-                trigrams.weight, trigrams.blank_penalty = use
-                translations = self.translator.translate(self.valid.sources, language_model=True)
+        with Progress("language model", len(uses) + 1, "settings") as progress:
+            for use in (None, *uses):
+                if use is not None:
+                    model.language_model = trigrams
+                    trigrams.weight, trigrams.blank_penalty = use
+                translations = self.translator.translate(self.valid.sources)
                 found[use] = self.bleu([one.text for one in translations], self.imitated)
                 progress.update()
-        trigrams.weight, trigrams.blank_penalty = max(found, key=found.__getitem__)
+        best = max(found, key=found.__getitem__)
+        if best is None:
+            model.language_model = None
+        else:
+            trigrams.weight, trigrams.blank_penalty = best
 
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)

@@ -82,7 +82,8 @@ def system_name(config: PipelineConfig) -> str:
         return f"ar_beam{decoding.beam}" if decoding.beam > 1 else "ar_greedy"
     beam = f"_beam{decoding.beam}" if decoding.beam > 1 else ""
     chosen = f"_rescored{decoding.candidates}" if decoding.candidates > 1 else ""
-    read = "_lm" if decoding.language_model else ""
+    reads = config.student == "latent" and config.student_model.output == "ctc"
+    read = "_lm" if reads and decoding.language_model else ""
     return f"{student_name(config)}{beam}{read}{chosen}"
 
 
