@@ -117,11 +117,6 @@ class TrigramModel:
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
 
-    def added(self, prefix: tuple[int, ...], piece: int) -> float:
-        """Return what `piece` behind `prefix`, the beginning of a text, adds to a reading."""
-        first, second = (BOS_ID, BOS_ID, *prefix[-2:])[-2:]
-        return self.weight * self.log_probability(first, second, piece)
-
     def _log_probability(self, first: int, second: int, piece: int) -> float:
         """Return log p(`piece` | `first`, `second`) in nats; BOS stands before a sentence."""
         tables, size = self.tables, self.size

@@ -70,6 +70,7 @@ def test_records_have_every_key(finished_run) -> None:
         "ar_beam4",
         "ar_greedy",
         "vq_ctc_skd_nc3",
+        "vq_ctc_skd_nc3_lm",
     ]
     for record in records:
         assert set(record) == RECORD_KEYS

@@ -82,7 +82,7 @@ def test_report_shows_the_translations_of_the_saved_model(finished_run, student:
         source = sources[k * len(sources) // 10]
         example = report.split(f"| source | {source} |")[1].split("| codes |")[0]
         (text,) = in_memory(student, [source])
-        assert f"| vq_ctc_skd_nc3 | {' '.join(text.split())} |" in example
+        assert f"| vq_ctc_skd_nc3_lm | {' '.join(text.split())} |" in example
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1000])

@@ -59,12 +59,19 @@ class Evaluation:
         settings["decoding"] = dataclasses.asdict(self.config.decoding)
         self.stage = pipeline.stage("evaluation", settings, after=done)
         self.folder, self.student, self.overrides = pipeline.folder, pipeline.student, overrides
-        self.student_name = system_name(self.config)
         self.systems = {
             BASELINE: System(pipeline.teacher, DecodingConfig(beam=4)),
             "ar_greedy": System(pipeline.teacher),
-            self.student_name: System(pipeline.student, self.config.decoding, pipeline.teacher),
         }
+        self.baselines = list(self.systems)
+        # A student that reads with a language model stands behind itself without.
+        decoding = self.config.decoding
+        best_path = dataclasses.replace(decoding, language_model=False)
+        if getattr(pipeline.student.model, "language_model", None) is None:
+            decoding = best_path
+        for each in (best_path, decoding):
+            self.student_name = system_name(dataclasses.replace(self.config, decoding=each))
+            self.systems[self.student_name] = System(pipeline.student, each, pipeline.teacher)
         self.outputs: dict[str, dict[str, list[Translation]]] = {}
 
     def run(self) -> list[Record]:
@@ -101,9 +108,8 @@ class Evaluation:
         return records
 
     def _record(self, name: str, metrics: dict[str, Metric]) -> Record:
-        stage = self.stages.get("student" if name == self.student_name else "teacher")
-        if self.config.student == "teacher":
-            stage = self.stages.get("teacher")
+        untrained = name in self.baselines or self.config.student == "teacher"
+        stage = self.stages.get("teacher" if untrained else "student")
         metrics |= training_metrics(stage)
         return Record(
             system=name,

@@ -17,9 +17,9 @@ from vqnmt.translator import TextTranslator, Translation, Translator
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
 the less the decoder is trained."""
-LANGUAGE_WEIGHTS = (0.2, 0.3, 0.5)
+LANGUAGE_WEIGHTS = (0.3, 0.5)
 """What the language model may count."""
-LANGUAGE_PENALTIES = (0.0, 1.0, 2.0, 3.0, 4.0)
+LANGUAGE_PENALTIES = (1.0, 2.0, 3.0, 4.0)
 """What may be taken from the blank's score beside it, in nats."""
 
 
