@@ -6,6 +6,7 @@ bisection, so that a model loads at once and takes 12 bytes a trigram.
 """
 
 import zipfile
+import zlib
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,8 @@ Floats = NDArray[np.float32]
 
 LANGUAGE_MODEL = "language_model.npz"
 """In the folder of a latent model with CTC output, which reads with it."""
+# What reading a damaged .npz file may end in, beside what is common to all files.
+_DAMAGE = (zipfile.BadZipFile, zlib.error)
 # Trigrams seen more rarely are left to the bigrams: most are, and say little.
 _LEAST = 2
 # Answers kept: the same trigrams come again and again.
@@ -152,7 +155,7 @@ class TrigramModel:
         try:
             with np.load(path) as file:
                 tables = Tables(**file)
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, *_DAMAGE) as error:
             raise VqnmtError(
                 f"{path}: not a language model of vqnmt ({type(error).__name__}): copy the model "
                 "folder again or train anew"
