@@ -95,7 +95,11 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     with pytest.raises(VqnmtError, match=r"model.npz: is of 9 pieces, but the model has 8"):
         TrigramModel.load(path, 8)
     whole = path.read_bytes()
-    damaged = [whole[:-9], b"", *(whole[:i] + b"\xff" + whole[i + 1 :] for i in range(40, 400, 7))]
+    for content in (whole[:-9], b""):
+        path.write_bytes(content)
+        with pytest.raises(VqnmtError, match=r"model.npz: not a language model of vqnmt"):
+            TrigramModel.load(path, SIZE)
+    damaged = [whole[:i] + b"\xff" + whole[i + 1 :] for i in range(40, 400, 7)]
     refused = 0
     for content in damaged:
         path.write_bytes(content)

@@ -168,6 +168,16 @@ class TrigramModel:
         return cls(tables)
 
 
+def load_language_model(folder: Path, vocabulary_size: int) -> TrigramModel | None:
+    """Read the language model of a model folder, exported or not; None where there is none.
+
+    Raises:
+        VqnmtError: The file is damaged, or of another vocabulary.
+    """
+    path = folder / LANGUAGE_MODEL
+    return TrigramModel.load(path, vocabulary_size) if path.is_file() else None
+
+
 def _with_ends(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Keys:
     """Put two BOS before each sentence and an EOS behind it."""
     count = len(offsets) - 1

@@ -18,7 +18,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
-from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
+from vqnmt.language_model import LANGUAGE_MODEL, load_language_model
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
 from vqnmt.models.pretrained import FORMAT, TranslationModel
@@ -119,9 +119,8 @@ class Translator(BatchTranslator):
                 f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
                 "the model anew"
             )
-        language_model = folder / LANGUAGE_MODEL
-        if isinstance(module, LatentTransformer) and language_model.is_file():
-            module.language_model = TrigramModel.load(language_model, len(vocabulary))
+        if isinstance(module, LatentTransformer):
+            module.language_model = load_language_model(folder, len(vocabulary))
         return cls(
             module.eval(),
             vocabulary,

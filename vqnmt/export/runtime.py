@@ -13,7 +13,7 @@ from vqnmt.ctc import read_likely
 from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
+from vqnmt.language_model import TrigramModel, load_language_model
 from vqnmt.translation import BatchTranslator, Translation, read_config
 
 MODEL_TYPE = "vqnmt-export"
@@ -90,9 +90,7 @@ class OnnxTranslator(BatchTranslator):
                 folder / "model.onnx", options, providers=["CPUExecutionProvider"]
             )
         vocabulary = Vocabulary.load(folder / "spm.model")
-        language_model = None
-        if (folder / LANGUAGE_MODEL).is_file():
-            language_model = TrigramModel.load(folder / LANGUAGE_MODEL, len(vocabulary))
+        language_model = load_language_model(folder, len(vocabulary))
         return cls(session, config, vocabulary, language_model)
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
