@@ -5,7 +5,7 @@ import torch
 
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
-from vqnmt.models.tokens import BOS, EOS, PAD
+from vqnmt.models.tokens import BOS, EOS, PAD, UNK
 from vqnmt.rescoring import score_targets
 
 SIZE = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.0)
@@ -32,12 +32,15 @@ def by_steps(model: AutoregressiveTransformer, source: list[int], target: list[i
     for token in [*target, EOS]:
         logits = model.step(torch.tensor([last]), state)[0]
         logits[[PAD, BOS]] = -torch.inf
-        total += logits.log_softmax(-1)[token].item()
-        last = token
+        label = token if token < model.embedding.written else UNK
+        total += logits.log_softmax(-1)[label].item()
+        last = label
     return total
 
 
-def test_scores_are_those_of_single_steps(model):
+@pytest.mark.parametrize("written", [12, 7])
+def test_scores_are_those_of_single_steps(model, written):
+    model.embedding.written = written
     found = score_targets(model, padded(SOURCES), TARGETS)
     assert [len(row) for row in found] == [3, 0, 1]
     for source, candidates, scores in zip(SOURCES, TARGETS, found, strict=True):

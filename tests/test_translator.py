@@ -130,6 +130,15 @@ def log_probability(model: TrigramModel, tokens: list[int]) -> float:
     return sum(model.log_probability(*whole[i : i + 3]) for i in range(len(tokens) + 1))
 
 
+def test_models_score_the_pieces_of_their_training_targets(finished_run) -> None:
+    texts = {"teacher": "corpus/train.de", "student": "selected/train.de"}
+    for name, lines in texts.items():
+        translator = Translator.from_pretrained(finished_run.folder / name)
+        rows = translator.vocabulary.encode(finished_run.lines(lines))
+        written = translator.model.embedding.written  # type: ignore[union-attr]
+        assert written == 1 + max(map(max, rows)) < len(translator.vocabulary)
+
+
 def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student")
     model = student.model.language_model
@@ -374,6 +383,8 @@ def other_vocabulary(folder: Path) -> None:
         (config(vocabulary_size=0), r"model\.safetensors: does not fit config\.json"),
         (config(vocabulary_size={}), r"model\.safetensors: does not fit config\.json"),
         (config(dtype=False), r"model\.safetensors: does not fit config\.json"),
+        (config(written_pieces=3), r"config\.json: written_pieces is 3; it must be above 3"),
+        (config(written_pieces=9999), r"config\.json: written_pieces is 9999; .* at most"),
         (config(max_source_tokens=None), r"config\.json: max_source_tokens is None"),
         (config(source_language=["en"]), r"config\.json: source_language is \['en'\]"),
         (invalid_piece, r"spm\.model: the vocabulary is no sentencepiece model"),

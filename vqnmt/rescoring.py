@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqnmt.data.batches import pad
 from vqnmt.models import AutoregressiveTransformer
-from vqnmt.models.tokens import BOS, PAD, append_eos
+from vqnmt.models.tokens import BOS, PAD, UNK, append_eos
 
 # Positions whose scores over all pieces are held at once.
 _POSITIONS = 4096
@@ -38,17 +38,19 @@ def score_targets(
     device = source.device
     rows = [tokens for candidates in targets for tokens in candidates]
     labels = append_eos(pad(rows).to(device))  # (N, T + 1)
+    # A piece that the model never writes counts as the unknown one, which it hardly ever does.
+    labels = torch.where(labels < model.embedding.written, labels, UNK)
     inputs = F.pad(labels[:, :-1], (1, 0), value=BOS)
     state = model.decoder.start(*model.encode(source))
     state.select(torch.tensor(sentences, device=device))
-    hidden = model.decoder(model.embed(inputs), state, mask=None, causal=True)  # (N, T + 1, d)
+    hidden = model.decoder(model.embedding(inputs), state, mask=None, causal=True)  # (N, T + 1, d)
     real = labels != PAD
     forbidden = torch.tensor((PAD, BOS), device=device)  # as in the model's own search
     log_p = []
     for states, wanted in zip(
         hidden[real].split(_POSITIONS), labels[real].split(_POSITIONS), strict=True
     ):
-        logits = model.logits(states).float().index_fill(1, forbidden, -torch.inf)
+        logits = model.embedding.logits(states).float().index_fill(1, forbidden, -torch.inf)
         log_p.append(-F.cross_entropy(logits, wanted, reduction="none"))
     sums = torch.zeros(len(rows), device=device).index_add_(
         0, real.nonzero()[:, 0], torch.cat(log_p)

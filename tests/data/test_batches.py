@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqnmt.data import batches as module
 from vqnmt.data.batches import ParallelBatches, pad, plan_batches
 from vqnmt.data.tokenized import TokenizedText
+from vqnmt.data.vocabulary import UNK_ID
 from vqnmt.errors import VqnmtError
 
 
@@ -95,6 +97,26 @@ def test_repeatable_pieces_follow_themselves_often_enough():
     assert expected == [True] * 5 + [False] * 5 and again[6] == 1
     batches = ParallelBatches(targets, targets, 64, seed=0, max_tokens=16)
     assert batches.repeatable(10).tolist() == expected
+
+
+def batches_of(targets: list[list[int]]) -> ParallelBatches:
+    tokens = np.concatenate([np.array(row, dtype=np.uint16) for row in targets])
+    text = TokenizedText(tokens, np.cumsum([0, *map(len, targets)]))
+    return ParallelBatches(text, text, 64, seed=0, max_tokens=60_000)
+
+
+def test_targets_are_made_of_the_first_pieces(monkeypatch):
+    monkeypatch.setattr(module, "_TOKENS", 7)  # counted in many parts
+    assert batches_of([[3]]).written == batches_of([[]]).written == UNK_ID + 1
+    assert batches_of([[9, 4], [], [6]]).written == 10
+
+
+def test_stray_pieces_count_as_unknown():
+    few = batches_of([[5] * 49_998, [12, 20]])  # two in 50,000
+    assert few.written == 13
+    source, target = few.collate(np.array([1]))
+    assert source.tolist() == [[12, 20]] and target.tolist() == [[12, UNK_ID]]
+    assert batches_of([[5] * 49_997, [12, 20]]).written == 21
 
 
 def test_no_pair_within_the_limit_is_an_error():

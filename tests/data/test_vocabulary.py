@@ -106,6 +106,24 @@ def test_long_training_is_announced(monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_pieces_of_the_targets_come_first_and_spell_alike(kind):
+    plain = Vocabulary.train(SENTENCES, 330, PATTERN, kind)
+    targets = [*SENTENCES[:3], "", "é"]  # of its bytes two
+    found = Vocabulary.train(SENTENCES, 330, PATTERN, kind, targets=targets)
+    every = range(330)
+    assert sorted(found.pieces(every)) == sorted(plain.pieces(every))
+    spelt = found.encode(SENTENCES)
+    assert list(map(found.pieces, spelt)) == list(map(plain.pieces, plain.encode(SENTENCES)))
+    assert found.decode(spelt) == SENTENCES
+    ids = {index for row in found.encode(targets) for index in row}
+    assert ids == set(range(UNK_ID + 1, UNK_ID + 1 + len(ids))) and len(ids) < 300
+    # Within either part the pieces keep their order.
+    parts = [found.pieces(every)[: UNK_ID + 1 + len(ids)], found.pieces(every)[4 + len(ids) :]]
+    order = {piece: index for index, piece in enumerate(plain.pieces(every))}
+    assert all([order[p] for p in part] == sorted(order[p] for p in part) for part in parts)
+
+
 def test_training_repeats_byte_for_byte_and_saving_keeps_it(tmp_path, vocabulary):
     again = [Vocabulary.train(SENTENCES, 330, PATTERN) for _ in range(2)]
     again[0].save(tmp_path / "first" / "spm.model")

@@ -62,6 +62,7 @@ def test_scores_are_those_of_pytorch(finished_run, exports) -> None:
     sources = ["bale gudo", "leka file bafi doka bale"]
     candidates = [["Gudo", "", "gudo Bale", "Gudo", "\U0001f600 no such word"], ["Leka", "file"]]
     teacher = Translator.from_pretrained(finished_run.folder / "teacher")
+    assert teacher.model.embedding.written < len(teacher.vocabulary)  # type: ignore
     rescorer = load_translator(exports["fp32"], threads=1)
     expected = teacher.score(sources, candidates)
     for row, wanted in zip(rescorer.score(sources, candidates), expected, strict=True):

@@ -37,10 +37,13 @@ VARIANTS = [
     {"compression": 2, "output": "cross_entropy", "upsampling": 1},
     {"compression": 1, "quantizer": {"name": "product", "codebook_size": 16}},
     {"compression": 1, "quantizer": {"name": "semhash", "codebook_size": 16}},
+    {"compression": 2, "written": 101},
 ]
 
 
-def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTransformer:
+def build(
+    seed: int = 0, quantizer: dict | None = None, written: int = VOCABULARY, **settings
+) -> LatentTransformer:
     """Build a model with random weights and norms, in evaluation mode."""
     torch.manual_seed(seed)
     bottleneck = {"codebook_size": 8, "initialisation": "normal"} | (quantizer or {})
@@ -50,6 +53,7 @@ def build(seed: int = 0, quantizer: dict | None = None, **settings) -> LatentTra
     for parameter in model.parameters():
         if parameter.ndim == 1:  # norms and biases are no ones and zeros once trained
             torch.nn.init.normal_(parameter, mean=0.2, std=0.5)
+    model.embedding.written = written
     model.blank_penalty.fill_(0.7)
     model.repeatable.copy_(torch.rand(VOCABULARY) < 0.5)
     if model.config.output == "ctc":

@@ -116,8 +116,8 @@ def test_wide_beam_finds_the_best_translation_by_the_full_forward(make_autoregre
             best = (-torch.inf, [])
             for sequence in itertools.product(allowed, repeat=3):
                 state = model.decoder.start(*model.encode(torch.tensor([real(source[row])])))
-                inputs = model.embed(torch.tensor([[BOS, *sequence]]))
-                logits = model.logits(model.decoder(inputs, state, None, True))[0]
+                inputs = model.embedding(torch.tensor([[BOS, *sequence]]))
+                logits = model.embedding.logits(model.decoder(inputs, state, None, True))[0]
                 logits[:, [PAD, BOS]] = -torch.inf
                 log_p = logits.log_softmax(-1)
                 steps = log_p[range(3), list(sequence)].cumsum(0).tolist()

@@ -68,8 +68,8 @@ def test_fertilities_of_a_known_alignment():
 def attended_by_hand(model: AutoregressiveTransformer, source: list[int], target: list[int]):
     """Attention of the first decoder layer over source tokens and end, head by head: (T, S + 1)."""
     layer, heads = model.decoder.layers[0], model.config.transformer.heads
-    memory = model.encoder(model.embed(torch.tensor([[*source, EOS]])), torch.ones(1, 1).bool())
-    x = model.decoder.positions(model.embed(torch.tensor([[BOS, *target[:-1]]])))
+    memory = model.encoder(model.embedding(torch.tensor([[*source, EOS]])), torch.ones(1, 1).bool())
+    x = model.decoder.positions(model.embedding(torch.tensor([[BOS, *target[:-1]]])))
     normed = layer.self_norm(x)
     own = layer.self_attention.project(normed)
     x = x + layer.self_attention(normed, *own, None, True)

@@ -200,7 +200,7 @@ def test_gold_positions_hold_the_targets_embeddings(make_latent, pairs):
     model = make_latent(output="cross_entropy", gold_mixing=True, compression=2)
     labels = model.output.labels(pairs[1])  # (4, 8): two codes of four
     mixed = model._with_gold(torch.full((4, 8, 16), 9.0), pairs[1])
-    torch.testing.assert_close(mixed, model.embed(labels))
+    torch.testing.assert_close(mixed, model.embedding(labels))
 
 
 def test_word_dropout_hides_the_words_from_the_compressor(make_latent, pairs):
@@ -393,8 +393,8 @@ def test_warm_start_from_another_size_names_the_weight(make_latent, make_autoreg
 def test_blank_penalty_moves_the_best_path_towards_words(make_latent):
     model = make_latent(output="ctc").eval()
     source, target = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[4, 9, 5, 6]])
-    hidden, seen = [], model.logits
-    model.logits = lambda h: hidden.append(seen(h)) or hidden[-1].clone()
+    hidden, seen = [], model.embedding.logits
+    model.embedding.logits = lambda h: hidden.append(seen(h)) or hidden[-1].clone()
     free = model.reconstruct(source, target)
     (scores,) = hidden  # (1, P, V)
     margin = (scores[..., 0] - scores[..., 1:].amax(dim=-1)).max()

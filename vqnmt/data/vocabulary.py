@@ -8,11 +8,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
 
 from vqnmt.data.filters import collapse_whitespace
+from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
@@ -29,6 +33,8 @@ _CHARACTERS = 40_000_000
 _LONG = 10_000_000
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
+# Sentences that are encoded at a time.
+_ENCODED = 10_000
 # From so many sentences on, starting threads takes no time beside encoding.
 _THREADED = 1000
 
@@ -96,6 +102,7 @@ class Vocabulary:
         keep_pattern: str | None = None,
         model_type: str = "unigram",
         seed: int = 1,
+        targets: Iterable[str] = (),
     ) -> "Vocabulary":
         """Learn a vocabulary; the same sentences and seed give the same bytes.
 
@@ -107,6 +114,8 @@ class Vocabulary:
                 pieces (at most size / 8, the most frequent first). Placeholders such as {name}.
             model_type: "unigram" or "bpe".
             seed: Only for corpora so large that a sample of them is taken.
+            targets: Those of the sentences that a model shall write. Their pieces get the first
+                ids, so that it can leave out the others.
 
         Raises:
             VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
@@ -157,7 +166,17 @@ class Vocabulary:
             )
         except RuntimeError as error:
             raise _size_error(size, str(error)) from error
-        return cls(model.getvalue())
+        vocabulary = cls(model.getvalue())
+        return cls(_reordered(model.getvalue(), vocabulary._first(targets)))
+
+    def _first(self, sentences: Iterable[str]) -> NDArray[np.bool_]:
+        """Mark (V,) the special pieces and those of `sentences`."""
+        found = np.zeros(len(self), dtype=bool)
+        found[: UNK_ID + 1] = True
+        for lines in chunks(sentences, _ENCODED):
+            ids = chain.from_iterable(self.encode(lines))
+            found[np.fromiter(ids, dtype=np.int64)] = True
+        return found
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
@@ -211,6 +230,21 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return self._pieces.GetPieceSize()
+
+
+def _reordered(model: bytes, first: NDArray[np.bool_]) -> bytes:
+    """Number the pieces marked `first` (V,) before the others; the order is kept otherwise.
+
+    Which pieces spell a text depends on their scores, not on their numbers.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as formats  # only learning needs it
+
+    proto = formats.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    order = np.argsort(~first, kind="stable")
+    pieces = [proto.pieces[i] for i in order]
+    del proto.pieces[:]
+    proto.pieces.extend(pieces)
+    return proto.SerializeToString(deterministic=True)
 
 
 def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:

@@ -138,7 +138,7 @@ def _floors(
         )
     ]
     decoder = count(model.decoder, model.upsample, model.source_copy)
-    output = model.embedding.weight.numel()
+    output = model.embedding.outputs.numel()
     products = (
         count(model.encoder) * source
         + cross * (source - positions - steps)  # projected for the source, not for its readers

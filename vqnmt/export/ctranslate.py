@@ -30,15 +30,15 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
     spec = ctranslate2.specs.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers), config.transformer.heads, pre_norm=True
     )
-    embedding = _array(model.embedding.weight)
     length = 2 * translator.max_source_tokens + 12
     for side, module in ((spec.encoder, model.encoder), (spec.decoder, model.decoder)):
         side.position_encodings.encodings = sinusoids(length, config.transformer.dim).numpy()
         _norm(side.layer_norm, module.norm)
-    spec.encoder.embeddings[0].weight = spec.decoder.embeddings.weight = embedding
-    spec.decoder.projection.weight = embedding
+    spec.encoder.embeddings[0].weight = _array(model.embedding.weight)
+    outputs = _array(model.embedding.outputs)
+    spec.decoder.embeddings.weight = spec.decoder.projection.weight = outputs
     # Our search and our scores leave out the pieces that never stand in a text.
-    bias = np.zeros(len(embedding), dtype=np.float32)
+    bias = np.zeros(len(outputs), dtype=np.float32)
     bias[[PAD_ID, BOS_ID]] = -1e9
     spec.decoder.projection.bias = bias
     for target, layer in zip(spec.encoder.layer, model.encoder.layers, strict=True):
@@ -52,7 +52,7 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
         _feedforward(target.ffn, layer.feedforward_norm, layer.feedforward)
     pieces = translator.vocabulary.pieces(range(len(translator.vocabulary)))
     spec.register_source_vocabulary(pieces)
-    spec.register_target_vocabulary(pieces)
+    spec.register_target_vocabulary(pieces[: len(outputs)])
     spec.config.unk_token, spec.config.bos_token = pieces[UNK_ID], pieces[BOS_ID]
     spec.config.eos_token, spec.config.decoder_start_token = pieces[EOS_ID], pieces[BOS_ID]
     spec.config.add_source_eos, spec.config.layer_norm_epsilon = True, model.encoder.norm.eps
@@ -63,7 +63,8 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    # A copy: CTranslate2 rounds to int8 in place.
+    return np.array(tensor.detach().float().cpu().numpy(), order="C")
 
 
 def _linear(target: Any, *layers: nn.Linear) -> None:

@@ -120,16 +120,23 @@ class Graph:
     def product(
         self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None
     ) -> str:
-        """Multiply (..., d) by the transpose of `weight` (out, d), and add `bias` (out,)."""
+        """Multiply (..., d) by the transpose of `weight` (out, d), and add `bias` (out,).
+
+        Of a `weight` that is longer than `bias` the first rows count.
+        """
         constant = "" if bias is None else self.constant(bias)
-        # Transposed when the model is loaded: a table shared with a look-up is kept once.
-        if self.int8:
-            rounded, scale = quantize_rows(weight)
-            transposed = self.folded("Transpose", self.constant(rounded), perm=[1, 0])
+        rows = len(weight) if bias is None else len(bias)
+        # Cut and transposed when the model is loaded: a table shared with a look-up is kept once.
+        rounded, scale = quantize_rows(weight) if self.int8 else (weight, None)
+        table = self.constant(rounded)
+        if rows < len(weight):
+            zero = self.constant([0])
+            table = self.folded("Slice", table, zero, self.constant([rows]), zero)
+        transposed = self.folded("Transpose", table, perm=[1, 0])
+        if scale is not None:
             return self.op(
-                "DynamicQuantizeMatMul", x, transposed, self.constant(scale), "", constant
+                "DynamicQuantizeMatMul", x, transposed, self.constant(scale[:rows]), "", constant
             )
-        transposed = self.folded("Transpose", self.constant(weight), perm=[1, 0])
         result = self.op("MatMul", x, transposed)
         return self.op("Add", result, constant) if constant else result
 

@@ -372,13 +372,13 @@ class _Writer:
         """
         graph, table = self.graph, array(self._embedding())
         graph.scope = "pieces"
-        size = self.model.embedding.num_embeddings
-        bias = np.full(len(table), -1e30, dtype=np.float32)  # no piece
+        size = self.model.embedding.written
+        bias = np.full(size + -size % _BLOCK, -1e30, dtype=np.float32)  # no piece
         bias[:size] = 0
         scores = graph.product(x, table, bias)
         scores = graph.op("Reshape", scores, graph.constant([0, 0, -1, _BLOCK]))
         highest = graph.op("ReduceMax", scores, graph.constant([3]), keepdims=0)
-        blocks = graph.constant([min(MOST_LIKELY, len(table) // _BLOCK)])
+        blocks = graph.constant([min(MOST_LIKELY, len(bias) // _BLOCK)])
         _, block = graph.ops("TopK", 2, highest, blocks, axis=2)  # (R, P, n)
         index = graph.op("Unsqueeze", block, graph.constant([3]))
         scores = graph.op("GatherND", scores, index, batch_dims=2)  # (R, P, n, _BLOCK)

@@ -1,6 +1,5 @@
 """The autoregressive Transformer: teacher, baseline and rescorer."""
 
-import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.transformer import DecoderLayer
+from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
 from vqnmt.search import Hypothesis, SearchSettings, find_candidates
@@ -43,7 +43,7 @@ class AutoregressiveTransformer(nn.Module):
     def __init__(self, config: AutoregressiveConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = tied_embedding(vocabulary_size, config.transformer.dim)
+        self.embedding = TiedEmbedding(vocabulary_size, config.transformer.dim)
         self.encoder = Encoder(config.transformer, config.encoder_layers)
         self.decoder = Decoder(config.transformer, config.decoder_layers)
 
@@ -51,20 +51,12 @@ class AutoregressiveTransformer(nn.Module):
         """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
         source = append_eos(source)
         mask = source != PAD
-        return self.encoder(self.embed(source), mask), mask
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
-        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Score all pieces for `hidden` (..., d); returns (..., V)."""
-        return F.linear(hidden, self.embedding.weight)
+        return self.encoder(self.embedding(source), mask), mask
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
         """Label-smoothed cross-entropy of `target` (B, T) given `source` (B, S)."""
         hidden, labels = self._teacher_forced(source, target)
-        logits = self.logits(hidden).float()  # (tokens, V)
+        logits = self.embedding.logits(hidden).float()  # (tokens, W)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         with torch.no_grad():
             plain = F.cross_entropy(logits, labels)
@@ -75,14 +67,14 @@ class AutoregressiveTransformer(nn.Module):
         labels = append_eos(target)  # (B, T + 1)
         inputs = F.pad(labels[:, :-1], (1, 0), value=BOS)
         state = self.decoder.start(*self.encode(source))
-        hidden = self.decoder(self.embed(inputs), state, mask=None, causal=True)
+        hidden = self.decoder(self.embedding(inputs), state, mask=None, causal=True)
         real = labels != PAD
         return hidden[real], labels[real]
 
     def score(self, source: Tensor, target: Tensor) -> Tensor:
         """Log-probability in nats of each `target` (B, T), its end included; returns (B,)."""
         hidden, labels = self._teacher_forced(source, target)
-        losses = F.cross_entropy(self.logits(hidden).float(), labels, reduction="none")
+        losses = F.cross_entropy(self.embedding.logits(hidden).float(), labels, reduction="none")
         rows = (append_eos(target) != PAD).nonzero()[:, 0]  # the sentence of each label
         return losses.new_zeros(len(target)).index_add_(0, rows, -losses)
 
@@ -116,8 +108,8 @@ class AutoregressiveTransformer(nn.Module):
         return attended.argmax(dim=-1)
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Score the next piece after `tokens` (N,); returns (N, V)."""
-        return self.logits(self.decoder.step(self.embed(tokens), state))
+        """Score the next piece after `tokens` (N,); returns (N, W)."""
+        return self.embedding.logits(self.decoder.step(self.embedding(tokens), state))
 
     def generate(
         self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
@@ -138,12 +130,3 @@ class AutoregressiveTransformer(nn.Module):
             settings=settings,
             forbidden=(PAD, BOS),
         )
-
-
-def tied_embedding(vocabulary_size: int, dim: int) -> nn.Embedding:
-    """An embedding whose rows have norm 1 at the start, so that it serves as output layer too."""
-    embedding = nn.Embedding(vocabulary_size, dim, padding_idx=PAD)
-    nn.init.normal_(embedding.weight, std=dim**-0.5)
-    with torch.no_grad():
-        embedding.weight[PAD].zero_()
-    return embedding

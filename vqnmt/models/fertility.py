@@ -7,7 +7,6 @@ Departures from the paper: attention over positions comes before a layer's self-
 behind it; a position may attend to itself; there is no fine-tuning by reinforcement.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.dropout import Dropout
 from vqnmt.layers.transformer import Attention, attention_mask
-from vqnmt.models.autoregressive import tied_embedding
+from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
 from vqnmt.search import Hypothesis
@@ -68,22 +67,18 @@ class FertilityTransformer(nn.Module):
     def __init__(self, config: FertilityConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = tied_embedding(vocabulary_size, config.transformer.dim)
+        self.embedding = TiedEmbedding(vocabulary_size, config.transformer.dim)
         self.encoder = Encoder(config.transformer, config.encoder_layers)
         self.fertility = nn.Linear(config.transformer.dim, config.max_fertility + 1)
         self.decoder = PositionalDecoder(config.transformer, config.decoder_layers)
         self.align: Aligner | None = None
         """Where training gets its alignments from: a teacher's `align`."""
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
-        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
-
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
         source = append_eos(source)
         mask = source != PAD
-        return self.encoder(self.embed(source), mask), mask
+        return self.encoder(self.embedding(source), mask), mask
 
     def fertility_log_probabilities(self, memory: Tensor) -> Tensor:
         """Score the fertilities of all source tokens; returns (B, S, F + 1)."""
@@ -103,12 +98,12 @@ class FertilityTransformer(nn.Module):
             Their states (B, P, d) and the mask (B, P) of those that count.
         """
         index, mask = copies(fertilities)  # (B, P)
-        copied = self.embed(source.gather(1, index))  # (B, P, d)
+        copied = self.embedding(source.gather(1, index))  # (B, P, d)
         return self.decoder(copied, state, mask, causal=False), mask
 
     def log_probabilities(self, states: Tensor) -> Tensor:
-        """Score all pieces for `states` (N, d); returns (N, V). Only text is ever written."""
-        logits = F.linear(states, self.embedding.weight).float()
+        """Score pieces for `states` (N, d); returns (N, W). Only text is ever written."""
+        logits = self.embedding.logits(states).float()
         special = torch.tensor((PAD, BOS, EOS), device=states.device)
         return logits.index_fill(1, special, -torch.inf).log_softmax(dim=-1)
 
@@ -129,7 +124,7 @@ class FertilityTransformer(nn.Module):
         target = target[:, : states.shape[1]]  # position i holds token i; P < T only by padding
         real = target != PAD
         tokens = max(int(real.sum()), 1)
-        scores = self.log_probabilities(states[:, : target.shape[1]][real])  # (tokens, V)
+        scores = self.log_probabilities(states[:, : target.shape[1]][real])  # (tokens, W)
         losses = {
             "reconstruction": F.nll_loss(scores, target[real], reduction="sum") / tokens,
             "fertility": -chosen[source != PAD].sum() / tokens,

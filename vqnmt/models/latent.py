@@ -5,7 +5,6 @@ T target tokens, L codes with L = ceil(T / 2^n_c), K codes in the codebook, L * 
 positions, P = upsampling * L * 2^n_c output positions, d model width.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -25,8 +24,8 @@ from vqnmt.layers import (
     Upsample,
 )
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
-from vqnmt.models.autoregressive import tied_embedding
 from vqnmt.models.codes import LatentTranslation, pad_codes, prediction_loss, uniform_copy
+from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
 from vqnmt.models.outputs import OUTPUTS, read
 from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
@@ -130,7 +129,7 @@ class LatentTransformer(nn.Module):
         self.config = config
         size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
         convolutions = config.residual_convolutions
-        self.embedding = tied_embedding(vocabulary_size, dim)
+        self.embedding = TiedEmbedding(vocabulary_size, dim)
         self.encoder = Encoder(size, config.encoder_layers)
         self.target_positions = Positions(size)
         self.target_reader = DecoderLayer(size) if config.source_in_compressor else None
@@ -162,15 +161,11 @@ class LatentTransformer(nn.Module):
 
     # --- parts -------------------------------------------------------------------------------
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
-        return self.embedding(tokens) * math.sqrt(self.config.transformer.dim)
-
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
         source = append_eos(source)
         mask = source != PAD
-        return self.encoder(self.embed(source), mask), mask
+        return self.encoder(self.embedding(source), mask), mask
 
     def compress(
         self, target: Tensor, memory: Tensor, memory_mask: Tensor
@@ -183,7 +178,7 @@ class LatentTransformer(nn.Module):
         if self.training and self.config.word_dropout > 0:
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.word_dropout
             labels = labels.masked_fill(dropped & mask, UNK)
-        x = self.target_positions(self.embed(labels))
+        x = self.target_positions(self.embedding(labels))
         if self.target_reader is not None:
             key_value = self.target_reader.project(memory)
             x, _ = self.target_reader(
@@ -212,10 +207,6 @@ class LatentTransformer(nn.Module):
             return hidden, mask
         return self.upsample(hidden), mask.repeat_interleave(self.config.upsampling, dim=1)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Score all pieces for `hidden` (..., d); returns (..., V)."""
-        return F.linear(hidden, self.embedding.weight)
-
     # --- training ----------------------------------------------------------------------------
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
@@ -241,7 +232,7 @@ class LatentTransformer(nn.Module):
             positions = self._with_gold(positions, target)
         hidden, output_mask = self.decode(positions, position_mask, state)
         reconstruction, tokens = self.output.loss(
-            self.embedding.weight, hidden, output_mask, target
+            self.embedding.outputs, hidden, output_mask, target
         )
 
         losses = {"reconstruction": reconstruction, **code_losses}
@@ -269,7 +260,7 @@ class LatentTransformer(nn.Module):
 
     def _with_gold(self, positions: Tensor, target: Tensor) -> Tensor:
         """Replace some positions by the embedding of the target token that belongs there."""
-        gold = self.embed(self.output.labels(target)).to(positions.dtype)
+        gold = self.embedding(self.output.labels(target)).to(positions.dtype)
         gold = F.pad(gold, (0, 0, 0, positions.shape[1] - gold.shape[1]))
         chosen = torch.rand(positions.shape[:2], device=positions.device) < self.gold_probability
         return torch.where(chosen[..., None], gold, positions)
@@ -375,12 +366,12 @@ class LatentTransformer(nn.Module):
     def _piece_logits(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Score all pieces at each output position, (B, P, V); returns the mask (B, P) too."""
+        """Score the pieces at each output position, (B, P, W); returns the mask (B, P) too."""
         latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
         state = self.decoder.start(memory, memory_mask)
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
-        return self.logits(hidden), output_mask
+        return self.embedding.logits(hidden), output_mask
 
     def _decode_codes(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, language_model: bool

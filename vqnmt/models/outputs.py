@@ -25,7 +25,7 @@ class Output(Protocol):
         """Return the mean loss in nats a target token, and the number of target tokens.
 
         Args:
-            weight: Output embedding (V, d).
+            weight: Vectors of the pieces that may be written (W, d).
             hidden: Decoder output (B, P, d).
             mask: (B, P), True at real positions.
             target: (B, T).
@@ -75,11 +75,11 @@ class Ctc:
         """Minus the log-probability of all alignments of the target, a target token.
 
         An alignment uses only the blank and the sentence's own tokens, so only their scores are
-        laid out for the recursion: T + 1 classes in place of V.
+        laid out for the recursion: T + 1 classes in place of W.
         """
         own, classes = own_classes(target)  # (B, T + 1), (B, T)
         scores = torch.einsum("bpd,bcd->bpc", hidden, weight[own]).float()  # (B, P, T + 1)
-        logits = F.linear(hidden[mask], weight).float()  # (positions, V)
+        logits = F.linear(hidden[mask], weight).float()  # (positions, W)
         # `logsumexp` in place: it would take two copies of them, and `exp` once more in backward.
         most = logits.detach().amax(dim=-1)
         normaliser = most + logits.sub_(most[:, None]).exp_().sum(dim=-1).log()  # (positions,)

@@ -16,6 +16,7 @@ from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTran
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
 from vqnmt.models.losses import Losses
+from vqnmt.models.tokens import UNK
 from vqnmt.settings import from_mapping
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.
@@ -35,6 +36,7 @@ class TranslationConfig(PretrainedConfig):
         architecture: A key of `ARCHITECTURES`.
         settings: The architecture's config as a plain mapping.
         vocabulary_size: Pieces in the joint vocabulary.
+        written_pieces: See `TiedEmbedding.written`; None stands for all, as in older folders.
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
@@ -48,6 +50,7 @@ class TranslationConfig(PretrainedConfig):
         architecture: str = "latent",
         settings: dict[str, Any] | None = None,
         vocabulary_size: int = 1,
+        written_pieces: int | None = None,
         source_language: str = "en",
         target_language: str = "de",
         max_source_tokens: int = 256,
@@ -57,6 +60,7 @@ class TranslationConfig(PretrainedConfig):
         self.architecture = architecture
         self.settings = settings or {}
         self.vocabulary_size = vocabulary_size
+        self.written_pieces = vocabulary_size if written_pieces is None else written_pieces
         self.source_language = source_language
         self.target_language = target_language
         self.max_source_tokens = max_source_tokens
@@ -80,6 +84,12 @@ class TranslationModel(PreTrainedModel):
         self.model = module(
             from_mapping(settings, config.settings, "settings"), config.vocabulary_size
         )
+        if not UNK < config.written_pieces <= config.vocabulary_size:
+            raise VqnmtError(
+                f"config.json: written_pieces is {config.written_pieces}; it must be above {UNK} "
+                f"and at most vocabulary_size, {config.vocabulary_size}"
+            )
+        self.model.embedding.written = config.written_pieces
         self.post_init()
 
     @classmethod
@@ -95,6 +105,7 @@ class TranslationModel(PreTrainedModel):
                 architecture=architecture,
                 settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
                 vocabulary_size=model.embedding.num_embeddings,  # type: ignore
+                written_pieces=model.embedding.written,  # type: ignore
                 source_language=source_language,
                 target_language=target_language,
                 max_source_tokens=max_source_tokens,

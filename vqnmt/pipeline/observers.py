@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
 from vqnmt.evaluation.scores import score
@@ -38,6 +39,10 @@ class BleuObserver:
     def bleu(self, texts: list[str], references: Sequence[str] | None = None) -> float:
         """Score `texts` against `references`; by default those of the validation set."""
         return score(texts, references or self.valid.targets, self.target_language).bleu
+
+    def prepare(self, model: nn.Module, batches: ParallelBatches) -> None:
+        """Tell the untrained `model` what the text that it trains on says of its pieces."""
+        model.embedding.written = batches.written  # type: ignore[union-attr]
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
@@ -82,6 +87,12 @@ class LatentObserver(BleuObserver):
             with Progress("teacher on valid", len(valid), "sentences") as progress:
                 found = teacher.translate(valid.sources, beam=beam, progress=progress)
             self.imitated = [translation.text for translation in found]
+
+    def prepare(self, model: nn.Module, batches: ParallelBatches) -> None:
+        """See `BleuObserver.prepare`."""
+        super().prepare(model, batches)
+        assert isinstance(model, LatentTransformer)
+        model.repeatable.copy_(batches.repeatable(len(self.translator.vocabulary)))
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Choose the penalty of the blank, then score predicted codes and those of the targets."""

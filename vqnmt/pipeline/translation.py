@@ -106,6 +106,7 @@ class TranslationPipeline:
                     Vocabulary.train(
                         BothSides(self.corpus.train),
                         config.size,
+                        targets=self.corpus.train.targets,
                         keep_pattern=self.corpus.keep_pattern,
                         model_type=config.model_type,
                         seed=self.config.seed,
@@ -354,8 +355,7 @@ class TranslationPipeline:
         watch = observer(translator, corpus.valid, corpus.target_language)
         with stage.work():
             batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)
-            if isinstance(model, LatentTransformer):
-                model.repeatable.copy_(batches.repeatable(len(self.vocabulary)))
+            watch.prepare(model, batches)
             folder = stage.folder / "training"
             trainer = Trainer(model, batches, watch, training, folder, seed, name)
             model.load_state_dict(trainer.train())

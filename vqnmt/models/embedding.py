@@ -1,0 +1,44 @@
+"""The one table of pieces that every translation model reads and writes by."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqnmt.models.tokens import PAD
+
+
+class TiedEmbedding(nn.Embedding):
+    """Vectors of the pieces, for source, target and output (Press and Wolf 2017).
+
+    The vocabulary puts first what stands in the target text (see `Vocabulary.train`): a model need
+    not score what only ever stands in the source, in Multi30k a third of all pieces.
+
+    Args:
+        vocabulary_size: V, pieces in the joint vocabulary.
+        dim: d.
+
+    Attributes:
+        written: W, how many pieces, the first, may be written; V until training says which were.
+    """
+
+    def __init__(self, vocabulary_size: int, dim: int) -> None:
+        super().__init__(vocabulary_size, dim, padding_idx=PAD)
+        nn.init.normal_(self.weight, std=dim**-0.5)  # rows of norm 1, that serve as outputs too
+        with torch.no_grad():
+            self.weight[PAD].zero_()
+        self.written = vocabulary_size
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
+        return super().forward(tokens) * math.sqrt(self.embedding_dim)
+
+    @property
+    def outputs(self) -> Tensor:
+        """The vectors of the pieces that may be written, (W, d)."""
+        return self.weight[: self.written]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score the pieces that may be written for `hidden` (..., d); returns (..., W)."""
+        return F.linear(hidden, self.outputs)
