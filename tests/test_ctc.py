@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from vqnmt.ctc import prefix_beam_search
+from vqnmt.language_model import Use
 
 BLANK, BEGIN, END = 0, 1, 2  # as every vocabulary numbers them
 PIECES = (0, 3, 4)
@@ -18,8 +19,8 @@ class Language:
 
     size = 6
 
-    def __init__(self, weight: float) -> None:
-        self.weight, self.asked = weight, 0
+    def __init__(self, weight: float, bonus: float = 0.0) -> None:
+        self.use, self.asked = Use(weight, piece_bonus=bonus), 0
 
     def log_probability(self, first: int, second: int, piece: int) -> float:
         self.asked += 1
@@ -39,7 +40,7 @@ def collapse(path: tuple[int, ...], repeatable: set[int]) -> tuple[int, ...]:
 
 
 def best_text(
-    positions: list[list[tuple[int, float]]], weight: float, repeatable: set[int]
+    positions: list[list[tuple[int, float]]], weight: float, repeatable: set[int], bonus: float
 ) -> tuple[int, ...]:
     """Sum over all paths, then choose."""
     language, total = Language(weight), Counter()
@@ -50,28 +51,30 @@ def best_text(
     def value(text: tuple[int, ...]) -> float:
         whole = (BEGIN, BEGIN, *text, END)
         log_p = [language.log_probability(*whole[i : i + 3]) for i in range(len(text) + 1)]
-        return math.log(total[text]) + weight * sum(log_p)
+        return math.log(total[text]) + weight * sum(log_p) + bonus * len(text)
 
     return max(total, key=value)
 
 
-def search(positions, weight, repeatable):
+def search(positions, weight, repeatable, bonus=0.0):
     likely = [[(piece, math.exp(score)) for piece, score in position] for position in positions]
-    return prefix_beam_search(likely, Language(weight), repeatable, beam=1000)
+    return prefix_beam_search(likely, Language(weight, bonus), repeatable, beam=1000)
 
 
 @pytest.mark.parametrize("repeatable", [set(), {3}, {3, 4}])
-@pytest.mark.parametrize("weight", [0.0, 0.7])
+@pytest.mark.parametrize(("weight", "bonus"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.9)])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_wide_beam_finds_the_best_of_all_texts(seed, weight, repeatable, monkeypatch) -> None:
+def test_a_wide_beam_finds_the_best_of_all_texts(
+    seed, weight, bonus, repeatable, monkeypatch
+) -> None:
     monkeypatch.setattr("vqnmt.ctc._TOO_FAR", math.inf)
     generator = random.Random(seed)
     positions = []
     for _ in range(6):
         likely = generator.sample(PIECES, generator.choice([1, 2, 3, 3]))
         positions.append([(piece, -3 * generator.random()) for piece in likely])
-    tokens, places = search(positions, weight, repeatable)
-    assert tuple(tokens) == best_text(positions, weight, repeatable)
+    tokens, places = search(positions, weight, repeatable, bonus)
+    assert tuple(tokens) == best_text(positions, weight, repeatable, bonus)
     assert places == sorted(set(places)) and len(places) == len(tokens)
     for token, place in zip(tokens, places, strict=True):
         assert token in [piece for piece, _ in positions[place]]

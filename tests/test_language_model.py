@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.language_model import TrigramModel
+from vqnmt.language_model import TrigramModel, Use
 
 SIZE, BOS, EOS = 9, 1, 2
 
@@ -85,11 +85,11 @@ def test_texts_of_almost_nothing(rows) -> None:
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     model, path = counted(sentences()), tmp_path / "model.npz"
-    model.weight, model.blank_penalty = 0.25, 3.0
+    model.use = Use(0.25, 3.0, 0.5)
     model.save(path)
     loaded, copied = TrigramModel.load(path, SIZE), copy.deepcopy(model)
     for other in (loaded, copied, pickle.loads(pickle.dumps(model))):
-        assert (other.weight, other.blank_penalty) == (0.25, 3.0)
+        assert other.use == Use(0.25, 3.0, 0.5)
         for abc in itertools.product(range(SIZE), repeat=3):
             assert other.log_probability(*abc) == model.log_probability(*abc)
     with pytest.raises(VqnmtError, match=r"model.npz: is of 9 pieces, but the model has 8"):

@@ -20,7 +20,7 @@ from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.models.pretrained import TranslationModel
-from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS
+from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
 from vqnmt.rescoring import score_targets
 from vqnmt.translation import Translation, split_row
@@ -142,7 +142,9 @@ def test_models_score_the_pieces_of_their_training_targets(finished_run) -> None
 def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student")
     model = student.model.language_model
-    assert model.weight in LANGUAGE_WEIGHTS and model.blank_penalty in LANGUAGE_PENALTIES
+    assert model.use.weight in LANGUAGE_WEIGHTS
+    assert model.use.blank_penalty in LANGUAGE_PENALTIES
+    assert model.use.piece_bonus in (0.0, *PIECE_BONUSES)
     rows = student.vocabulary.encode(finished_run.lines("selected/train.de"))
     forth, back = (sum(log_probability(model, row[::d]) for row in rows) for d in (1, -1))
     assert forth > 0.7 * back, "it has seen these sentences"

@@ -46,7 +46,7 @@ def read_likely(
         The tokens of each sentence, and how many of them each of its codes writes.
     """
     # The sum over all pieces is the same for each reading: no need of a softmax.
-    scores = logits - language_model.blank_penalty * (pieces == PAD_ID)
+    scores = logits - language_model.use.blank_penalty * (pieces == PAD_ID)
     likelihoods = np.exp(scores - scores.max(axis=-1, keepdims=True))
     found = []
     for columns, names, length in zip(likelihoods.tolist(), pieces.tolist(), lengths, strict=True):
@@ -70,9 +70,9 @@ class _Prefixes:
 
     def __init__(self, language_model: TrigramModel) -> None:
         self.log_probability = language_model.log_probability
-        self.weight, self.size = language_model.weight, language_model.size
+        self.use, self.size = language_model.use, language_model.size
         self.pieces = [PAD_ID]  # the last of each; of the empty one the blank
-        self.added = [0.0]  # weight * log p(text), in nats
+        self.added = [0.0]  # weight * log p(text) + bonus * length, in nats
         self._parents, self._positions = [0], [0]  # the latter: that the piece was first read from
         self._contexts = [(BOS_ID, BOS_ID)]  # the last two pieces
         self._longer: dict[int, int] = {}
@@ -84,15 +84,16 @@ class _Prefixes:
         if longer is None:
             longer = self._longer[key] = len(self.pieces)
             self.pieces.append(piece)
-            self.added.append(self.added[prefix] + self.cost(prefix, piece))
+            bonus = self.use.piece_bonus
+            self.added.append(self.added[prefix] + self.weighted(prefix, piece) + bonus)
             self._parents.append(prefix)
             self._positions.append(position)
             self._contexts.append((self._contexts[prefix][1], piece))
         return longer
 
-    def cost(self, prefix: int, piece: int) -> float:
-        """Return what the language model adds for `piece` behind `prefix`."""
-        return self.weight * self.log_probability(*self._contexts[prefix], piece)
+    def weighted(self, prefix: int, piece: int) -> float:
+        """Return weight * log p(`piece` | `prefix`)."""
+        return self.use.weight * self.log_probability(*self._contexts[prefix], piece)
 
     def read(self, prefix: int) -> tuple[list[int], list[int]]:
         """Return the pieces of `prefix`, and the position that each was first read from."""
@@ -110,12 +111,12 @@ def prefix_beam_search(
     repeatable: Collection[int],
     beam: int,
 ) -> tuple[list[int], list[int]]:
-    """Find the text of the highest log p(text | positions) + weight * log p(text).
+    """Find the text of the highest log p(text | positions) + weight * log p(text) + bonus * length.
 
     Args:
         positions: At each position the likely pieces, `PAD_ID` for the blank, and how likely they
             are, up to a factor.
-        language_model: Says p(text), and has the weight.
+        language_model: Says p(text), and has weight and bonus.
         repeatable: The pieces that may be written twice in a row; another one that comes again
             behind blanks is the same once more.
         beam: Prefixes kept at each position.
@@ -161,6 +162,6 @@ def prefix_beam_search(
 
     def whole(one: tuple[int, float, float]) -> float:
         prefix, in_blank, in_piece = one
-        return math.log(in_blank + in_piece) + added[prefix] + prefixes.cost(prefix, EOS_ID)
+        return math.log(in_blank + in_piece) + added[prefix] + prefixes.weighted(prefix, EOS_ID)
 
     return prefixes.read(max(kept, key=whole)[0])

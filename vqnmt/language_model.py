@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,22 @@ class Tables:
     """(V,), log of what b leaves to the single pieces."""
     pieces: Floats
     """(V,), log p(c)."""
-    use: NDArray[np.float64]
-    """(2,), see `TrigramModel.weight` and `blank_penalty`."""
+    use: Floats
+    """(3,), the numbers of `Use`."""
+
+
+class Use(NamedTuple):
+    """What the model counts beside the decoder; the last two are for texts not to be too short.
+
+    Each piece costs probability under a language model.
+    """
+
+    weight: float = 0.0
+    """Of its log-probability."""
+    blank_penalty: float = 0.0
+    """Taken from the blank's score at each position, in nats."""
+    piece_bonus: float = 0.0
+    """Added for each piece of a text, in nats (the word count of Hannun et al. 2014)."""
 
 
 class TrigramModel:
@@ -64,14 +78,12 @@ class TrigramModel:
         tables: As `count` makes them.
 
     Attributes:
-        weight: What its log-probability counts beside the decoder's.
-        blank_penalty: What is taken from the blank's score beside it, in nats: each piece costs
-            probability here, so that without this readings would be too short.
+        use: Chosen by who trains the decoder.
     """
 
     def __init__(self, tables: Tables) -> None:
         self.tables, self.size = tables, len(tables.pieces)
-        self.weight, self.blank_penalty = tables.use.tolist()
+        self.use = Use(*tables.use.tolist())
         # Bisection reads single numbers, which a memoryview gives faster than an array.
         self._trigrams, self._pairs, self._bigrams = (
             np.ascontiguousarray(keys).data
@@ -83,7 +95,7 @@ class TrigramModel:
     def count(
         cls, tokens: NDArray[Any], offsets: NDArray[np.int64], vocabulary_size: int
     ) -> "TrigramModel":
-        """Count the trigrams of a text; weight and penalty are to be chosen then.
+        """Count the trigrams of a text; their use is to be chosen then.
 
         Args:
             tokens: All sentences, one behind the other.
@@ -115,7 +127,7 @@ class TrigramModel:
         values = (
             *(trigrams[kept], np.log(p_trigram[kept]), pairs, np.log(pairs_left)),
             *(bigrams, np.log(p_bigram), single_values, np.log(p_piece)),
-            np.zeros(2),
+            np.array(Use()),
         )
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
@@ -136,8 +148,7 @@ class TrigramModel:
 
     def __reduce__(self) -> tuple[type["TrigramModel"], tuple[Tables]]:
         """Copy and pickle the tables; the rest follows from them."""
-        use = np.array([self.weight, self.blank_penalty])
-        return type(self), (replace(self.tables, use=use),)
+        return type(self), (replace(self.tables, use=np.array(self.use)),)
 
     def save(self, path: Path | str) -> None:
         """Write the tables to an .npz file, whole or not at all."""
@@ -154,18 +165,18 @@ class TrigramModel:
         """
         try:
             with np.load(path) as file:
-                tables = Tables(**file)
+                model = cls(Tables(**file))
         except (OSError, ValueError, TypeError, EOFError, *_DAMAGE) as error:
             raise VqnmtError(
                 f"{path}: not a language model of vqnmt ({type(error).__name__}): copy the model "
                 "folder again or train anew"
             ) from error
-        if len(tables.pieces) != vocabulary_size:
+        if model.size != vocabulary_size:
             raise VqnmtError(
-                f"{path}: is of {len(tables.pieces)} pieces, but the model has {vocabulary_size}: "
+                f"{path}: is of {model.size} pieces, but the model has {vocabulary_size}: "
                 "copy the model folder again or train anew"
             )
-        return cls(tables)
+        return model
 
 
 def load_language_model(folder: Path, vocabulary_size: int) -> TrigramModel | None:

@@ -18,7 +18,7 @@ from vqnmt.export.folder import export_model
 from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
 from vqnmt.export.runtime import OnnxTranslator
-from vqnmt.language_model import TrigramModel
+from vqnmt.language_model import TrigramModel, Use
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
@@ -59,7 +59,7 @@ def build(
     if model.config.output == "ctc":
         text = np.random.default_rng(seed).integers(4, VOCABULARY, size=4000)
         model.language_model = TrigramModel.count(text, np.arange(0, 4001, 10), VOCABULARY)
-        model.language_model.weight, model.language_model.blank_penalty = 0.5, 0.4
+        model.language_model.use = Use(0.5, 0.4, 0.3)
     return model
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
+from vqnmt.language_model import Use
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
@@ -53,7 +54,7 @@ def test_blank_penalty_brings_the_length_of_what_the_student_learns(teacher, exp
 
 
 class Reader:
-    """Writes the reference where weight and penalty are the best, else less of it."""
+    """Writes the reference where the use is the best, else the less of it the worse it is."""
 
     vocabulary = range(10)
 
@@ -63,8 +64,7 @@ class Reader:
     def translate(self, sentences: list[str]) -> list[Translation]:
         words = self.best_path
         if self.model.language_model is not None:
-            use = self.model.language_model.weight, self.model.language_model.blank_penalty
-            words = 7 if use == (0.3, 2.0) else 5
+            words = {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(self.model.language_model.use, 5)
         return [Translation(" ".join(REFERENCE.split()[:words])) for _ in sentences]
 
 
@@ -81,5 +81,5 @@ def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output, be
     if output != "ctc" or best_path == 8:
         assert model.language_model is None, "the best path alone is better"
         return
-    assert (model.language_model.weight, model.language_model.blank_penalty) == (0.3, 2.0)
+    assert model.language_model.use == Use(0.3, 2.0, 1.0)
     assert model.language_model.log_probability(1, 5, 6) > -0.7

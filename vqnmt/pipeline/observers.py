@@ -10,7 +10,7 @@ from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
 from vqnmt.evaluation.scores import score
-from vqnmt.language_model import TrigramModel
+from vqnmt.language_model import TrigramModel, Use
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
 from vqnmt.translator import TextTranslator, Translation, Translator
@@ -22,6 +22,8 @@ LANGUAGE_WEIGHTS = (0.3, 0.5)
 """What the language model may count."""
 LANGUAGE_PENALTIES = (1.0, 2.0, 3.0, 4.0)
 """What may be taken from the blank's score beside it, in nats."""
+PIECE_BONUSES = (0.5, 1.0)
+"""What each piece may be given beside these two, in nats."""
 
 
 class BleuObserver:
@@ -116,29 +118,35 @@ class LatentObserver(BleuObserver):
     def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
         """Give a model with CTC output the trigrams of the targets that it was trained on.
 
-        Their weight and the penalty of the blank beside them are chosen as `validate` chooses; a
-        model that no choice helps gets none.
+        Their use is chosen as `validate` chooses, weight and penalty of the blank first, then the
+        bonus; a model that no weight helps gets none.
         """
         assert isinstance(model, LatentTransformer)
         if model.config.output != "ctc":
             return
         size = len(self.translator.vocabulary)
         trigrams = TrigramModel.count(targets.tokens, targets.offsets, size)
-        found = {}
-        uses = list(itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES))
-        with Progress("language model", len(uses) + 1, "settings") as progress:
-            for use in (None, *uses):
-                if use is not None:
-                    model.language_model = trigrams
-                    trigrams.weight, trigrams.blank_penalty = use
+        uses = [Use(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)]
+        with Progress("language model", len(uses) + len(PIECE_BONUSES) + 1, "settings") as progress:
+
+            def bleu() -> float:
                 translations = self.translator.translate(self.valid.sources)
-                found[use] = self.bleu([one.text for one in translations], self.imitated)
                 progress.update()
-        best = max(found, key=found.__getitem__)
-        if best is None:
-            model.language_model = None
-        else:
-            trigrams.weight, trigrams.blank_penalty = best
+                return self.bleu([one.text for one in translations], self.imitated)
+
+            without, found = bleu(), {}
+            model.language_model = trigrams
+            for use in uses:
+                trigrams.use = use
+                found[use] = bleu()
+            best = max(uses, key=found.__getitem__)
+            if found[best] <= without:
+                model.language_model = None
+                return
+            for bonus in PIECE_BONUSES:
+                trigrams.use = best._replace(piece_bonus=bonus)
+                found[trigrams.use] = bleu()
+        trigrams.use = max(found, key=found.__getitem__)
 
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
