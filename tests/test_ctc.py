@@ -5,9 +5,11 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from vqnmt.ctc import prefix_beam_search
+from vqnmt.ctc import prefix_beam_search, read_likely
+from vqnmt.errors import VqnmtError
 from vqnmt.language_model import Use
 
 BLANK, BEGIN, END = 0, 1, 2  # as every vocabulary numbers them
@@ -103,3 +105,10 @@ def test_a_long_text_is_read_too() -> None:
     positions = 3000 * [[(3, 0.06), (4, 0.06), (5, 0.06)], [(0, 0.06)]]
     tokens, places = prefix_beam_search(positions, Language(0.5), {3, 4, 5}, beam=4)
     assert places == list(range(0, 6000, 2)) and len(tokens) == 3000
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    logits, pieces = np.array([[[1.0, 0.5]], [[np.nan, np.nan]]]), np.array([[[3, 0]], [[0, 3]]])
+    assert read_likely(logits[:1], pieces[:1], [1], 1, Language(0.0), {3}) == [([3], [1])]
+    with pytest.raises(VqnmtError, match="scores are not finite: translate with dtype=fp32"):
+        read_likely(logits, pieces, [1, 1], 1, Language(0.5), {3})

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from vqnmt.errors import VqnmtError
 from vqnmt.language_model import TrigramModel
 
 MOST_LIKELY = 8
@@ -44,7 +45,14 @@ def read_likely(
 
     Returns:
         The tokens of each sentence, and how many of them each of its codes writes.
+
+    Raises:
+        VqnmtError: A likeliest piece has no finite score.
     """
+    if not np.isfinite(logits[..., 0]).all():
+        raise VqnmtError(
+            "the decoder's scores are not finite: translate with dtype=fp32, or train anew"
+        )
     # The sum over all pieces is the same for each reading: no need of a softmax.
     scores = logits - language_model.use.blank_penalty * (pieces == PAD_ID)
     likelihoods = np.exp(scores - scores.max(axis=-1, keepdims=True))
