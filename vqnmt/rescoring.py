@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqnmt.data.batches import pad
 from vqnmt.models import AutoregressiveTransformer
-from vqnmt.models.tokens import BOS, PAD, UNK, append_eos
+from vqnmt.models.tokens import BOS, PAD, append_eos
 
 # Positions whose scores over all pieces are held at once.
 _POSITIONS = 4096
@@ -37,9 +37,7 @@ def score_targets(
         return [[] for _ in targets]
     device = source.device
     rows = [tokens for candidates in targets for tokens in candidates]
-    labels = append_eos(pad(rows).to(device))  # (N, T + 1)
-    # A piece that the model never writes counts as the unknown one, which it hardly ever does.
-    labels = torch.where(labels < model.embedding.written, labels, UNK)
+    labels = append_eos(model.embedding.known(pad(rows).to(device)))  # (N, T + 1)
     inputs = F.pad(labels[:, :-1], (1, 0), value=BOS)
     state = model.decoder.start(*model.encode(source))
     state.select(torch.tensor(sentences, device=device))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqnmt.models.tokens import BOS, EOS, PAD
+from vqnmt.models.tokens import BOS, EOS, PAD, UNK
 from vqnmt.search import search
 
 
@@ -24,12 +24,15 @@ def step_log_probabilities(model, source: list[int], target: list[int]) -> list[
     return found
 
 
-def test_score_is_the_sum_of_the_steps(make_autoregressive, pairs):
+@pytest.mark.parametrize("written", [12, 7])
+def test_score_is_the_sum_of_the_steps(make_autoregressive, pairs, written):
     model = make_autoregressive().eval()
+    model.embedding.written = written
     scores = model.score(*pairs)
     assert scores.shape == (4,)
     for score, source, target in zip(scores.tolist(), *pairs, strict=True):
-        steps = step_log_probabilities(model, real(source), real(target))
+        known = [token if token < written else UNK for token in real(target)]
+        steps = step_log_probabilities(model, real(source), known)
         assert score == pytest.approx(sum(steps), rel=1e-4)
 
 

@@ -64,7 +64,7 @@ class AutoregressiveTransformer(nn.Module):
 
     def _teacher_forced(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoder's output and the label at every real position, flattened."""
-        labels = append_eos(target)  # (B, T + 1)
+        labels = append_eos(self.embedding.known(target))  # (B, T + 1)
         inputs = F.pad(labels[:, :-1], (1, 0), value=BOS)
         state = self.decoder.start(*self.encode(source))
         hidden = self.decoder(self.embedding(inputs), state, mask=None, causal=True)

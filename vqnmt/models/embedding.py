@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.models.tokens import PAD
+from vqnmt.models.tokens import PAD, UNK
 
 
 class TiedEmbedding(nn.Embedding):
@@ -33,6 +33,10 @@ class TiedEmbedding(nn.Embedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed `tokens` (...), scaled to unit variance; returns (..., d)."""
         return super().forward(tokens) * math.sqrt(self.embedding_dim)
+
+    def known(self, tokens: Tensor) -> Tensor:
+        """Take what may not be written for the unknown piece, which hardly ever is; any shape."""
+        return tokens.where(tokens < self.written, UNK)
 
     @property
     def outputs(self) -> Tensor:
