@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.layers.dropout import Dropout
+from vqnmt.layers.stack import stack
 
 
 class Convolution(nn.Module):
@@ -37,8 +38,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
+        layers = stack(lambda: Convolution(dim), convolutions, "residual convolutions")
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
-        self.convolutions = nn.ModuleList([Convolution(dim) for _ in range(convolutions)])
+        self.convolutions = layers
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

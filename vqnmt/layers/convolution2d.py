@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.layers.dropout import Dropout
+from vqnmt.layers.stack import stack
 
 
 class ResidualBlock2d(nn.Module):
@@ -93,7 +94,7 @@ class CausalConvolutions(nn.Module):
         super().__init__()
         self.above = nn.Conv2d(inputs, dim, (3, 5))
         self.left = nn.Conv2d(inputs, dim, (1, 3))
-        self.blocks = nn.ModuleList([GatedCausalBlock(dim, dropout) for _ in range(layers)])
+        self.blocks = stack(lambda: GatedCausalBlock(dim, dropout), layers, "gated layers")
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map `grid` (B, inputs, H, W) to (B, dim, H, W)."""

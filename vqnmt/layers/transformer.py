@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.layers.dropout import Dropout
+from vqnmt.layers.stack import stack
 
 
 @dataclass(kw_only=True, slots=True)
@@ -210,7 +211,7 @@ class Encoder(nn.Module):
     def __init__(self, config: TransformerConfig, layers: int) -> None:
         super().__init__()
         self.positions = Positions(config)
-        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(layers)])
+        self.layers = stack(lambda: EncoderLayer(config), layers, "encoder layers")
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TransformerConfig, layers: int) -> None:
         super().__init__()
         self.positions = Positions(config)
-        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(layers)])
+        self.layers = stack(lambda: DecoderLayer(config), layers, "decoder layers")
         self.norm = nn.LayerNorm(config.dim)
 
     def start(self, memory: Tensor, memory_mask: Tensor) -> DecoderState:

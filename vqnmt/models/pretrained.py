@@ -84,12 +84,13 @@ class TranslationModel(PreTrainedModel):
         self.model = module(
             from_mapping(settings, config.settings, "settings"), config.vocabulary_size
         )
-        if not UNK < config.written_pieces <= config.vocabulary_size:
+        written = config.written_pieces
+        if not (isinstance(written, int) and UNK < written <= config.vocabulary_size):
             raise VqnmtError(
-                f"config.json: written_pieces is {config.written_pieces}; it must be above {UNK} "
-                f"and at most vocabulary_size, {config.vocabulary_size}"
+                f"config.json: written_pieces is {written!r}; it must be a whole number above "
+                f"{UNK} and at most vocabulary_size, {config.vocabulary_size}"
             )
-        self.model.embedding.written = config.written_pieces
+        self.model.embedding.written = written
         self.post_init()
 
     @classmethod
