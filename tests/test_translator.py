@@ -154,7 +154,8 @@ def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_ru
     assert [(t.tokens, t.spans) for t in found] == [(t.tokens, t.spans) for t in alone]
     best_path = student.translate(sources, language_model=False)
     likely = []
-    for model.weight in (0.0, 0.5, 3.0):
+    for weight in (0.0, 0.5, 3.0):
+        model.use = model.use._replace(weight=weight)
         found = student.translate(sources)
         for translation in found:
             assert len(translation.spans) == len(translation.codes)
