@@ -78,7 +78,8 @@ class _Prefixes:
 
     def __init__(self, language_model: TrigramModel) -> None:
         self.log_probability = language_model.log_probability
-        self.use, self.size = language_model.use, language_model.size
+        self.size = language_model.size
+        self.weight, self.bonus = language_model.use.weight, language_model.use.piece_bonus
         self.pieces = [PAD_ID]  # the last of each; of the empty one the blank
         self.added = [0.0]  # weight * log p(text) + bonus * length, in nats
         self._parents, self._positions = [0], [0]  # the latter: that the piece was first read from
@@ -92,8 +93,7 @@ class _Prefixes:
         if longer is None:
             longer = self._longer[key] = len(self.pieces)
             self.pieces.append(piece)
-            bonus = self.use.piece_bonus
-            self.added.append(self.added[prefix] + self.weighted(prefix, piece) + bonus)
+            self.added.append(self.added[prefix] + self.weighted(prefix, piece) + self.bonus)
             self._parents.append(prefix)
             self._positions.append(position)
             self._contexts.append((self._contexts[prefix][1], piece))
@@ -101,7 +101,7 @@ class _Prefixes:
 
     def weighted(self, prefix: int, piece: int) -> float:
         """Return weight * log p(`piece` | `prefix`)."""
-        return self.use.weight * self.log_probability(*self._contexts[prefix], piece)
+        return self.weight * self.log_probability(*self._contexts[prefix], piece)
 
     def read(self, prefix: int) -> tuple[list[int], list[int]]:
         """Return the pieces of `prefix`, and the position that each was first read from."""
