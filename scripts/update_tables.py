@@ -3,7 +3,8 @@
 python scripts/update_tables.py [--check]
 
 A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of records of translation,
-`FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py.
+`FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py, which are
+known by their experiments: a file that has these alone is of a training with an experiment.
 """
 
 import re
@@ -72,7 +73,7 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
         return records
     if compared:
         return of_systems(records)
-    return [record for record in records if not of_systems([record])]
+    return [record for record in records if not of_systems([record])] or records
 
 
 def main(arguments: list[str]) -> None:
