@@ -4,7 +4,7 @@ python scripts/update_tables.py [--check]
 
 A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of records of translation,
 `FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py, which are
-known by their experiments: a file that has these alone is of a training with an experiment.
+named by their experiments.
 """
 
 import re
@@ -73,7 +73,7 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
         return records
     if compared:
         return of_systems(records)
-    return [record for record in records if not of_systems([record])] or records
+    return [record for record in records if f"experiment={record.system}" not in record.overrides]
 
 
 def main(arguments: list[str]) -> None:

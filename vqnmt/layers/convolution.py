@@ -38,6 +38,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
+        # First, to refuse an absurd number before as many norms are built.
         layers = stack(lambda: Convolution(dim), convolutions, "residual convolutions")
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
         self.convolutions = layers
