@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "vqnmt").rglob("*.py"))
 LIBRARY_AND_SCRIPTS = [*MODULES, *sorted((ROOT / "scripts").rglob("*.py"))]
-MOST_LINES = 400
+MOST_LINES = 700
 
 # Package -> what it must not import. scripts -> pipeline -> training, evaluation -> models ->
 # quantizers, layers. The quantizers are stricter still: see the last test.
