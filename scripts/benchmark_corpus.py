@@ -31,7 +31,6 @@ from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "scale" / "corpus.json"
 PAIRS = 4_500_000
 # As for WMT14: a large vocabulary, and some 3,000 sentences for validation and as many for testing.
 SETTINGS = [
@@ -147,7 +146,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--gz", action="store_true", help="the made-up files are compressed")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", default=RECORDS, help="file of records to write")
+    parser.add_argument("--records", help="file that gets the records; default: none")
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_nmt.py")
     options = parser.parse_args(arguments)
     if options.pairs < 1:
@@ -157,7 +156,8 @@ def main(arguments: list[str]) -> None:
     (Path(options.folder) / ".probe").unlink()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
         record = measure(Path(folder), options)
-    write_records(options.records, [record])
+    if options.records:
+        write_records(options.records, [record])
     print(preparation_table([record]))
 
 

@@ -33,7 +33,6 @@ from vqnmt.translator import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.
 DEEP_SHALLOW = "students/ar_*/student"
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "latency"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -49,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the training, for the records")
     parser.add_argument("--profile", action="store_true", help="only profile an exported student")
     parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of --profile")
-    parser.add_argument("--results", default=RESULTS, help="folder for records and picture")
+    parser.add_argument("--results", help="folder for records and picture; default: RUN/latency")
     options = parser.parse_args(arguments)
     for name in ("sentences", "rounds"):
         if getattr(options, name) < 1:
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> None:
             metrics=metrics,
         )
 
-    results = Path(options.results)
+    results = Path(options.results or folder / "latency")
     with tempfile.TemporaryDirectory() as exports:
         if options.profile:
             export_model(models["student"], f"{exports}/student", options.precision)

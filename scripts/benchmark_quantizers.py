@@ -13,7 +13,6 @@ import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -30,7 +29,6 @@ from vqnmt.evaluation.speed import median_ratio, peak_memory, speed_table, time_
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.training.memory import keep_freed_memory
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "quantizers" / "speed.json"
 SYSTEMS = ("ema", "soft_em", "hard_em", "gradient")
 SIZES = ("4096x512x4096", "4096x512x16384", "65536x64x512", "16384x512x65536")
 # Above as many distances the peer, which holds several copies of all N x K, is left out.
@@ -190,7 +188,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU; default: what torch chooses")
     parser.add_argument("--device", help="cpu or cuda; default: both where there is a GPU")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", default=RECORDS, help="file of records to write")
+    parser.add_argument("--records", help="file that gets the records; default: none")
     options = parser.parse_args(arguments)
     options.overrides = [] if options.pairs == 5 else [f"pairs={options.pairs}"]
     if options.pairs < 1:
@@ -206,7 +204,8 @@ def main(arguments: list[str]) -> None:
     for device in [options.device] if options.device else devices:
         for size in sizes:
             records += measure(size, torch.device(device), options)
-            write_records(options.records, records)
+            if options.records:
+                write_records(options.records, records)
     print(speed_table(records))
 
 

@@ -39,7 +39,6 @@ from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
 from vqnmt.training.metrics import rates, read_metrics
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "scale" / "training.json"
 PAIRS = 20_000
 # Steps between two readings of the clock; the first reading, with its k-means, is left out.
 LAP = 10
@@ -177,7 +176,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=60, help="of each training")
     parser.add_argument("--rounds", type=int, default=3, help="trainings with each number")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", default=RECORDS, help="file of records to write")
+    parser.add_argument("--records", help="file that gets the records; default: none")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     options.overrides = overrides
@@ -188,7 +187,8 @@ def main(arguments: list[str]) -> None:
         train(options.worker, options.steps, options.seed, options.overrides)
         return
     records = measure(options)
-    write_records(options.records, records)
+    if options.records:
+        write_records(options.records, records)
     print(scaling_table(records))
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from vqnmt.pipeline.stage import as_text
+from vqnmt.settings import to_flat
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -33,3 +36,22 @@ def test_command_lines_of_the_readme_compose(monkeypatch):
     for arguments in commands:
         overrides = [word for word in arguments.split() if "=" in word]
         assert command_line.load_config("train_nmt", overrides)
+
+
+def test_defaults_that_training_md_names_are_those_of_the_configs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    load_config = __import__("command_line").load_config
+    defaults = to_flat(load_config("train_nmt", []))
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE)
+    settings = [(key, cell) for key, cell in rows if key in defaults]
+    assert len(settings) > 10
+    for key, cell in settings:
+        first, *others = cell.replace("`", "").split("; ")
+        assert as_text(defaults[key]) == first, key
+        for other in others:
+            value, _, choices = other.partition(" with ")
+            group, _, names = choices.partition("=")
+            for name in re.findall(r"\w+", names.replace(" and ", " ")):
+                found = to_flat(load_config("train_nmt", [f"{group}={name}"]))[key]
+                assert as_text(found) == value, (key, name)

@@ -130,8 +130,8 @@ class PipelineConfig:
     """How the student translates."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is measured."""
-    records: str | None = "results/translation"
-    """Folder of the run records by corpus; null keeps them in the run folder alone."""
+    records: str | None = None
+    """Folder that gets the run records too, by corpus; null keeps them in the run folder alone."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

@@ -88,8 +88,9 @@ class ImagePipelineConfig:
     """How the prior is trained on the finished model's codes, where it is not trained along."""
     evaluation: ImageEvaluationConfig = field(default_factory=ImageEvaluationConfig)
     """What is measured."""
-    records: str | None = "results/image"
-    """Folder of the run records by data set; null keeps them in the run folder alone."""
+    records: str | None = None
+    """Folder that gets the run records too, by data set; null keeps them in the run folder
+    alone."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
