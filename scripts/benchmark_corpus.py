@@ -27,7 +27,7 @@ from vqnmt.evaluation.records import (
     write_records,
 )
 from vqnmt.evaluation.scaling import preparation_table
-from vqnmt.files import atomic_write_text
+from vqnmt.files import check_writable
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
 
@@ -151,9 +151,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.pairs < 1:
         raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
-    # Made now, so that a place that cannot be written is told before the work.
-    atomic_write_text(Path(options.folder) / ".probe", "")
-    (Path(options.folder) / ".probe").unlink()
+    check_writable(options.folder, "--folder")
+    Path(options.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
         record = measure(Path(folder), options)
     if options.records:

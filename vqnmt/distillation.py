@@ -10,7 +10,6 @@ number: a part is translated alone, and its place does not depend on who transla
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from vqnmt.data.filters import collapse_whitespace
 from vqnmt.data.lines import Lines
 from vqnmt.data.splits import text_mark
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_write_lines, atomic_write_text
+from vqnmt.files import atomic_write_lines, atomic_write_text, temporary_folder
 from vqnmt.progress import Progress, say
 from vqnmt.translator import TextTranslator
 
@@ -152,8 +151,8 @@ def _merge(
 ) -> None:
     """Write line `part_line[i]` of the joined parts, or an empty one for -1, as line i."""
     merged.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".merge-") as folder:
-        joined = Path(folder) / "joined"
+    with temporary_folder(merged.parent) as folder:
+        joined = folder / "joined"
         with open(joined, "w", encoding="utf-8", newline="\n") as file:
             for path, count in zip(paths, counts, strict=True):
                 texts = _read(path, count)

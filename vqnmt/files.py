@@ -1,15 +1,35 @@
-"""Files that are either complete or absent, whatever interrupts the writer."""
+"""Files that are either complete or absent, whatever interrupts the writer.
+
+While a file is written, it stands beside its place under a name that nobody can foresee:
+`.<name>.<process>.<8 characters>.tmp`. What a killed process has left of these is removed by
+`remove_leftovers`.
+"""
 
 import contextlib
 import errno
+import functools
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from vqnmt.errors import VqnmtError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_PLACE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
+# What file systems of networks and of user space answer to what only local disks can do.
+UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)
+_TEMPORARY = re.compile(r"\..+\.\d+(\.[a-z0-9_]{8})?\.tmp")  # older versions drew no characters
 
 
 def _is_full(temporary: Path, error: Exception) -> bool:
@@ -29,21 +49,25 @@ def _is_full(temporary: Path, error: Exception) -> bool:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of `path` and move it onto `path` when the block succeeds.
 
-    The temporary file is flushed to disk before the move, so that `path` holds either its old
-    or its new content even after a power cut. On any failure the temporary file is removed and
-    `path` stays as it was.
+    The temporary file is there already, empty. It is flushed to disk before the move, so that
+    `path` holds either its old or its new content even after a power cut. On any failure the
+    temporary file is removed and `path` stays as it was. Of a symbolic link the file that it leads
+    to is replaced; the link stays.
 
     Raises:
-        VqnmtError: The disk is full or the place cannot be written.
+        VqnmtError: The disk is full, the place cannot be written, or a device or pipe is there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    # A name may have 255 bytes.
+    temporary = place.with_name(f".{place.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_kind(place, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _create(temporary)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _flush(temporary)
+        os.replace(temporary, place)
     except VqnmtError:
         raise
     except Exception as error:
@@ -59,6 +83,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # there is none, or not even a folder for it
             temporary.unlink()
+
+
+def _check_kind(place: Path, path: Path) -> None:
+    """Refuse to put a file where a device, a pipe or a socket is."""
+    with contextlib.suppress(OSError):
+        mode = place.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise VqnmtError(f"{path}: cannot be replaced (it is no regular file): name a file")
+
+
+def _create(path: Path) -> None:
+    """Make an empty file; whatever stands there already, a link say, is not followed."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            _warn("files cannot be flushed to this disk, and a power cut may lose the last of them")
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Print a warning once."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
@@ -82,3 +135,82 @@ def atomic_write_lines(path: Path | str, lines: Iterable[str]) -> None:
         open(temporary, "w", encoding="utf-8", newline="\n") as file,
     ):
         file.writelines(line + "\n" for line in lines)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent` that is removed afterwards, by `remove_leftovers` at last."""
+    prefix = f".folder.{os.getpid()}."
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix, suffix=".tmp") as folder:
+        yield Path(folder)
+
+
+def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Remove temporary files and folders that killed processes have left in `folder`.
+
+    Args:
+        folder: No other process may write there now.
+        below: Whether its subfolders are searched too.
+    """
+    for path in [*(folder.rglob if below else folder.glob)(".*.tmp")]:
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def check_writable(folder: Path | str, key: str) -> None:
+    """Refuse, before hours of work, a folder that cannot be made or written; leave no trace.
+
+    Args:
+        folder: It need not be there yet.
+        key: The setting that names it, for the message.
+
+    Raises:
+        VqnmtError: Says why not.
+    """
+    place = Path(folder).absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    temporary = place / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        _create(temporary)
+    except OSError as error:
+        raise VqnmtError(
+            f"{key}={folder}: {place} cannot be written ({error.strerror}): name another folder"
+        ) from error
+    temporary.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
+    """Keep other processes out of the block while it runs, by a lock on the file `path`.
+
+    The file is removed afterwards. A process that is killed locks nothing. Where the file system
+    has no locks, the block runs without one, after a warning.
+
+    Args:
+        path: Of the lock file, in a folder that is there.
+        seconds: How long to wait for another process.
+        remedy: What its user can do where that is too short.
+
+    Raises:
+        VqnmtError: Another process holds the lock.
+    """
+    lock = FileLock(path, timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise VqnmtError(f"{path}: held by another process, {remedy}") from None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn("this disk has no locks: start only one command at a time that writes there")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # still held: who waits for it sees that its name is gone
+        lock.release()

@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from vqnmt.data.batches import pad
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
 from vqnmt.language_model import LANGUAGE_MODEL, load_language_model
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
@@ -145,8 +144,7 @@ class Translator(BatchTranslator):
             self.model, self.source_language, self.target_language, self.max_source_tokens
         )
         language_model = getattr(self.model, "language_model", None)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            new = Path(temporary)
+        with temporary_folder(folder) as new:
             try:
                 wrapped.save_pretrained(new)
                 if language_model is not None:

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_truly_full_disk_is_told_as_such(tmp_path):
+def test_a_truly_full_disk_is_told_as_such(tmp_path, monkeypatch):
     # The temporary file is a link to the device that is always full.
     checkpoints = Checkpoints(tmp_path, keep=1, average=1)
     state = {"step": 2, "values": torch.zeros(100_000)}
@@ -80,7 +79,7 @@ def test_a_truly_full_disk_is_told_as_such(tmp_path):
     (path,) = tmp_path.iterdir()
     path.unlink()
     checkpoints.save(1, {"step": 1})
-    (tmp_path / f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr("vqnmt.files._create", lambda path: path.symlink_to("/dev/full"))
     with pytest.raises(VqnmtError, match="the disk is full"):
         checkpoints.save(2, state)
     assert steps(tmp_path) == ["checkpoint-1.pt"]

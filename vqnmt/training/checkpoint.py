@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path
+from vqnmt.files import atomic_path, remove_leftovers
 from vqnmt.progress import say
 
 # Hexadecimal digits of the SHA-256 in a file's name.
@@ -75,11 +75,6 @@ class Series:
         say(f"warning: {path}: damaged, its checksum is not the one in its name; passed over")
         return None
 
-    def remove_temporaries(self) -> None:
-        """Remove what a process that was killed has left of a write."""
-        for path in self.folder.glob(f".{self.name}-*.tmp"):
-            path.unlink()
-
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGITS]
@@ -117,8 +112,7 @@ class Checkpoints:
         Raises:
             VqnmtError: There are checkpoints, but none is whole.
         """
-        for series in (self._states, self._weights):
-            series.remove_temporaries()
+        remove_leftovers(self.folder)
         paths = self._states.paths()
         for path in reversed(paths):
             if self._states.read(path) is not None:
