@@ -12,6 +12,10 @@ from vqnmt.errors import VqnmtError
 
 SettingsT = TypeVar("SettingsT")
 
+NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
+"""Metadata of a field that changes no weight, no translation and no score: how often a training
+reports, or where a file of known content stands. What has been made with another value is used."""
+
 
 def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "") -> SettingsT:
     """Build the dataclass `kind` from `values`, nested dataclasses included.
@@ -90,6 +94,28 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         (inner,) = typing.get_args(hint)
         return [_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value)]
     return value
+
+
+def deciding(settings: Any) -> dict[str, Any]:
+    """Return what `dataclasses.asdict` does, without the fields that decide no number."""
+    values = {}
+    for f in dataclasses.fields(settings):
+        if not f.metadata.get("decides no number"):
+            value = getattr(settings, f.name)
+            values[f.name] = deciding(value) if dataclasses.is_dataclass(value) else value
+    return values
+
+
+def undecided(settings: Any, path: str = "") -> list[str]:
+    """List the dotted keys under `path` of the fields that decide no number."""
+    keys = []
+    for f in dataclasses.fields(settings):
+        key, value = _join(path, f.name), getattr(settings, f.name)
+        if f.metadata.get("decides no number"):
+            keys.append(key)
+        elif dataclasses.is_dataclass(value):
+            keys += undecided(value, key)
+    return keys
 
 
 def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -3,28 +3,30 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from vqnmt.data.catalogue import Entry, catalogue_entry
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
+from vqnmt.data.readers import content_checksum
 from vqnmt.data.sources import file_checksum
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import NO_NUMBER, deciding
 
 
 @dataclass(kw_only=True, slots=True)
 class TextFiles:
     """The user's own text: one TSV, or a pair of files; .gz and .xz are accepted."""
 
-    tsv: str | None = None
+    tsv: str | None = field(default=None, metadata=NO_NUMBER)
     """File of lines "source, tab, target"."""
 
-    source: str | None = None
+    source: str | None = field(default=None, metadata=NO_NUMBER)
     """File of source sentences, one a line."""
 
-    target: str | None = None
+    target: str | None = field(default=None, metadata=NO_NUMBER)
     """File of their translations, line by line."""
 
     def pieces(self, key: str) -> tuple[Piece, ...]:
@@ -61,7 +63,7 @@ class CorpusConfig:
     target_language: str = "de"
     """Language code to translate into."""
 
-    cache: str = "data"
+    cache: str = field(default="data", metadata=NO_NUMBER)
     """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
 
     train: TextFiles = field(default_factory=TextFiles)
@@ -172,19 +174,39 @@ class CorpusConfig:
         )
 
     def fingerprint(self) -> str:
-        """Return a digest of all that decides the prepared files: values, checksums, own files.
+        """Return a digest of all that decides the prepared files: values, checksums, own text.
+
+        The user's own files count by what they hold, decompressed, wherever they stand.
+
+        Raises:
+            VqnmtError: One of the user's own files is missing.
+        """
+        if self.name != "files":
+            return self.older_fingerprint()
+        parts = {key: getattr(self, key).pieces(key) for key in ("train", "valid", "test")}
+        entry = replace(self.entry(), train=(), valid=(), tests={})
+        contents = {
+            key: [[content_checksum(path) for path in self._own(piece)] for piece in pieces]
+            for key, pieces in parts.items()
+        }
+        return _digest([self.FORMAT, deciding(self), contents, repr(entry)])
+
+    def older_fingerprint(self) -> str:
+        """Return the fingerprint of older versions, which covers the places of own files too.
 
         Raises:
             VqnmtError: One of the user's own files is missing.
         """
         values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
         del values["cache"]
-        own = [
-            path
-            for key in ("train", "valid", "test")
-            for piece in getattr(self, key).pieces(key)
-            for path in piece.files(self.source_language, self.target_language)
-        ]
-        contents = [file_checksum(path) for path in own]
-        text = json.dumps([self.FORMAT, values, contents, repr(self.entry())], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        pieces = [p for key in ("train", "valid", "test") for p in getattr(self, key).pieces(key)]
+        contents = [file_checksum(path) for piece in pieces for path in self._own(piece)]
+        return _digest([self.FORMAT, values, contents, repr(self.entry())])
+
+    def _own(self, piece: Piece) -> list[Path]:
+        files = piece.files(self.source_language, self.target_language)
+        return [file for file in files if isinstance(file, Path)]
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

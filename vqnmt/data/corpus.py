@@ -10,7 +10,7 @@ test set is kept as it is.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """
     folder = Path(folder)
     fingerprint = config.fingerprint()
-    corpus = _prepared(folder, fingerprint) if PartialState().is_main_process else None
+    accepted = (fingerprint, config.older_fingerprint())
+    corpus = _prepared(folder, accepted) if PartialState().is_main_process else None
     # One process decides for all: they look at different times, but build together.
     missing, expected = broadcast_object_list([corpus is None, fingerprint])
     if fingerprint != expected:
@@ -109,10 +110,10 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     return corpus or load_corpus(folder)
 
 
-def _prepared(folder: Path, fingerprint: str) -> Corpus | None:
+def _prepared(folder: Path, fingerprints: Collection[str]) -> Corpus | None:
     """Return the corpus in `folder`; None if it is another one or damaged."""
     report = read_report(folder)
-    if report is not None and report["fingerprint"] == fingerprint:
+    if report is not None and report["fingerprint"] in fingerprints:
         try:
             return load_corpus(folder)
         except VqnmtError as error:

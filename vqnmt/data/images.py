@@ -1,7 +1,7 @@
 """Images for the image models: CIFAR-10, or a folder of the user's own."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vqnmt.data.cifar import Images
 from vqnmt.data.splits import HashSplit
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
+from vqnmt.settings import NO_NUMBER
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -26,17 +27,17 @@ class ImageDataConfig:
 
     name: str = "cifar10"
     """`cifar10`, or `folder` for the user's own PNG and JPEG files."""
-    cache: str = "data"
+    cache: str = field(default="data", metadata=NO_NUMBER)
     """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
     size: int = 32
     """Height and width in pixels."""
     resize: bool = False
     """Whether images of another size are cropped to a square and resized; else they are refused."""
-    train: str | None = None
+    train: str | None = field(default=None, metadata=NO_NUMBER)
     """name=folder only: the folder of training images, searched with its subfolders."""
-    valid: str | None = None
+    valid: str | None = field(default=None, metadata=NO_NUMBER)
     """name=folder only: the validation images; None: split off the training images."""
-    test: str | None = None
+    test: str | None = field(default=None, metadata=NO_NUMBER)
     """name=folder only: the test images; None: split off the training images."""
     valid_share: float = 0.1
     """Share of the training images for validation. CIFAR-10: 0.1 are the last 5,000. A folder: by
@@ -216,10 +217,3 @@ def batches_in_order(images: Images, size: int) -> list[Tensor]:
     """Cut `images` (N, 3, H, W) into batches of at most `size`, as uint8 tensors."""
     parts = (images[i : i + size] for i in range(0, len(images), size))
     return [torch.from_numpy(part.copy()) for part in parts]
-
-
-def deciding_settings(config: ImageDataConfig) -> dict[str, Any]:
-    """The settings that decide the images: all but where downloads stand."""
-    settings = asdict(config)
-    del settings["cache"]
-    return settings

@@ -5,6 +5,7 @@ line, because a reader that split on them would misalign every pair that follows
 """
 
 import gzip
+import hashlib
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
@@ -64,6 +65,27 @@ def count_lines(path: Path) -> int:
         while block := file.read(1 << 20):
             count += block.count(b"\n")
     return count
+
+
+def content_checksum(path: Path) -> str:
+    """Return "sha256:hex" of what a file holds, decompressed.
+
+    Of a file that cannot be decompressed it is that of the bytes up to there: who reads the lines
+    says what is wrong.
+
+    Raises:
+        VqnmtError: The file is missing or unreadable.
+    """
+    digest = hashlib.sha256()
+    try:
+        with suppress(EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile), _open(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise VqnmtError(f"{path}: there is no such file: check the path") from error
+    except OSError as error:
+        raise VqnmtError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    return f"sha256:{digest.hexdigest()}"
 
 
 def read_parallel(source: Path | str, target: Path | str) -> Iterator[Pair]:

@@ -1,8 +1,8 @@
 """The image track's job: images, model, prior; `image_evaluation` measures what comes of it."""
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from vqnmt.data.images import (
     ImageBatches,
     ImageData,
     batches_in_order,
-    deciding_settings,
     load_images,
 )
 from vqnmt.evaluation.likelihood import bits_per_dimension
@@ -36,6 +35,7 @@ from vqnmt.pipeline.image_config import ImagePipelineConfig, ImageTrainingConfig
 from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers import Quantizer
+from vqnmt.settings import deciding, undecided
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
 
@@ -77,9 +77,13 @@ class ImagePipeline:
         with PartialState().main_process_first():
             self.data = load_images(self.config.data)
         facts = self.data.facts()
-        stage = self.stage("data", deciding_settings(self.config.data) | {"the images": facts})
+        stage = self.stage(
+            "data",
+            deciding(self.config.data) | {"the images": facts},
+            ignored=undecided(self.config.data),
+        )
         if PartialState().is_main_process and not stage.has("data.json"):
-            with stage.work():
+            with stage.work("data.json"):
                 atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
         PartialState().wait_for_everyone()
         counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
@@ -90,12 +94,13 @@ class ImagePipeline:
         config = self.config
         settings = {
             "model": dataclasses.asdict(config.model),
-            "model_training": dataclasses.asdict(config.model_training),
+            "model_training": deciding(config.model_training),
             "seed": config.seed,
         }
         if config.fits_prior:  # another prior needs no other model
             del settings["model"]["prior"]  # type: ignore[attr-defined]
-        stage = self.stage("model", settings, after="data")
+        ignored = undecided(config.model_training, "model_training")
+        stage = self.stage("model", settings, after="data", ignored=ignored)
         if not self._trained_already(stage):
             set_seed(config.seed)
             model = build_image_model(config.model, config.data.size)
@@ -103,7 +108,7 @@ class ImagePipeline:
             images = self.data.train
             batches = ImageBatches(images, training.batch_images, config.seed, training.flip)
             observer = ImageObserver(self.data.valid, config.evaluation.batch_images)
-            with stage.work():
+            with stage.work(*MODEL_FILES):
                 self._train(stage, model, batches, observer, training)
                 save_on_main(model, stage.folder)
         self.model = load_image_model(stage.folder)
@@ -113,10 +118,11 @@ class ImagePipeline:
         config, training = self.config, self.config.prior_training
         settings = {
             "prior": dataclasses.asdict(config.model.prior),
-            "prior_training": dataclasses.asdict(training),
+            "prior_training": deciding(training),
             "seed": config.seed,
         }
-        stage = self.stage("prior", settings, after="model")
+        ignored = undecided(training, "prior_training")
+        stage = self.stage("prior", settings, after="model", ignored=ignored)
         if not self._trained_already(stage):
             model = self.model
             assert isinstance(model, VQVAE)
@@ -125,7 +131,7 @@ class ImagePipeline:
             fresh = build_image_model(config.model, config.data.size)
             assert isinstance(fresh, VQVAE)
             model.prior, model.config = fresh.prior.requires_grad_(True), config.model
-            with stage.work():
+            with stage.work(*MODEL_FILES):
                 codes = [all_codes(model, self.data.train, config.evaluation.batch_images)]
                 if training.flip:
                     mirrored = self.data.train[..., ::-1]
@@ -144,13 +150,17 @@ class ImagePipeline:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def stage(self, name: str, settings: dict[str, Any], after: str | None = None) -> Stage:
+    def stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        after: str | None = None,
+        ignored: Collection[str] = (),
+    ) -> Stage:
         """Open a stage whose settings include a digest of all that stands before it."""
         if after is not None:
-            before = json.dumps(self.stages[after].settings, sort_keys=True)
-            digest = hashlib.sha256(before.encode()).hexdigest()[:12]
-            settings = settings | {f"digest of {after}": digest}
-        self.stages[name] = Stage(self.folder / name, settings)
+            settings = settings | {f"digest of {after}": self.stages[after].digest}
+        self.stages[name] = Stage(self.folder / name, settings, ignored)
         return self.stages[name]
 
     def _trained_already(self, stage: Stage) -> bool:

@@ -68,9 +68,8 @@ def load_teacher(
             "warm_start=false"
         )
     teacher.max_source_tokens = config.max_source_tokens  # our models take any length
-    # A training may have gone on in that folder since.
-    settings["digest of the teacher"] = file_checksum(Path(name) / "model.safetensors")
-    return teacher, settings
+    # A training may have gone on in that folder since; another folder may hold the same.
+    return teacher, {"digest of the teacher": file_checksum(Path(name) / "model.safetensors")}
 
 
 def _is_model_folder(folder: Path) -> bool:

@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +22,7 @@ from vqnmt.distillation import distill, select
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
+from vqnmt.language_model import LANGUAGE_MODEL
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
 from vqnmt.models.pretrained import ARCHITECTURES
@@ -34,6 +33,7 @@ from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.stage import Stage
 from vqnmt.pipeline.teachers import load_teacher
 from vqnmt.progress import say
+from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
@@ -82,10 +82,13 @@ class TranslationPipeline:
     def prepare_corpus(self) -> None:
         """Stage 1: fetch, split and filter the text."""
         config = self.config.corpus
-        asked = dataclasses.asdict(config)
-        del asked["cache"]  # where downloads stand decides nothing
-        # The fingerprint covers the contents of the user's own files too.
-        stage = self.stage("corpus", {"corpus": asked, "digest of the text": config.fingerprint()})
+        stage = self.stage(
+            "corpus",
+            # The fingerprint covers the contents of the user's own files too.
+            {"corpus": deciding(config), "digest of the text": config.fingerprint()},
+            ignored=undecided(config, "corpus"),
+            older={"digest of the text": config.older_fingerprint()},
+        )
         with stage.work_unless_it_has("corpus.json"):
             self.corpus = prepare_corpus(config, stage.folder)
         report = self.corpus.report["parts"]
@@ -102,7 +105,7 @@ class TranslationPipeline:
         path = stage.folder / "spm.model"
         with PartialState().main_process_first():
             if not stage.has("spm.model"):
-                with stage.work():
+                with stage.work(path.name):
                     Vocabulary.train(
                         BothSides(self.corpus.train),
                         config.size,
@@ -128,10 +131,11 @@ class TranslationPipeline:
             return
         settings = {
             "teacher_model": dataclasses.asdict(config.teacher_model),
-            "teacher_training": dataclasses.asdict(config.teacher_training),
+            "teacher_training": deciding(config.teacher_training),
             **self._common_settings(),
         }
-        stage = self.stage("teacher", settings, after="vocabulary")
+        ignored = undecided(config.teacher_training, "teacher_training")
+        stage = self.stage("teacher", settings, after="vocabulary", ignored=ignored)
         if not self._trained_already(stage):
             set_seed(config.seed)
             model = AutoregressiveTransformer(config.teacher_model, len(self.vocabulary))
@@ -151,15 +155,9 @@ class TranslationPipeline:
         sources = self.corpus.train.sources
         path = stage.folder / f"train.{self.corpus.target_language}"
         if not stage.has(path.name):
-            with stage.work():
+            with stage.work(path.name):
                 self._translate(sources, path)
-        lines = Lines(path)
-        if len(lines) != len(sources):
-            raise VqnmtError(
-                f"{path}: has {len(lines)} lines for {len(sources)} sources: remove the folder to "
-                "distill again"
-            )
-        return ParallelText(sources, lines)
+        return ParallelText(sources, _lines(path, len(sources)))
 
     def select(self, text: ParallelText) -> ParallelText:
         """Stage 4, further: the teacher's translations, where close to the references, or these."""
@@ -167,9 +165,9 @@ class TranslationPipeline:
         stage = self.stage("selected", {"selection": least}, after="distilled")
         path = stage.folder / f"train.{self.corpus.target_language}"
         if not stage.has(path.name):
-            with stage.work():
+            with stage.work(path.name):
                 select(text.targets, references, path, least)
-        return ParallelText(text.sources, Lines(path))
+        return ParallelText(text.sources, _lines(path, len(text)))
 
     def recombine(self, text: ParallelText) -> ParallelText:
         """Stage 4, further: made-up sources, translated by the teacher too, behind those of `text`.
@@ -183,7 +181,7 @@ class TranslationPipeline:
         names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
         paths = [stage.folder / name for name in names]
         if not stage.has(*names):
-            with stage.work():
+            with stage.work(*names):
                 seed, wanted = config.seed, count * len(text)
                 made = recombine(text.sources, wanted, seed, corpus.held_out_sources)
                 say(f"recombination: {len(made):,} sources made of {len(text):,}")
@@ -193,7 +191,8 @@ class TranslationPipeline:
                     atomic_write_lines(paths[0], chain(text.sources, made))
                     atomic_write_lines(paths[1], chain(text.targets, Lines(translated)))
                 PartialState().wait_for_everyone()
-        return ParallelText(*(Lines(path) for path in paths))
+        sources = Lines(paths[0])
+        return ParallelText(sources, _lines(paths[1], len(sources)))
 
     def student_text(self) -> ParallelText:
         """Return what the student trains on: raw or distilled, with made-up sources or without."""
@@ -240,7 +239,7 @@ class TranslationPipeline:
         config, key = self.config, STUDENTS[self.config.student]
         settings = {
             key: dataclasses.asdict(getattr(config, key)),
-            "student_training": dataclasses.asdict(config.student_training),
+            "student_training": deciding(config.student_training),
             **self._common_settings(),
             "distill": config.distill,
             "warm_start": config.warm_start,
@@ -249,7 +248,8 @@ class TranslationPipeline:
         if config.teacher != "own" and uses_teacher and isinstance(self.teacher, Translator):
             settings |= self.teacher_settings
         after = self.before_student if self.before_student in self.stages else "vocabulary"
-        return self.stage("student", settings, after=after)
+        ignored = undecided(config.student_training, "student_training")
+        return self.stage("student", settings, after=after, ignored=ignored)
 
     def with_student(self, config: PipelineConfig, folder: Path) -> "TranslationPipeline":
         """Return a pipeline that shares all stages before the student, with one of its own.
@@ -264,13 +264,29 @@ class TranslationPipeline:
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def stage(self, name: str, settings: dict[str, Any], after: str | None = None) -> Stage:
-        """Open a stage whose settings include a digest of all that stands before it."""
+    def stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        after: str | None = None,
+        ignored: Collection[str] = (),
+        older: Mapping[str, Any] | None = None,
+    ) -> Stage:
+        """Open a stage whose settings include a digest of all that stands before it.
+
+        Args:
+            name: Of its folder.
+            settings: See `Stage`.
+            after: The stage before it.
+            ignored: See `Stage`.
+            older: See `Stage`.
+        """
         if after is not None:
-            before = json.dumps(self.stages[after].settings, sort_keys=True)
-            digest = hashlib.sha256(before.encode()).hexdigest()[:12]
-            settings = settings | {f"digest of {after}": digest}
-        self.stages[name] = Stage(self.folder / name, settings)
+            settings = settings | {f"digest of {after}": self.stages[after].digest}
+        # Of a teacher with a digest the place decides nothing; older versions wrote it down.
+        if "digest of the teacher" in settings:
+            ignored = [*ignored, "teacher"]
+        self.stages[name] = Stage(self.folder / name, settings, ignored, older)
         return self.stages[name]
 
     def _common_settings(self) -> dict[str, Any]:
@@ -353,7 +369,7 @@ class TranslationPipeline:
         languages = (corpus.source_language, corpus.target_language)
         translator = Translator(model, self.vocabulary, *languages, max_source_tokens=limit)
         watch = observer(translator, corpus.valid, corpus.target_language)
-        with stage.work():
+        with stage.work(*MODEL_FILES, LANGUAGE_MODEL):
             batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)
             watch.prepare(model, batches)
             folder = stage.folder / "training"
@@ -398,3 +414,18 @@ class TranslationPipeline:
             f"the filters, {pairs - len(batches):,} over {limit} tokens"
         )
         return batches
+
+
+def _lines(path: Path, count: int) -> Lines:
+    """Open a text that a stage has left.
+
+    Raises:
+        VqnmtError: It has not `count` lines.
+    """
+    lines = Lines(path)
+    if len(lines) != count:
+        raise VqnmtError(
+            f"{path}: has {len(lines):,} lines instead of {count:,}: remove this file and start "
+            "the same command again, which makes it anew"
+        )
+    return lines

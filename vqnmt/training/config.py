@@ -1,9 +1,10 @@
 """The settings of a training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import NO_NUMBER
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,17 +35,17 @@ class TrainingConfig:
     skip_factor: float = 100.0
     """A step whose gradient is not finite, or over so many times the average norm of the steps
     before, is left out."""
-    skip_limit: int = 20
+    skip_limit: int = field(default=20, metadata=NO_NUMBER)
     """So many steps left out in a row end the training."""
     precision: str = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 where the processor has matrix units for it."""
-    log_every: int = 25
+    log_every: int = field(default=25, metadata=NO_NUMBER)
     """Steps between two rows of metrics.jsonl."""
     validate_every: int = 200
     """Steps between two validations; each also saves a checkpoint and a snapshot of weights."""
     average: int = 5
     """The trained model is the mean of the last so many snapshots."""
-    keep: int = 2
+    keep: int = field(default=2, metadata=NO_NUMBER)
     """Checkpoints kept to resume from; that of the best validation stays beside them."""
 
     def __post_init__(self) -> None:
