@@ -6,12 +6,14 @@ Uses the corpus, teacher and distilled text of a run that train_nmt.py has made 
 and its student's encoder outputs. What is done is skipped. Keys: configs/compare_quantizers.yaml.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.pipeline import PipelineConfig
+from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.collapse import CollapseConfig
 from vqnmt.pipeline.comparison import QuantizerComparison
 from vqnmt.quantizers import QuantizerConfig
@@ -33,6 +35,9 @@ def main(arguments: list[str]) -> None:
     quantizers = {name: quantizer(name, arguments) for name in values.pop("students")}
     collapse = from_mapping(CollapseConfig, values.pop("collapse"), "collapse")
     config = from_mapping(PipelineConfig, values)
+    for one in quantizers.values():
+        model = replace(config.student_model, quantizer=one)
+        check_settings(replace(config, student_model=model))
     comparison = QuantizerComparison(config, deciding(arguments, "students"))
     if collapse.steps:
         print(f"\n{collapse_table(comparison.collapse(collapse))}\n", flush=True)

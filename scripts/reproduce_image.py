@@ -13,6 +13,7 @@ from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.records import Record
+from vqnmt.pipeline.checks import check_image_settings
 from vqnmt.pipeline.image_config import ImagePipelineConfig
 from vqnmt.pipeline.image_evaluation import ImageEvaluation
 from vqnmt.pipeline.images import ImagePipeline
@@ -28,6 +29,8 @@ def main(arguments: list[str]) -> None:
     # A mistake in any of them shows before the first is begun.
     commands = {name: [*arguments, f"system={name}"] for name in systems}
     configs = {name: settings(command) for name, command in commands.items()}
+    for config in configs.values():
+        check_image_settings(config)
     records: list[Record] = []
     for name, config in configs.items():
         say(f"system {name}")

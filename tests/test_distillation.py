@@ -66,7 +66,9 @@ def test_order_is_kept(tmp_path: Path) -> None:
 
 def test_parts_are_by_length_then_by_place(tmp_path: Path) -> None:
     distill(Shouter(), SOURCES, tmp_path / "text")
-    joined = [text for part in parts(tmp_path).values() for text in json.loads(part)]
+    joined = [
+        text for part in parts(tmp_path).values() for text in json.loads(part.splitlines()[0])
+    ]
     order = sorted(range(25), key=lambda i: (len(SOURCES[i]), i))
     assert joined == [EXPECTED[i] for i in order]
 
@@ -116,7 +118,10 @@ def test_interrupted_distillation_keeps_finished_parts(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[", b"null", b"{}", b'["A", "B", "C"]', b'["A", 1, "C", "D"]', b'["\xff"]'],
+    [
+        *(b"", b"[", b"null", b"{}", b'["A", "B", "C"]', b'["A", 1, "C", "D"]', b'["\xff"]'),
+        b'["A", "B", "C", "D"]\n0123',  # not the checksum of these
+    ],
 )
 def test_a_damaged_part_is_translated_again(tmp_path: Path, content: bytes) -> None:
     distill(Shouter(), SOURCES, tmp_path / "text")
@@ -125,6 +130,34 @@ def test_a_damaged_part_is_translated_again(tmp_path: Path, content: bytes) -> N
     teacher = Shouter()
     distill(teacher, SOURCES, tmp_path / "text")
     assert teacher.translated == 4 and parts(tmp_path) == before
+    assert lines(tmp_path / "text") == EXPECTED
+
+
+def test_one_changed_letter_in_a_part_is_noticed(tmp_path: Path) -> None:
+    distill(Shouter(), SOURCES, tmp_path / "text")
+    before = parts(tmp_path)
+    path = tmp_path / "parts" / "part-00001.json"
+    path.write_bytes(path.read_bytes().replace(b"WORD", b"WARD", 1))
+    assert parts(tmp_path) != before
+    distill(Shouter(), SOURCES, tmp_path / "text")
+    assert parts(tmp_path) == before and lines(tmp_path / "text") == EXPECTED
+
+
+def test_parts_of_older_versions_are_used(tmp_path: Path) -> None:
+    distill(Shouter(), SOURCES, tmp_path / "text")
+    for path in (tmp_path / "parts").iterdir():
+        path.write_bytes(path.read_bytes().splitlines()[0])
+    teacher = Shouter()
+    distill(teacher, SOURCES, tmp_path / "text")
+    assert teacher.translated == 0 and lines(tmp_path / "text") == EXPECTED
+
+
+def test_a_part_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "parts" / "part-00001.json").mkdir(parents=True)
+    with pytest.raises(VqnmtError, match=r"part-00001\.json: cannot be written \(Is a directory"):
+        distill(Shouter(), SOURCES, tmp_path / "text")
+    (tmp_path / "parts" / "part-00001.json").rmdir()
+    distill(Shouter(), SOURCES, tmp_path / "text")
     assert lines(tmp_path / "text") == EXPECTED
 
 

@@ -9,6 +9,7 @@ the folder, share the parts that are missing, and the merged file is the same wh
 number: a part is translated alone, and its place does not depend on who translates it.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def distill(
             translated = teacher.translate(chosen, beam=beam, progress=progress)
             # A line feed among the bytes that a model spells would shift all lines after it.
             texts = [collapse_whitespace(translation.text) for translation in translated]
-            atomic_write_text(paths[number], json.dumps(texts, ensure_ascii=False))
+            _write(paths[number], texts)
     state.wait_for_everyone()
     if state.is_main_process:
         _merge(paths, [len(part) for part in parts], part_line, path)
@@ -136,11 +137,24 @@ def _plan(
     return order, place[group], misfits
 
 
+def _write(path: Path, texts: Sequence[str]) -> None:
+    """Write the texts of a part as one line of JSON, and the checksum of that line."""
+    content = json.dumps(texts, ensure_ascii=False)
+    atomic_write_text(path, f"{content}\n{_checksum(content.encode()).decode()}")
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 def _read(path: Path, count: int) -> list[str] | None:
     """Return the texts of a part; None where it is missing, damaged or not of `count` texts."""
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content, _, checksum = path.read_bytes().partition(b"\n")
+        texts = json.loads(content.decode())
+    except (OSError, ValueError):
+        return None
+    if checksum and checksum != _checksum(content):  # older versions wrote none
         return None
     fine = isinstance(texts, list) and len(texts) == count
     return texts if fine and all(isinstance(text, str) for text in texts) else None

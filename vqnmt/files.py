@@ -8,6 +8,7 @@ While a file is written, it stands beside its place under a name that nobody can
 import contextlib
 import errno
 import functools
+import glob
 import os
 import re
 import secrets
@@ -145,14 +146,16 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+def remove_leftovers(folder: Path, name: str = "", *, below: bool = False) -> None:
     """Remove temporary files and folders that killed processes have left in `folder`.
 
     Args:
         folder: No other process may write there now.
-        below: Whether its subfolders are searched too.
+        name: Only those of this file.
+        below: Whether subfolders are searched too.
     """
-    for path in [*(folder.rglob if below else folder.glob)(".*.tmp")]:
+    pattern = f".{glob.escape(name[:50])}.*.tmp" if name else ".*.tmp"
+    for path in [*(folder.rglob if below else folder.glob)(pattern)]:
         if not _TEMPORARY.fullmatch(path.name):
             continue
         with contextlib.suppress(OSError):

@@ -1,12 +1,13 @@
 """Teachers from elsewhere: any sequence-to-sequence checkpoint that transformers loads."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
@@ -20,6 +21,28 @@ _THREE_LETTERS = (
     "nb:nob nl:nld no:nob pl:pol pt:por ro:ron ru:rus sk:slk sl:slv sr:srp sv:swe sw:swh ta:tam "
     "th:tha tr:tur uk:ukr ur:urd vi:vie zh:zho"
 )
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise VqnmtError(
+            f"teacher={name}: transformers cannot load it as a sequence-to-sequence model "
+            f"({first}): give teacher=own, a folder or a name on the Hub"
+        ) from error
+
+
+def check_checkpoint(name: str) -> None:
+    """Refuse a name that transformers does not know, without loading weights.
+
+    Raises:
+        VqnmtError: It has no config.
+    """
+    with _loading(name):
+        AutoConfig.from_pretrained(name)
 
 
 class ForeignTranslator:
@@ -50,15 +73,9 @@ class ForeignTranslator:
         batch_size: int = 32,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
+        with _loading(name):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             self.model = AutoModelForSeq2SeqLM.from_pretrained(name).to(device).eval()
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise VqnmtError(
-                f"teacher={name}: transformers cannot load it as a sequence-to-sequence model "
-                f"({first}): give teacher=own, a folder or a name on the Hub"
-            ) from error
         self.name, self.prefix, self.batch_size = name, prefix, batch_size
         # Models with relative or computed positions have no such limit.
         self.max_source_tokens = getattr(self.model.config, "max_position_embeddings", None)

@@ -17,6 +17,7 @@ def make_record() -> Callable[..., Record]:
             overrides=["quantizer=ema"],
             seed=1,
             commit="abc",
+            training_commit="abb",
             hardware={"processor": "a processor", "threads": 2, "torch": "2"},
             wall_seconds=12.5,
             parameters=1_000,

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import platform
 import subprocess
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation import (
     current_commit,
     describe_hardware,
+    publish_records,
     read_records,
     write_records,
 )
@@ -23,7 +25,7 @@ def test_round_trip_and_format(tmp_path, make_record):
     entries = json.loads(path.read_text(encoding="utf-8"))
     assert entries == [asdict(record) for record in records]
     assert set(entries[0]) == {
-        *("system", "corpus", "overrides", "seed", "commit", "hardware"),
+        *("system", "corpus", "overrides", "seed", "commit", "training_commit", "hardware"),
         *("wall_seconds", "parameters", "metrics"),
     }
     assert "Schüler" in path.read_text(encoding="utf-8")
@@ -41,6 +43,45 @@ def test_same_key_is_replaced_in_place_and_others_stay(tmp_path, make_record):
     ]
     write_records(path, [newer, *others])
     assert read_records(path) == [make_record("a"), newer, make_record("c"), *others]
+
+
+def test_a_record_of_an_older_version_stays_as_it_is(tmp_path, make_record):
+    path = tmp_path / "file.json"
+    entry = asdict(make_record("old"))
+    del entry["training_commit"]
+    path.write_text(json.dumps([entry]))
+    write_records(path, [make_record("new")])
+    assert json.loads(path.read_text()) == [entry, asdict(make_record("new"))]
+    assert read_records(path)[0].training_commit == ""
+
+
+def test_several_processes_lose_no_record(tmp_path, make_record):
+    path = tmp_path / "file.json"
+
+    def add(writer: int) -> None:
+        for seed in range(25):
+            write_records(path, [make_record(f"system {writer}", seed=seed)])
+
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=add, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    found = {(record.system, record.seed) for record in read_records(path)}
+    assert found == {(f"system {n}", seed) for n in range(4) for seed in range(25)}
+    assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_records_that_cannot_be_published_are_a_warning(tmp_path, make_record, capsys):
+    (tmp_path / "file").write_text("x")
+    publish_records(tmp_path / "file" / "records.json", [make_record()])
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: ") and warning.count("\n") == 1
+    assert "records.json: cannot be written" in warning
+    publish_records(tmp_path / "file", [make_record()])
+    assert "line 1 is not valid JSON" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_failure_leaves_the_old_file(tmp_path, make_record):

@@ -132,7 +132,7 @@ def test_report(tmp_path, records):
     assert text.count("- BLEU: `nrefs:1|tok:13a`") == 1
     assert text.count("- chrF++: `nrefs:1|nw:2`") == 1
     assert "- Hardware: processor a processor, threads 2, torch 2" in text
-    assert "- Commit abc, seed 1" in text
+    assert "- Commit abc (of the training: abb), seed 1" in text
     assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
 
 

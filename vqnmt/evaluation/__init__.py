@@ -10,6 +10,7 @@ from vqnmt.evaluation.records import (
     Record,
     current_commit,
     describe_hardware,
+    publish_records,
     read_records,
     write_records,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "plot_bleu_latency",
     "plot_code_usage",
     "plot_training",
+    "publish_records",
     "read_records",
     "results_table",
     "score",

@@ -9,16 +9,21 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_write_text
+from vqnmt.files import atomic_write_text, locked, remove_leftovers
 
 Metric = float | int | str
+
+# Seconds that one process waits for another that writes to the same file.
+WAIT = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +39,10 @@ class Record:
     seed: int
     """Seed of the run."""
     commit: str
-    """Commit of the code, see `current_commit`."""
+    """Commit of the code that measured, see `current_commit`."""
+    training_commit: str = ""
+    """Commit of the code that trained the model, several where a training went on with another;
+    empty where the same code trained and measured at once, or an older version did not say."""
     hardware: dict[str, str | int]
     """Processor or GPU, threads and torch version, see `describe_hardware`."""
     wall_seconds: float
@@ -62,7 +70,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "wall_seconds": (int, float),
     "parameters": (int,),
     "metrics": (dict,),
+    "training_commit": (str,),
 }
+_OPTIONAL = ("training_commit",)  # records of older versions have none
 
 
 def read_records(path: Path | str) -> list[Record]:
@@ -97,18 +107,43 @@ def write_records(path: Path | str, records: Sequence[Record]) -> None:
     """Add `records` to the file at `path`, whole or not at all.
 
     A record in the file with the same system, corpus, seed and overrides is replaced in its
-    place; the others stay; new ones come last.
+    place; the others stay; new ones come last. Of several processes one adds after the other.
 
     Raises:
         VqnmtError: The file exists and is not a file of records, or it cannot be written.
         ValueError: A metric is not a finite number.
     """
     path = Path(path)
-    merged = {record.key: record for record in read_records(path)} if path.exists() else {}
-    merged.update({record.key: record for record in records})
-    entries = [asdict(record) for record in merged.values()]
-    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(path, text + "\n")
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock, WAIT, "which adds its own records: start the same command again"):
+            remove_leftovers(path.parent, path.name)
+            merged = {record.key: record for record in read_records(path)} if path.exists() else {}
+            merged.update({record.key: record for record in records})
+            entries = [_entry(record) for record in merged.values()]
+            text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
+            atomic_write_text(path, text + "\n")
+    except OSError as error:
+        raise VqnmtError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def publish_records(path: Path | str, records: Sequence[Record]) -> None:
+    """Add records that the run folder has already to the file at `path`; a failure is a warning."""
+    try:
+        write_records(path, records)
+    except VqnmtError as error:
+        print(
+            f"warning: the records stand in the run folder alone, for {error}; the same command "
+            "adds them once this is mended",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    """Return a record as the file has it."""
+    return {key: value for key, value in asdict(record).items() if key not in _OPTIONAL or value}
 
 
 def describe_hardware(device: torch.device | str = "cpu") -> dict[str, str | int]:
@@ -179,6 +214,8 @@ def _parse(entry: object, place: str) -> Record:
         raise VqnmtError(f"{place}: expected an object, found {type(entry).__name__}")
     for key, types in _TYPES.items():
         if key not in entry:
+            if key in _OPTIONAL:
+                continue
             raise VqnmtError(
                 f"{place}: the key {key!r} is missing: restore the file, or delete it and "
                 "run the experiment again"

@@ -166,8 +166,10 @@ def _measurement(records: Sequence[Record]) -> str:
         ", ".join(f"{key} {value}" for key, value in record.hardware.items()) for record in records
     )
     facts += [f"- Hardware: {_escape(machine)}" for machine in machines]
-    runs = dict.fromkeys((record.commit, record.seed) for record in records)
-    facts += [f"- Commit {commit}, seed {seed}" for commit, seed in runs]
+    runs = dict.fromkeys((record.commit, record.training_commit, record.seed) for record in records)
+    for commit, training, seed in runs:
+        trained = f" (of the training: {training})" if training not in ("", commit) else ""
+        facts.append(f"- Commit {commit}{trained}, seed {seed}")
     return "\n\n".join([*lines, "\n".join(facts)])
 
 

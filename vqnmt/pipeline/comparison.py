@@ -180,11 +180,17 @@ class QuantizerComparison:
             "steps": self.config.student_training.steps,
         }
         size = sum(p.numel() for p in student.model.parameters())
-        seconds = pipeline.stages["student"].seconds
-        return self._record(name, pair_name(self.pipeline.corpus), metrics, seconds, size)
+        stage, corpus = pipeline.stages["student"], pair_name(self.pipeline.corpus)
+        return self._record(name, corpus, metrics, stage.seconds, size, stage.commit)
 
     def _record(
-        self, system: str, corpus: str, metrics: dict[str, Metric], seconds: float, size: int
+        self,
+        system: str,
+        corpus: str,
+        metrics: dict[str, Metric],
+        seconds: float,
+        size: int,
+        training_commit: str = "",
     ) -> Record:
         return Record(
             system=system,
@@ -192,6 +198,7 @@ class QuantizerComparison:
             overrides=self.overrides,
             seed=self.config.seed,
             commit=current_commit(),
+            training_commit=training_commit,
             hardware=describe_hardware("cuda" if torch.cuda.is_available() else "cpu"),
             wall_seconds=seconds,
             parameters=size,

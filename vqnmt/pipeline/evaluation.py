@@ -10,13 +10,14 @@ from vqnmt.evaluation.records import (
     Record,
     current_commit,
     describe_hardware,
+    publish_records,
     read_records,
     write_records,
 )
 from vqnmt.evaluation.report import Example, Picture, write_report
-from vqnmt.files import atomic_write_text
+from vqnmt.files import atomic_write_text, remove_leftovers
 from vqnmt.pipeline.config import DecodingConfig
-from vqnmt.pipeline.facts import corpus_facts, pair_name
+from vqnmt.pipeline.facts import corpus_facts, pair_name, records_path
 from vqnmt.pipeline.stage import as_text
 from vqnmt.pipeline.systems import (
     BASELINE,
@@ -77,12 +78,16 @@ class Evaluation:
     def run(self) -> list[Record]:
         """Score, time, and write results.json, report.md and the model card, unless done."""
         path = self.folder / "results.json"
-        if self.stage.complete and path.exists() and (self.folder / "report.md").exists():
-            return read_records(path)
-        with self.stage.work():
-            return self._measure(path)
+        if not (self.stage.complete and path.exists() and (self.folder / "report.md").exists()):
+            with self.stage.work():
+                remove_leftovers(self.folder)
+                self._measure(path)
+        records = read_records(path)
+        if self.config.records is not None:
+            publish_records(records_path(self.config.records, self.corpus), records)
+        return records
 
-    def _measure(self, path: Path) -> list[Record]:
+    def _measure(self, path: Path) -> None:
         sets, language = (
             {"valid": self.corpus.valid, **self.corpus.test},
             self.corpus.target_language,
@@ -101,11 +106,8 @@ class Evaluation:
         records = [self._record(name, values) for name, values in metrics.items()]
         path.unlink(missing_ok=True)  # what an earlier evaluation found has no place beside these
         write_records(path, records)
-        if self.config.records is not None:
-            write_records(Path(self.config.records) / f"{pair_name(self.corpus)}.json", records)
-        self._report(records)
         self._card(records[-1])
-        return records
+        self._report(records)
 
     def _record(self, name: str, metrics: dict[str, Metric]) -> Record:
         untrained = name in self.baselines or self.config.student == "teacher"
@@ -117,6 +119,7 @@ class Evaluation:
             overrides=self.overrides,
             seed=self.config.seed,
             commit=current_commit(),
+            training_commit="" if stage is None else stage.commit,
             hardware=describe_hardware(self.student.device),
             wall_seconds=0.0 if stage is None else stage.seconds,
             parameters=self.systems[name].parameters,

@@ -1,5 +1,8 @@
 """What tables, reports and model cards say of a corpus."""
 
+from pathlib import Path
+
+from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import Corpus
 from vqnmt.evaluation.report import CorpusFacts
 
@@ -9,9 +12,14 @@ def split_name(part: str) -> str:
     return part.removeprefix("test.")
 
 
-def pair_name(corpus: Corpus) -> str:
+def pair_name(corpus: Corpus | CorpusConfig) -> str:
     """Name a corpus and its languages as records do: `multi30k-en-de`."""
     return f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
+
+
+def records_path(folder: str, corpus: Corpus | CorpusConfig) -> Path:
+    """Return the file of records of a corpus in the folder of records."""
+    return Path(folder) / f"{pair_name(corpus)}.json"
 
 
 def corpus_facts(corpus: Corpus) -> CorpusFacts:

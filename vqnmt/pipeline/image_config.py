@@ -1,6 +1,7 @@
 """All settings of the image pipeline, as `configs/train_image.yaml` lists them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vqnmt.data.images import ImageDataConfig
 from vqnmt.errors import VqnmtError
@@ -101,6 +102,11 @@ class ImagePipelineConfig:
         for key in ("run", "system", "budget"):
             if not getattr(self, key).strip():
                 raise VqnmtError(f"{key} is {getattr(self, key)!r}; give it a name")
+
+    @property
+    def records_paths(self) -> list[Path]:
+        """The file of records that is asked for, if any."""
+        return [] if self.records is None else [Path(self.records) / f"{self.data.name}.json"]
 
     @property
     def fits_prior(self) -> bool:

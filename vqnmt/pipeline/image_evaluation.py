@@ -1,7 +1,6 @@
 """The last stage of the image track: bits per dimension, pictures, records, report."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,10 +23,12 @@ from vqnmt.evaluation.records import (
     Record,
     current_commit,
     describe_hardware,
+    publish_records,
     read_records,
     write_records,
 )
 from vqnmt.evaluation.report import Picture
+from vqnmt.files import remove_leftovers
 from vqnmt.layers.logistics import expected_pixels
 from vqnmt.models.image import VQVAE, CodeModel, GaussianVAE
 from vqnmt.pipeline.images import ImagePipeline
@@ -65,6 +66,7 @@ class ImageEvaluation:
         path = self.folder / "results.json"
         if not (self.stage.complete and path.exists() and (self.folder / "report.md").exists()):
             with self.stage.work():
+                remove_leftovers(self.folder)
                 self.model.to(PartialState().device).eval()
                 torch.manual_seed(self.config.seed)
                 record = self._record()
@@ -72,8 +74,8 @@ class ImageEvaluation:
                 write_records(path, [record])
                 self._report(record)
         records = read_records(path)
-        if self.config.records is not None:
-            write_records(Path(self.config.records) / f"{self.data.name}.json", records)
+        for place in self.config.records_paths:
+            publish_records(place, records)
         return records
 
     def _record(self) -> Record:
@@ -95,14 +97,16 @@ class ImageEvaluation:
         if isinstance(self.model, GaussianVAE) and samples:
             metrics[f"bits_per_dim_importance_{samples}"] = self._importance(self.model, samples)
         metrics |= self._training_metrics()
+        trained = [self.stages[name] for name in ("model", "prior") if name in self.stages]
         return Record(
             system=self.config.system,
             corpus=self.data.name,
             overrides=self.overrides,
             seed=self.config.seed,
             commit=current_commit(),
+            training_commit=", ".join(dict.fromkeys(c for s in trained for c in s.commits)),
             hardware=describe_hardware(self.model.device),
-            wall_seconds=sum(s.seconds for n, s in self.stages.items() if n in ("model", "prior")),
+            wall_seconds=sum(stage.seconds for stage in trained),
             parameters=sum(p.numel() for p in self.model.parameters()),
             metrics=metrics,
         )

@@ -31,6 +31,7 @@ from vqnmt.models.image import (
     save_image_model,
 )
 from vqnmt.models.image.priors import CodePrior
+from vqnmt.pipeline.checks import check_image_settings
 from vqnmt.pipeline.image_config import ImagePipelineConfig, ImageTrainingConfig
 from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress, say
@@ -46,6 +47,9 @@ class ImagePipeline:
     Args:
         config: All settings.
 
+    Raises:
+        VqnmtError: See `check_image_settings`; nothing is made.
+
     The run folder::
 
         data/         data.json: counts and a digest of the images
@@ -59,6 +63,7 @@ class ImagePipeline:
         self.folder = Path(config.run)
         self.stages: dict[str, Stage] = {}
         join_processes()
+        check_image_settings(config)
         # Results of the stages before; each stage sets its own.
         self.data: ImageData
         self.model: ImageModel
@@ -66,7 +71,6 @@ class ImagePipeline:
     def run(self) -> None:
         """Run all training stages."""
         set_seed(self.config.seed)
-        build_image_model(self.config.model, self.config.data.size)  # wrong sizes are told now
         self.load_data()
         self.train_model()
         if self.config.fits_prior:

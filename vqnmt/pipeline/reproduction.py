@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vqnmt.evaluation.records import (
 from vqnmt.evaluation.scores import paired_bootstrap
 from vqnmt.files import atomic_write_lines, atomic_write_text
 from vqnmt.models import LatentTransformer
+from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.stage import Stage, as_text
@@ -122,6 +124,7 @@ class Reproduction:
         self.config = dataclasses.replace(base, seed=seeds[0])
         for name, row in rows.items():
             _check_shared(self.config, row.config, name)
+            check_settings(row.config)
         self.pipeline = TranslationPipeline(self.config)
         if PartialState().num_processes > 1:
             raise VqnmtError("systems are compared in one process: start it by python alone")
@@ -186,8 +189,7 @@ class Reproduction:
         shared = self.pipeline.with_student(first, self.folder)
         text = shared.student_text()
         one = shared.with_student(config, self.folder / "students")
-        settings = one.student_stage().settings
-        one.folder /= f"{student_name(config)}-{_digest(settings)}"
+        one.folder = _student_folder(one)
         one.train_student(text)
         return one
 
@@ -222,6 +224,7 @@ class Reproduction:
             overrides=entry.row.overrides,
             seed=entry.pipeline.config.seed,
             commit=current_commit(),
+            training_commit="" if training is None else training.commit,
             hardware=describe_hardware(entry.pipeline.student.device),
             wall_seconds=0.0 if training is None else training.seconds,
             parameters=entry.system.parameters,
@@ -319,6 +322,21 @@ def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> No
                 f"system {name} sets {key}={as_text(theirs[key])}, but all systems share {key}="
                 f"{as_text(value)}: set it on the command line, for all of them"
             )
+
+
+def _student_folder(pipeline: TranslationPipeline) -> Path:
+    """Return the folder below the pipeline's that has its student, or will have it.
+
+    Older versions took more settings into the digest in its name, so that names alone do not tell.
+    """
+    parent, name = pipeline.folder, student_name(pipeline.config)
+    new = parent / f"{name}-{_digest(pipeline.student_stage().settings)}"
+    for path in sorted(parent.glob(f"{name}-*/student/stage.json")):
+        pipeline.folder = path.parent.parent
+        with suppress(VqnmtError):  # of other settings
+            pipeline.student_stage()
+            return pipeline.folder
+    return new
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

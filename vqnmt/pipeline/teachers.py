@@ -4,33 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vqnmt.data.corpus import Corpus
+from torch import nn
+
 from vqnmt.data.sources import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.foreign import ForeignTranslator
-from vqnmt.models import AutoregressiveTransformer
+from vqnmt.foreign import ForeignTranslator, check_checkpoint
+from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.translator import TextTranslator, Translator
+from vqnmt.settings import from_mapping
+from vqnmt.translator import TextTranslator, Translator, check_model_folder
 
 
-def load_teacher(
-    config: PipelineConfig, corpus: Corpus, vocabulary: Path
-) -> tuple[TextTranslator, dict[str, Any]]:
-    """Load the teacher that `config.teacher` names.
-
-    Args:
-        config: Settings of the run.
-        corpus: Its languages must be the teacher's.
-        vocabulary: This run's spm.model, which a warm start needs to be the teacher's.
+def check_teacher(config: PipelineConfig) -> nn.Module | None:
+    """Refuse, without loading it, a teacher that does not fit the run.
 
     Returns:
-        The teacher, and what decides its output, for the settings of the stages that use it.
+        A model of the shape of a teacher of ours that is there already, on the device of the
+        context; else None.
 
     Raises:
         VqnmtError: It cannot be loaded, or does not fit the run; names the key.
     """
-    name, settings = config.teacher, {"teacher": config.teacher}
-    languages = corpus.source_language, corpus.target_language
+    name = config.teacher
+    languages = config.corpus.source_language, config.corpus.target_language
+    if name == "own":
+        return None
     if not _is_model_folder(Path(name)):
         count = config.decoding.candidates
         own_only = {
@@ -43,33 +41,64 @@ def load_teacher(
                     f"teacher={name}: {setting} needs a teacher of ours, for its alignments or "
                     "scores: set teacher=own or give the folder of one"
                 )
-        if config.teacher_prefix:
-            settings["teacher_prefix"] = config.teacher_prefix
-        return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
-    teacher = Translator.from_pretrained(name)
-    if not isinstance(teacher.model, AutoregressiveTransformer):
+        check_checkpoint(name)
+        return None
+    check_model_folder(Path(name))
+    found = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+    if found["architecture"] != "autoregressive":
         raise VqnmtError(
-            f"teacher={name}: a latent model: give the folder of an autoregressive one, such as "
-            "RUN/teacher"
+            f"teacher={name}: a {found['architecture']} model: give the folder of an "
+            "autoregressive one, such as RUN/teacher"
         )
     if config.teacher_prefix:
         raise VqnmtError(
             f"teacher_prefix is {config.teacher_prefix!r}, but teacher={name} is a model of ours, "
             "which takes none: leave it empty"
         )
-    if (own := (teacher.source_language, teacher.target_language)) != languages:
+    if (own := (found["source_language"], found["target_language"])) != languages:
         raise VqnmtError(
             f"teacher={name}: translates from {' to '.join(own)}, but the corpus is from "
             f"{' to '.join(languages)}: give a teacher of these languages"
         )
+    if config.warm_start and found["vocabulary_size"] != config.vocabulary.size:
+        raise _other_vocabulary(name)
+    settings = from_mapping(AutoregressiveConfig, found["settings"], f"{name}: settings")
+    return AutoregressiveTransformer(settings, found["vocabulary_size"])
+
+
+def load_teacher(config: PipelineConfig, vocabulary: Path) -> tuple[TextTranslator, dict[str, Any]]:
+    """Load the teacher that `config.teacher` names, of which `check_teacher` thought well.
+
+    Args:
+        config: Settings of the run.
+        vocabulary: This run's spm.model, which a warm start needs to be the teacher's.
+
+    Returns:
+        The teacher, and what decides its output, for the settings of the stages that use it.
+
+    Raises:
+        VqnmtError: It cannot be loaded, or has another vocabulary; names the key.
+    """
+    name = config.teacher
+    if not _is_model_folder(Path(name)):
+        settings = {"teacher": name}
+        if config.teacher_prefix:
+            settings["teacher_prefix"] = config.teacher_prefix
+        languages = config.corpus.source_language, config.corpus.target_language
+        return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
+    teacher = Translator.from_pretrained(name)
     if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
-        raise VqnmtError(
-            f"warm_start is true, but teacher={name} has another vocabulary than this run: set "
-            "warm_start=false"
-        )
+        raise _other_vocabulary(name)
     teacher.max_source_tokens = config.max_source_tokens  # our models take any length
     # A training may have gone on in that folder since; another folder may hold the same.
     return teacher, {"digest of the teacher": file_checksum(Path(name) / "model.safetensors")}
+
+
+def _other_vocabulary(name: str) -> VqnmtError:
+    return VqnmtError(
+        f"warm_start is true, but teacher={name} has another vocabulary than this run: set "
+        "warm_start=false"
+    )
 
 
 def _is_model_folder(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, Latent
 from vqnmt.models.fertility import Aligner
 from vqnmt.models.pretrained import ARCHITECTURES
 from vqnmt.models.warm_start import copy_weights
+from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.facts import corpus_facts, split_name
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
@@ -45,6 +46,9 @@ class TranslationPipeline:
 
     Args:
         config: All settings.
+
+    Raises:
+        VqnmtError: A stage cannot do what is asked for, see `check_settings`; nothing is made.
 
     The run folder::
 
@@ -65,6 +69,7 @@ class TranslationPipeline:
         # What decides the teacher's output, for the stages that use it.
         self.teacher_settings: dict[str, Any] = {"teacher": config.teacher}
         join_processes()
+        check_settings(config)
         # Results of the stages before; each stage sets its own.
         self.corpus: Corpus
         self.vocabulary: Vocabulary
@@ -123,11 +128,11 @@ class TranslationPipeline:
         config = self.config
         if config.teacher != "own":
             path = self.stages["vocabulary"].folder / "spm.model"
-            self.teacher, self.teacher_settings = load_teacher(config, self.corpus, path)
+            self.teacher, self.teacher_settings = load_teacher(config, path)
             if isinstance(self.teacher, Translator):
                 self._check_lengths(self.teacher.vocabulary)
-                if config.student != "teacher":  # a warm start that does not fit is told now
-                    self._new_student()
+                if config.student == "fertility":  # a vocabulary that does not fit is told now
+                    self._aligner()
             return
         settings = {
             "teacher_model": dataclasses.asdict(config.teacher_model),

@@ -38,6 +38,28 @@ def join_processes() -> None:
     PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
+def sharding() -> bool:
+    """Say whether weights are asked to be sharded over the processes that there are."""
+    asked = os.environ.get(SHARDING_SWITCH, "").lower() in ("1", "true")
+    return asked and PartialState().num_processes > 1
+
+
+def check_sharding(model: nn.Module) -> None:
+    """Refuse a model that cannot be sharded, where it is asked for.
+
+    Raises:
+        VqnmtError: Its quantizer has weights.
+    """
+    for name, module in model.named_modules():
+        weights = isinstance(module, Quantizer) and any(True for _ in module.parameters())
+        if sharding() and weights:
+            raise VqnmtError(
+                f"{SHARDING_SWITCH} is true, but the {type(module).__name__} {name} has "
+                "weights, which it moves itself: train it without sharding, or choose "
+                "quantizer=ema or soft_em"
+            )
+
+
 class DistributedModel:
     """A model among the processes of a training.
 
@@ -57,8 +79,7 @@ class DistributedModel:
             # A curriculum may leave out parts of a model for a while.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        asked = os.environ.get(SHARDING_SWITCH, "").lower() in ("1", "true")
-        self.sharded = asked and self.processes > 1
+        self.sharded = sharding()
         self.whole = model
         self.forward: nn.Module
         """What computes the losses."""
@@ -82,13 +103,7 @@ class DistributedModel:
         return self.accelerator.process_index
 
     def _shard(self, model: nn.Module) -> nn.Module:
-        for name, module in model.named_modules():
-            if isinstance(module, Quantizer) and any(True for _ in module.parameters()):
-                raise VqnmtError(
-                    f"{SHARDING_SWITCH} is true, but the {type(module).__name__} {name} has "
-                    "weights, which it moves itself: train it without sharding, or choose "
-                    "quantizer=ema or soft_em"
-                )
+        check_sharding(model)
         device = self.accelerator.device
         model.to("cpu")
         trained = copy.deepcopy(model).to(device)
