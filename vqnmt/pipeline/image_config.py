@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from vqnmt.data.images import ImageDataConfig
 from vqnmt.errors import VqnmtError
 from vqnmt.models.image import ImageModelConfig
+from vqnmt.settings import check_seed
 from vqnmt.training.config import TrainingConfig
 
 
@@ -100,6 +101,7 @@ class ImagePipelineConfig:
         for key in ("run", "system", "budget"):
             if not getattr(self, key).strip():
                 raise VqnmtError(f"{key} is {getattr(self, key)!r}; give it a name")
+        check_seed(self.seed)
 
     @property
     def fits_prior(self) -> bool:
