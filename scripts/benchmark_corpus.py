@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from command_line import RAW, load_config, run
+from command_line import PLACE, SEED, Options, load_config, run, whole
 
 from vqnmt.data.synthetic import write_synthetic
 from vqnmt.data.workers import available_cores
-from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import (
     Metric,
     Record,
@@ -141,16 +140,16 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
 
 def main(arguments: list[str]) -> None:
     """Measure, print and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--folder", required=True, help="where 4 GB of scratch may stand")
-    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser = Options(__doc__)
+    parser.add_argument(
+        "--folder", type=PLACE, required=True, help="where 4 GB of scratch may stand"
+    )
+    parser.add_argument("--pairs", type=whole(1, 10**9), default=PAIRS)
     parser.add_argument("--gz", action="store_true", help="the made-up files are compressed")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", help="file that gets the records; default: none")
+    parser.add_argument("--seed", type=SEED, default=1)
+    parser.add_argument("--records", type=PLACE, help="file that gets the records; default: none")
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_nmt.py")
     options = parser.parse_args(arguments)
-    if options.pairs < 1:
-        raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
     check_writable(options.folder, "--folder")
     Path(options.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
@@ -161,4 +160,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: start the same command again")

@@ -12,10 +12,9 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from command_line import RAW, run
+from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
-from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.engines import engine_systems, measure_engines
 from vqnmt.evaluation.latency_table import latency_table, profile_table
 from vqnmt.evaluation.plots import plot_bleu_latency
@@ -37,23 +36,27 @@ DEEP_SHALLOW = "students/ar_*/student"
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--run", required=True, help="run folder: teacher, student and corpus")
+    parser = Options(__doc__)
+    parser.add_argument(
+        "--run", type=PLACE, required=True, help="run folder: teacher, student and corpus"
+    )
     parser.add_argument("--student", help="model folder of another student than the run's")
     parser.add_argument("--deep-shallow", help="model folder; default: the run's, if any")
-    parser.add_argument("--sentences", type=int, default=1000, help="of the first test set")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each is timed")
-    parser.add_argument("--threads", type=int, help="of every engine; default: what torch takes")
+    parser.add_argument(
+        "--sentences", type=whole(1, 10**9), default=1000, help="of the first test set"
+    )
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=1, help="how often each is timed")
+    parser.add_argument(
+        "--threads", type=THREADS, help="of every engine; default: what torch takes"
+    )
     parser.add_argument("--device", default="cpu", help="cuda: PyTorch's engines, on a GPU")
-    parser.add_argument("--seed", type=int, default=1, help="of the training, for the records")
+    parser.add_argument("--seed", type=SEED, default=1, help="of the training, for the records")
     parser.add_argument("--profile", action="store_true", help="only profile an exported student")
     parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of --profile")
-    parser.add_argument("--results", help="folder for records and picture; default: RUN/latency")
-    options = parser.parse_args(arguments)
-    for name in ("sentences", "rounds"):
-        if getattr(options, name) < 1:
-            raise VqnmtError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
-    return options
+    parser.add_argument(
+        "--results", type=PLACE, help="folder for records and picture; default: RUN/latency"
+    )
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
@@ -116,4 +119,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: start the same command again")

@@ -20,7 +20,7 @@ from typing import Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
-from command_line import RAW, run
+from command_line import PLACE, SEED, THREADS, Options, run, whole
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
@@ -181,18 +181,18 @@ def parse_size(text: str) -> Size:
 
 def main(arguments: list[str]) -> None:
     """Measure, print the table and write the records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser = Options(__doc__)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="vectors x dimension x codes")
-    parser.add_argument("--pairs", type=int, default=5, help="how often each system is timed")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: what torch chooses")
+    parser.add_argument(
+        "--pairs", type=whole(1, 10**6), default=5, help="how often each system is timed"
+    )
+    parser.add_argument("--threads", type=THREADS, help="of the CPU; default: what torch chooses")
     parser.add_argument("--device", help="cpu or cuda; default: both where there is a GPU")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", help="file that gets the records; default: none")
+    parser.add_argument("--seed", type=SEED, default=1)
+    parser.add_argument("--records", type=PLACE, help="file that gets the records; default: none")
     options = parser.parse_args(arguments)
     options.overrides = [] if options.pairs == 5 else [f"pairs={options.pairs}"]
-    if options.pairs < 1:
-        raise VqnmtError(f"--pairs is {options.pairs}: it must be 1 or more")
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         raise VqnmtError("the peer is not installed: pip install 'vqnmt[quantizers]'")
     if options.threads:  # no override: the record's hardware names them
@@ -210,4 +210,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: start the same command again")

@@ -22,12 +22,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from command_line import RAW, load_config, run
+from command_line import SEED, Options, load_config, run, whole
 from torch import Tensor, nn
 
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
 from vqnmt.evaluation.scaling import scaling_table
 from vqnmt.files import atomic_write_text
@@ -171,17 +170,19 @@ def measure(options: argparse.Namespace) -> list[Record]:
 
 def main(arguments: list[str]) -> None:
     """Measure, print the table and write the records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="how many")
-    parser.add_argument("--steps", type=int, default=60, help="of each training")
-    parser.add_argument("--rounds", type=int, default=3, help="trainings with each number")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--records", help="file that gets the records; default: none")
+    parser = Options(__doc__)
+    parser.add_argument(
+        "--processes", nargs="+", type=whole(1, 1024), default=[1, 2], help="how many"
+    )
+    parser.add_argument("--steps", type=whole(2 * LAP, 10**9), default=60, help="of each training")
+    parser.add_argument(
+        "--rounds", type=whole(1, 10**6), default=3, help="trainings with each number"
+    )
+    parser.add_argument("--seed", type=SEED, default=1)
+    parser.add_argument("--records", type=PLACE, help="file that gets the records; default: none")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     options.overrides = overrides
-    if options.steps < 2 * LAP:
-        raise VqnmtError(f"--steps is {options.steps}: it must be {2 * LAP} or more")
     torch.set_num_threads(1)
     if options.worker:
         train(options.worker, options.steps, options.seed, options.overrides)
@@ -193,4 +194,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: start the same command again")

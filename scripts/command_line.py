@@ -1,23 +1,35 @@
-"""What the scripts share: configuration by Hydra, and errors in one sentence."""
+"""What the scripts share: configuration by Hydra, options, signals, and errors in one sentence."""
 
 import argparse
-import difflib
+import contextlib
 import errno
+import io
 import os
 import re
+import select
+import signal
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
+import vqnmt
+from vqnmt.decoding import MOST, MOST_THREADS
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import to_flat
 
-# Faults of the machine that its user can mend; any other OSError is a bug.
-NAMED_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# Faults of the machine, which its user can mend, whichever file they are met with. So are all that
+# name a file of the user's; any other OSError is a bug.
+MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG),
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+)
+# Files in these folders are not the user's.
+INSTALLED = [Path(vqnmt.__file__).parent, Path(__file__).parent]
+INSTALLED += [Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")]
 
-# For argparse: keep the line breaks of a script's docstring.
-RAW = argparse.RawDescriptionHelpFormatter
 # For argparse: --key and --no-key.
 SWITCH = argparse.BooleanOptionalAction
 # The help of --language-model.
@@ -26,7 +38,44 @@ READER = "whether a student that has a trigram model reads its output with its h
 # Where things stand: it decides no number.
 PLACES = ("run", "records", "corpus.cache", "data.cache")
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# What a script says that goes on where it was interrupted.
+RESUMES = "interrupted: finished parts are kept; start the same command again to go on"
+
+
+class Options(argparse.ArgumentParser):
+    """A script's options: its docstring as help, and errors in one sentence."""
+
+    def __init__(self, doc: str | None) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print below its usage.
+
+        Raises:
+            VqnmtError: Always.
+        """
+        message = re.sub(r"^argument (?:-\w/)?", "", message)
+        raise VqnmtError(f"{message}: --help lists the options")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return the `type` of an option that takes whole numbers in a range, its ends included."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (value := int(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} to {most}")
+
+    return read
+
+
+# The `type` of --beam and --nbest, of --threads, of --seed, and of a file or folder: the shell does
+# not know ~ in --out=~/x.
+WIDTH = whole(1, MOST)
+THREADS = whole(1, MOST_THREADS)
+SEED = whole(0, 2**32 - 1)
+PLACE = os.path.expanduser
 
 
 def deciding(arguments: list[str], *others: str) -> list[str]:
@@ -48,67 +97,144 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     # Not for every script: an exported model is translated from without them.
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
+    from overrides import CONFIGS, for_hydra, sentence
 
+    words = for_hydra(name, overrides)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose(name, overrides)
+            composed = compose(name, words)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     # Hydra answers some with errors that are none of its own: corpus=null, +=.
     except Exception as error:
-        message = str(error) or f"Hydra cannot read {' '.join(overrides)}"
-        raise VqnmtError(_sentence(message, name)) from error
+        if not overrides:
+            raise
+        known = list(to_flat(load_config(name, [])))
+        raise VqnmtError(sentence(error, name, overrides, known)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _sentence(message: str, name: str) -> str:
-    """Say Hydra's message in one sentence, without its hints at its own syntax."""
-    if match := re.search(r"Could not override '([^']*)'", message):
-        keys = to_flat(load_config(name, []))
-        near = difflib.get_close_matches(match[1], keys, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "--help lists all keys"
-        return f"{match[1]} is not a known key: {remedy}"
-    if match := re.search(r"Could not find '([^/']*)/([^']*)'", message):
-        group, choice = match.groups()
-        choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-        near = difflib.get_close_matches(choice, choices, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(choices)}"
-        return f"{group}={choice} is not a known choice: {remedy}"
-    lines = [line.strip().rstrip(".") for line in message.splitlines()]
-    kept = [x for x in lines if x and not x.startswith(("full_key", "object_type", "See http"))]
-    return f"command line: {'; '.join(kept)} (write key=value; --help lists all keys)"
-
-
-def run(main: Callable[[list[str]], None], config: str | None = None) -> None:
+def run(
+    main: Callable[[list[str]], None], config: str | None = None, interrupted: str = RESUMES
+) -> None:
     """Run `main` on the command's arguments; a fault of the user's ends in one sentence.
 
     Args:
         main: The script.
         config: With `--help`, print this composed configuration below the script's docstring.
+        interrupted: What to say after Ctrl-C.
     """
+    global _running
     arguments = sys.argv[1:]
+    _running = True
     try:
         if config is not None and {"-h", "--help"} & set(arguments):
             from omegaconf import OmegaConf
 
             print(sys.modules["__main__"].__doc__)
             print(OmegaConf.to_yaml(OmegaConf.create(load_config(config, []))))
-            return
-        main(arguments)
+        else:
+            main(arguments)
+        sys.stdout.flush()
     except VqnmtError as error:
         _stop(f"error: {error}", error.status)
-    except BrokenPipeError:  # the reader, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
-        if error.errno not in NAMED_FAULTS:
+        # The reader, `head` say, has had enough.
+        if isinstance(error, BrokenPipeError) and _abandon_streams():
+            sys.exit(1)
+        if not _is_users(error):
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         _stop(f"error: {place}{error.strerror}: start the same command again once it is mended", 2)
     except KeyboardInterrupt:
-        _stop("interrupted: finished parts are kept; start the same command again to go on", 130)
+        _stop(interrupted, 130)
+
+
+def _is_users(error: OSError) -> bool:
+    """Tell a fault of the machine, or of a file of the user's, from a bug."""
+    if error.errno in MACHINE:
+        return True
+    if error.errno is None or not isinstance(error.filename, str | bytes):
+        return False
+    path = Path(os.fsdecode(error.filename)).absolute()
+    return not any(path.is_relative_to(folder) for folder in INSTALLED)
 
 
 def _stop(sentence: str, status: int) -> NoReturn:
-    print(sentence, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(sentence, file=sys.stderr)
+    _abandon_streams()
     sys.exit(status)
+
+
+def _abandon_streams() -> bool:
+    """Let go of streams that take nothing, which Python would else complain of when it ends.
+
+    Returns:
+        Whether the reader of one of them is gone.
+    """
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+            reader = select.poll()
+            reader.register(stream, 0)  # errors alone
+            broken = bool(reader.poll(0))
+            gone |= broken
+        except io.UnsupportedOperation:  # no file
+            broken = False
+        except OSError as error:
+            broken = True
+            gone |= isinstance(error, BrokenPipeError)
+        if broken:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone
+
+
+# --- before the imports of the script, which take seconds ----------------------------------------
+
+_running = False
+
+
+def _take_streams() -> None:
+    """Open what the caller has closed, and print in any encoding."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Else the next file to be opened would get this number, and what libraries print.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but end at once while modules are imported.
+
+    There it would be lost, or become another error, or print its way through all of them.
+    """
+    importing = not _running
+    while frame is not None and not importing:
+        importing = frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+    if importing:
+        with contextlib.suppress(OSError):
+            os.write(2, b"interrupted\n")
+        os._exit(130)
+    raise KeyboardInterrupt
+
+
+def _is_script() -> bool:
+    """Tell whether this process runs one of the scripts; tests and other programs import them."""
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return main is not None and Path(main).resolve().parent == Path(__file__).resolve().parent
+
+
+if _is_script():
+    _take_streams()
+    # Ignored, as by nohup or in the background of a script, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)

@@ -7,13 +7,13 @@ The text stands in <run>/distilled; train_nmt.py with the same keys goes on from
 
 from command_line import load_config, run
 
-from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-from vqnmt.progress import say
-from vqnmt.settings import from_mapping
-
 
 def main(arguments: list[str]) -> None:
     """Distil, and say where the text is."""
+    from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+    from vqnmt.progress import say
+    from vqnmt.settings import from_mapping
+
     config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
     pipeline = TranslationPipeline(config)
     pipeline.prepare_corpus()

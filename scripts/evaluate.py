@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from command_line import RAW, READER, SWITCH, load_config, run
+from command_line import PLACE, READER, SWITCH, WIDTH, Options, load_config, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
@@ -23,16 +23,24 @@ from vqnmt.translation import BatchTranslator, load_translator
 
 def main(arguments: list[str]) -> None:
     """Translate and score."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--model", required=True, help="model folder, or an exported one")
-    parser.add_argument("--source", help="file of sources")
-    parser.add_argument("--reference", help="file of references")
+    parser = Options(__doc__)
+    parser.add_argument(
+        "--model", type=PLACE, required=True, help="model folder, or an exported one"
+    )
+    parser.add_argument("--source", type=PLACE, help="file of sources")
+    parser.add_argument("--reference", type=PLACE, help="file of references")
     parser.add_argument("--corpus", help="name in the catalogue, in place of files")
     parser.add_argument("--set", help="valid or a test set of the corpus; default: the first test")
-    parser.add_argument("--output", help="file for the translations")
-    parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
+    parser.add_argument("--output", type=PLACE, help="file for the translations")
+    parser.add_argument("--beam", type=WIDTH, default=1, help="beam over tokens or codes")
     parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
     options = parser.parse_args(arguments)
+    if not options.corpus and not (options.source and options.reference):
+        raise VqnmtError("give --source and --reference, or --corpus")
+    if options.corpus and (options.source or options.reference):
+        raise VqnmtError("give --source and --reference, or --corpus, but not both")
+    if options.set and not options.corpus:
+        raise VqnmtError(f"--set is {options.set}, but only a --corpus has sets: leave it out")
     translator = load_translator(options.model)
     text = _corpus_text(options, translator) if options.corpus else _file_text(options)
     with Progress("translation", len(text), "sentences") as progress:
@@ -51,8 +59,6 @@ def main(arguments: list[str]) -> None:
 
 
 def _file_text(options: argparse.Namespace) -> ParallelText:
-    if not (options.source and options.reference):
-        raise VqnmtError("give --source and --reference, or --corpus")
     pairs = list(read_parallel(Path(options.source), Path(options.reference)))
     return ParallelText([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
@@ -74,4 +80,4 @@ def _corpus_text(options: argparse.Namespace, translator: BatchTranslator) -> Pa
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: nothing is scored and nothing written")

@@ -5,19 +5,18 @@ python scripts/export.py --model runs/homeassistant-en-de/student --out DIR [--p
 echo "Turn on the light" | python scripts/translate.py --model DIR
 """
 
-import argparse
 from pathlib import Path
 
-from command_line import RAW, run
+from command_line import PLACE, Options, run
 
 from vqnmt.export.folder import PRECISIONS, export_model
 
 
 def main(arguments: list[str]) -> None:
     """Export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("--model", required=True, help="model folder of train_nmt.py")
-    parser.add_argument("--out", required=True, help="new folder, or an earlier export")
+    parser = Options(__doc__)
+    parser.add_argument("--model", type=PLACE, required=True, help="model folder of train_nmt.py")
+    parser.add_argument("--out", type=PLACE, required=True, help="new folder, or an earlier export")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     options = parser.parse_args(arguments)
     export_model(options.model, options.out, options.precision)
@@ -26,4 +25,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: nothing is exported")

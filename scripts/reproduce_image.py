@@ -8,8 +8,8 @@ train_image.py with the same keys, in runs/images/<data>-<system>-<budget>.
 
 from typing import Any
 
-from accelerate import PartialState
 from command_line import deciding, load_config, run
+from accelerate import PartialState
 
 from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.records import Record

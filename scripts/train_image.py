@@ -5,18 +5,19 @@
 Starting the same command again resumes. Keys and their comments: configs/train_image.yaml.
 """
 
-from accelerate import PartialState
 from command_line import deciding, load_config, run
-
-from vqnmt.evaluation.image_tables import image_table
-from vqnmt.pipeline.image_config import ImagePipelineConfig
-from vqnmt.pipeline.image_evaluation import ImageEvaluation
-from vqnmt.pipeline.images import ImagePipeline
-from vqnmt.settings import from_mapping
 
 
 def main(arguments: list[str]) -> None:
     """Run all stages."""
+    from accelerate import PartialState
+
+    from vqnmt.evaluation.image_tables import image_table
+    from vqnmt.pipeline.image_config import ImagePipelineConfig
+    from vqnmt.pipeline.image_evaluation import ImageEvaluation
+    from vqnmt.pipeline.images import ImagePipeline
+    from vqnmt.settings import from_mapping
+
     config = from_mapping(ImagePipelineConfig, load_config("train_image", arguments))
     pipeline = ImagePipeline(config)
     pipeline.run()

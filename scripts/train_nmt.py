@@ -5,17 +5,18 @@
 Starting the same command again resumes. Keys and their comments: configs/train_nmt.yaml.
 """
 
-from accelerate import PartialState
 from command_line import deciding, load_config, run
-
-from vqnmt.evaluation.report import results_table
-from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-from vqnmt.pipeline.evaluation import Evaluation
-from vqnmt.settings import from_mapping
 
 
 def main(arguments: list[str]) -> None:
     """Run all stages."""
+    from accelerate import PartialState
+
+    from vqnmt.evaluation.report import results_table
+    from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+    from vqnmt.pipeline.evaluation import Evaluation
+    from vqnmt.settings import from_mapping
+
     config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
     pipeline = TranslationPipeline(config)
     pipeline.run()

@@ -14,11 +14,11 @@ import io
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from command_line import RAW, READER, SWITCH, run
+from command_line import PLACE, READER, SEED, SWITCH, THREADS, WIDTH, Options, run
 
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
@@ -33,6 +33,8 @@ from vqnmt.translation import (
 
 # Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000
+CHOICE = "translations to choose from"
+RESCORER = "a teacher, exported or not, that chooses"
 # The model that comes with the repository.
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained" / "en-de"
 
@@ -51,7 +53,7 @@ class Command:
         )
         further = {"dtype": options.dtype, "compile": options.compile}
         self.translator = load(options.model, options, **further)
-        self.rescorer = load(options.rescore, options) if options.rescore else None
+        self.rescorer = load_rescorer(self.translator, options) if options.rescore else None
         if options.temperature is not None:
             import torch
 
@@ -110,6 +112,22 @@ def load(folder: str | None, options: argparse.Namespace, **further: Any) -> Bat
     return translator
 
 
+def load_rescorer(translator: BatchTranslator, options: argparse.Namespace) -> BatchTranslator:
+    """Load the model that chooses, which must be one that can judge what `translator` writes."""
+    found = load(options.rescore, options)
+    wanted, known = (f"{x.source_language} to {x.target_language}" for x in (translator, found))
+    if wanted != known:
+        raise VqnmtError(
+            f"--rescore {options.rescore} translates {known}, but the model {wanted}: give a "
+            "teacher of the same languages"
+        )
+    try:
+        found.score(["."], [["."]])
+    except VqnmtError as error:
+        raise VqnmtError(f"--rescore {options.rescore}: {error}") from error
+    return found
+
+
 def translate_stream(command: Command, stream: BinaryIO, name: str) -> None:
     """Translate a file or a pipe; the length of a file is known, so that it has a progress bar."""
     with ExitStack() as stack:
@@ -133,13 +151,17 @@ def open_file(name: str) -> BinaryIO:
 
 def prompt(command: Command) -> None:
     """Translate what is typed, until the end of input; an error ends nothing."""
-    import readline  # noqa: F401  line editing and history for input()
+    with suppress(ImportError):  # line editing and history for input()
+        import readline  # noqa: F401
 
     while True:
         try:
-            line = input("> ")
+            # What is asked and answered on the terminal is no part of a redirected output.
+            if not sys.stdout.isatty():
+                print("> ", end="", file=sys.stderr, flush=True)
+            line = input("> " if sys.stdout.isatty() else "")
         except (EOFError, KeyboardInterrupt):
-            print()
+            print(file=sys.stderr)
             return
         typed = io.BytesIO(line.encode(errors="surrogateescape") + b"\n")  # may be no UTF-8
         try:
@@ -151,28 +173,28 @@ def prompt(command: Command) -> None:
 
 def main(arguments: list[str]) -> None:
     """Translate files, or standard input, to standard output."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser = Options(__doc__)
     parser.add_argument("files", nargs="*", help="UTF-8 text; default: standard input")
-    parser.add_argument("--model", help=f"model or exported folder; default: {PRETRAINED}")
-    parser.add_argument("--beam", type=int, default=1, help="beam over tokens or codes")
-    parser.add_argument("--candidates", type=int, default=1, help="translations to choose from")
+    parser.add_argument(
+        "--model", type=PLACE, help=f"model or exported folder; default: {PRETRAINED}"
+    )
+    parser.add_argument("--beam", type=WIDTH, default=1, help="beam over tokens or codes")
+    parser.add_argument("--candidates", type=WIDTH, default=1, help=CHOICE)
     parser.add_argument("--temperature", type=float, help="draw candidates: 1 from the model")
     parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
-    parser.add_argument("--rescore", metavar="DIR", help="a teacher, exported or not, that chooses")
-    parser.add_argument("--nbest", type=int, default=1, help="translations written a line")
+    parser.add_argument("--rescore", type=PLACE, metavar="DIR", help=RESCORER)
+    parser.add_argument("--nbest", type=WIDTH, default=1, help="translations a line")
     parser.add_argument("--scores", action="store_true", help="write log-probabilities, in nats")
     parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")
     parser.add_argument("--on-long", choices=ON_LONG, default="refuse", help="too long a line")
     parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
-    parser.add_argument("--threads", type=int, help="of an exported model; default: all cores")
+    parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")
     parser.add_argument("--dtype", choices=DTYPES, help="of a model that PyTorch runs")
     parser.add_argument("--compile", action="store_true", help="for sentences alone; CUDA graphs")
-    parser.add_argument("--seed", type=int, default=1, help="for --temperature")
+    parser.add_argument("--seed", type=SEED, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)
-    if options.nbest < 1:
-        raise VqnmtError(f"--nbest is {options.nbest}; it must be 1 or more")
     command = Command(options)
     if not options.files and sys.stdin.isatty():
         prompt(command)
@@ -185,4 +207,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: what is written so far stands, the rest is missing")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import run
+from command_line import Options, run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.image_tables import image_table
@@ -78,17 +78,22 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
 
 def main(arguments: list[str]) -> None:
     """Rewrite, or with --check only say what is out of date."""
+    parser = Options(__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing: fail where one differs"
+    )
+    check = parser.parse_args(arguments).check
     others = (path for folder in ("docs", "pretrained") for path in (ROOT / folder).rglob("*.md"))
     for path in [ROOT / "README.md", *sorted(others)]:
         text = path.read_text(encoding="utf-8")
         new = updated(text)
         if new == text:
             continue
-        if "--check" in arguments:
+        if check:
             raise VqnmtError(f"{path}: a table differs from its records: run this without --check")
         atomic_write_text(path, new)
         print(f"updated {path}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="interrupted: start the same command again")

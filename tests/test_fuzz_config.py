@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,8 @@ def test_command_lines(command_line: Any, overrides: list[str]) -> None:
     values = attempt(command_line.load_config, "train_nmt", overrides)
     if not isinstance(values, VqnmtError):
         attempt(from_mapping, PipelineConfig, values)
+    else:
+        assert not re.search(r"[a-z](Error|Exception)\b", str(values)), "no library's names"
 
 
 SMALL = {

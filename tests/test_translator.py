@@ -409,5 +409,7 @@ def test_damaged_folder_is_refused(
 
 
 def test_unknown_device_is_refused(folder: Path) -> None:
-    with pytest.raises(VqnmtError, match="device abacus cannot be used"):
+    with pytest.raises(VqnmtError, match="device is 'abacus', which PyTorch cannot use here"):
         Translator.from_pretrained(folder, device="abacus")
+    with pytest.raises(VqnmtError, match="device is 'meta', which"):
+        Translator.from_pretrained(folder, device="meta")

@@ -5,6 +5,35 @@ from dataclasses import dataclass
 
 from vqnmt.errors import VqnmtError
 
+MOST = 1000
+"""The largest beam and the most candidates: each of them takes a sentence's memory once."""
+
+MOST_THREADS = 1024
+"""The most threads that a translation may be asked to run on."""
+
+LEAST_TEMPERATURE = 1e-6
+"""Below it nothing but the likeliest is drawn, until the division by it overflows."""
+
+
+def check_width(key: str, value: int) -> None:
+    """Check a beam or a number of candidates.
+
+    Raises:
+        VqnmtError: It is not from 1 to `MOST`.
+    """
+    if not 1 <= value <= MOST:
+        raise VqnmtError(f"{key} is {value}; it must be from 1 to {MOST}")
+
+
+def check_temperature(key: str, value: float) -> None:
+    """Check a temperature.
+
+    Raises:
+        VqnmtError: It is below `LEAST_TEMPERATURE`, infinite or not a number.
+    """
+    if not LEAST_TEMPERATURE <= value < math.inf:
+        raise VqnmtError(f"{key} is {value}; it must be {LEAST_TEMPERATURE} or more, and finite")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSettings:
@@ -29,10 +58,9 @@ class SearchSettings:
             VqnmtError: Names the setting, its value and the values allowed.
         """
         for key in ("beam", "candidates"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise VqnmtError(f"temperature is {self.temperature}; it must be above 0")
+            check_width(key, getattr(self, key))
+        if self.temperature is not None:
+            check_temperature("temperature", self.temperature)
 
     @property
     def greedy(self) -> bool:

@@ -10,10 +10,12 @@ class VqnmtError(Exception):
     status = 2
 
 
-class Terminated(VqnmtError):
-    """SIGTERM has stopped the work, which is saved: the same command goes on with it.
+class Stopped(VqnmtError):
+    """A signal has stopped the work, which is saved: the same command goes on with it.
 
     The status is the one that a shell gives a command ended by this signal.
     """
 
-    status = 128 + 15
+    def __init__(self, text: str, signal: int) -> None:
+        super().__init__(text)
+        self.status = 128 + signal

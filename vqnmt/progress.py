@@ -1,8 +1,10 @@
 """Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from tqdm import tqdm
@@ -38,8 +40,8 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar = None
         # Of several processes one speaks; launchers number them so.
-        self._silent = os.environ.get("RANK", "0") != "0"
-        if sys.stderr.isatty() and not self._silent:
+        self._silent = os.environ.get("RANK", "0") != "0" or sys.stderr is None
+        if not self._silent and sys.stderr.isatty():
             self._bar = tqdm(
                 desc=description, total=total, unit=unit, initial=initial, unit_scale=True
             )
@@ -49,18 +51,28 @@ class Progress:
         self.done += amount
         self.note = note or self.note
         if self._bar is not None:
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(amount)
+            with self._while_heard():
+                if note:
+                    self._bar.set_postfix_str(note, refresh=False)
+                self._bar.update(amount)
         elif time.monotonic() - self._last >= PLAIN_INTERVAL:
             self._print_line()
 
     def write(self, line: str) -> None:
         """Print one line without tearing the bar."""
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        elif not self._silent:
-            print(line, file=sys.stderr, flush=True)
+        with self._while_heard():
+            if self._bar is not None:
+                self._bar.write(line, file=sys.stderr)
+            elif not self._silent:
+                print(line, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _while_heard(self) -> Iterator[None]:
+        """Go on in silence once the terminal is gone, or the reader of the pipe."""
+        try:
+            yield
+        except OSError:
+            self._bar, self._silent = None, True
 
     def _print_line(self) -> None:
         self._last = time.monotonic()
@@ -76,7 +88,8 @@ class Progress:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         if self.note:
             parts.append(self.note)
-        print(" · ".join(parts), file=sys.stderr, flush=True)
+        with self._while_heard():
+            print(" · ".join(parts), file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
         """Start the clock."""
@@ -90,7 +103,8 @@ class Progress:
     ) -> None:
         """Close the bar, or print the last line."""
         if self._bar is not None:
-            self._bar.close()
+            with self._while_heard():
+                self._bar.close()
         elif self.done > self.initial:
             self._print_line()
 

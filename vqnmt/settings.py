@@ -67,6 +67,16 @@ def _located(text: str, names: list[str], path: str) -> str:
     return re.sub(rf"\b{first[1]}\.(?=\w)", f"{path}.", text)
 
 
+def check_seed(seed: int) -> None:
+    """Check the seed of a run.
+
+    Raises:
+        VqnmtError: numpy or torch would not take it.
+    """
+    if not 0 <= seed < 2**32:
+        raise VqnmtError(f"seed is {seed}; it must be 0 or more and below 2^32")
+
+
 def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
@@ -127,3 +137,18 @@ def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         else:
             flat[_join(path, key)] = value
     return flat
+
+
+def field_types(kind: type, path: str = "") -> dict[str, Any]:
+    """Return the type of every setting of a dataclass by its dotted key, the nested ones too."""
+    hints = typing.get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(kind):
+        if not f.init:
+            continue
+        key = _join(path, f.name)
+        if dataclasses.is_dataclass(hints[f.name]):
+            found |= field_types(hints[f.name], key)
+        else:
+            found[key] = hints[f.name]
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.decoding import SearchSettings
+from vqnmt.decoding import MOST_THREADS, SearchSettings
 from vqnmt.errors import VqnmtError
 
 if TYPE_CHECKING:
@@ -313,6 +313,8 @@ def load_translator(
             not installed, or an option is not for this folder or this machine.
     """
     folder = Path(folder)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
     if (folder / "model.onnx").exists() or (folder / "ctranslate2").exists():
         from vqnmt.export.runtime import load_exported
 

@@ -101,14 +101,12 @@ class Translator(BatchTranslator):
         """
         if dtype not in _DTYPES:
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        _check_device(chosen)
         folder = Path(folder)
         check_model_folder(folder)
         loaded = _load(folder)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            module = loaded.model.to(chosen, _DTYPES[dtype])
-        except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
-            raise VqnmtError(f"device {chosen} cannot be used ({_first_line(error)})") from error
+        module = loaded.model.to(chosen, _DTYPES[dtype])
         if isinstance(module, LatentTransformer):
             module.quantizer.float()
         vocabulary = Vocabulary.load(folder / "spm.model")
@@ -208,6 +206,17 @@ class Translator(BatchTranslator):
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
                 texts[i] = text
         return texts
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that PyTorch cannot compute on, before anything is loaded."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
+        raise VqnmtError(
+            f"device is {name!r}, which PyTorch cannot use here ({type(error).__name__}): give "
+            f"{'cuda or ' if torch.cuda.is_available() else ''}cpu"
+        ) from error
 
 
 def _translation(candidate: LatentTranslation | Hypothesis) -> Translation:

@@ -80,7 +80,7 @@ def test_records_of_a_small_run(script, tmp_path, monkeypatch):
     [
         (["--sizes", "64x8"], "--sizes has 64x8: write vectors x dimension x codes"),
         (["--sizes", "0x8x4"], "--sizes has 0x8x4"),
-        (["--pairs", "0"], "--pairs is 0: it must be 1 or more"),
+        (["--pairs", "0"], "--pairs: 0 is not a whole number from 1"),
     ],
 )
 def test_mistakes_are_named(script, tmp_path, arguments, message):

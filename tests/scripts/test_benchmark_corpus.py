@@ -82,7 +82,7 @@ def test_faults_are_told_before_the_work(script, tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["--folder", tmp_path / "file" / "x"], "cannot be written"),
-        (["--folder", tmp_path, "--pairs", 0], "--pairs is 0"),
+        (["--folder", tmp_path, "--pairs", 0], "--pairs: 0 is not"),
     ):
         outcome = script("benchmark_corpus", *arguments)
         assert outcome.status == 2 and message in outcome.err and "synthetic" not in outcome.err

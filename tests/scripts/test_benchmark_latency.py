@@ -90,4 +90,4 @@ def test_profile_of_a_run(finished_run, tmp_path: Path, script: Callable) -> Non
 
 def test_wrong_options(finished_run, script: Callable) -> None:
     outcome = script("benchmark_latency", "--run", finished_run.folder, "--rounds", 0)
-    assert outcome.status == 2 and "--rounds is 0" in outcome.err
+    assert outcome.status == 2 and "--rounds: 0 is not" in outcome.err

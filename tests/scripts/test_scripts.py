@@ -205,7 +205,13 @@ def test_evaluate_names_files_and_counts(
     refuse(script(*model, "--source", tmp_path / "no", "--reference", one), tmp_path / "no")
     refuse(script(*model, "--source", invalid, "--reference", one), invalid, "line 2")
     refuse(script(*model), "--source and --reference, or --corpus")
-    refuse(script(*model, "--source", one, "--reference", one, "--beam", 0), "beam is 0")
+    files = ("--source", one, "--reference", one)
+    refuse(script(*model, *files, "--corpus", "multi30k"), "but not both")
+    refuse(script(*model, *files, "--set", "valid"), "--set is valid, but only a --corpus")
+    refuse(
+        script(*model, "--source", one, "--reference", one, "--beam", 0),
+        "--beam: 0 is not a whole number",
+    )
     refuse(script(*model, "--corpus", "homeasistant"), "corpus=homeasistant", "homeassistant?")
 
 

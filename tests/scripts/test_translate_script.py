@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -101,6 +103,7 @@ def test_a_prompt_on_a_terminal(
     assert out.split("\n")[:2] == [translation.text for translation in found]
     assert "the model takes 60" in err and "2 sentences in" in err
     assert "input, line 1: not UTF-8 (byte 0xe4 at column 3)" in err
+    assert ">" not in out
 
 
 def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
@@ -125,14 +128,23 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--nbest", "0"), "--nbest is 0"),
-        (("--candidates", "0", "--nbest", "1", "--beam", "0"), "beam is 0"),
-        (("--temperature", "0"), "temperature is 0"),
+        (("--rescore", "STUDENT"), "student: only an autoregressive model can rescore"),
+        (("--rescore", PRETRAINED), "en-de: only an autoregressive model can rescore"),
+        (("--rescore", "REVERSED"), "reversed translates de to en, but the model en to de: give"),
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave them out"),
         (("no-such-file",), "no-such-file: cannot be read"),
     ],
 )
-def test_wrong_options(student: Path, script: Callable, arguments, message: str) -> None:
+def test_wrong_options(
+    student: Path, script: Callable, tmp_path: Path, arguments, message: str
+) -> None:
+    teacher = shutil.copytree(student.parent / "teacher", tmp_path / "reversed")
+    config = (teacher / "config.json").read_text(encoding="utf-8")
+    for old, new in (("source", "de"), ("target", "en")):
+        config = re.sub(rf'"{old}_language": "\w+"', f'"{old}_language": "{new}"', config)
+    (teacher / "config.json").write_text(config, encoding="utf-8")
+    places = {"STUDENT": student, "REVERSED": teacher}
+    arguments = [places.get(argument, argument) for argument in arguments]
     outcome = script("translate", "--model", student, *arguments)
     assert outcome.status == 2 and message in outcome.err.splitlines()[-1]
 

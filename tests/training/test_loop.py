@@ -306,7 +306,11 @@ def test_weight_decay_is_on_matrices_only():
 
 @pytest.mark.parametrize(
     ("number", "word", "status"),
-    [(signal.SIGINT, "interrupted", 2), (signal.SIGTERM, "terminated", 143)],
+    [
+        (signal.SIGINT, "interrupted", 130),
+        (signal.SIGTERM, "terminated", 143),
+        (signal.SIGHUP, "its terminal was closed", 129),
+    ],
 )
 def test_a_signal_saves_and_the_handlers_come_back(make_trainer, number, word, status):
     previous = signal.getsignal(number)

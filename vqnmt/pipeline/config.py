@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
+from vqnmt.decoding import check_temperature, check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
+from vqnmt.settings import check_seed
 from vqnmt.training.config import TrainingConfig
 
 STUDENTS = {
@@ -40,10 +42,9 @@ class DecodingConfig:
             VqnmtError: Names the key, its value and the values allowed.
         """
         for key in ("beam", "candidates"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"decoding.{key} is {getattr(self, key)}; it must be 1 or more")
-        if self.temperature is not None and not self.temperature > 0:
-            raise VqnmtError(f"decoding.temperature is {self.temperature}; it must be above 0")
+            check_width(f"decoding.{key}", getattr(self, key))
+        if self.temperature is not None:
+            check_temperature("decoding.temperature", self.temperature)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -139,9 +140,10 @@ class PipelineConfig:
         Raises:
             VqnmtError: Names the key, its value and the values allowed.
         """
-        for key in ("max_train_tokens", "max_source_tokens", "beam"):
+        for key in ("max_train_tokens", "max_source_tokens"):
             if getattr(self, key) < 1:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        check_width("beam", self.beam)
         if self.recombined < 0:
             raise VqnmtError(f"recombined is {self.recombined}; it must be 0 or more")
         if isinstance(self.distill, str) and self.distill != "selected":
@@ -155,8 +157,7 @@ class PipelineConfig:
             )
         if self.student not in STUDENTS:
             raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
-        if not 0 <= self.seed < 2**32:
-            raise VqnmtError(f"seed is {self.seed}; it must be 0 or more and below 2^32")
+        check_seed(self.seed)
         if not self.run.strip():
             raise VqnmtError(f"run is {self.run!r}; give the run a folder, such as run=runs/first")
         if self.teacher_prefix and self.teacher == "own":

@@ -6,6 +6,7 @@ from pathlib import Path
 from vqnmt.data.images import ImageDataConfig
 from vqnmt.errors import VqnmtError
 from vqnmt.models.image import ImageModelConfig
+from vqnmt.settings import check_seed
 from vqnmt.training.config import TrainingConfig
 
 
@@ -102,6 +103,7 @@ class ImagePipelineConfig:
         for key in ("run", "system", "budget"):
             if not getattr(self, key).strip():
                 raise VqnmtError(f"{key} is {getattr(self, key)!r}; give it a name")
+        check_seed(self.seed)
 
     @property
     def records_paths(self) -> list[Path]:

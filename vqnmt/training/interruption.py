@@ -1,30 +1,36 @@
-"""Ctrl-C and SIGTERM: the loop saves and stops after the step that they come in."""
+"""Ctrl-C, SIGTERM, a closed terminal: the loop saves and stops after the step they come in."""
 
 import signal
 from types import FrameType
 from typing import Any
 
-from vqnmt.errors import Terminated, VqnmtError
+from vqnmt.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = {
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "its terminal was closed",
+    signal.SIGINT: "interrupted",
+}
+"""The signals, and what the sentence says of each."""
 
 
 class Interruption:
-    """While entered, remembers the signals that come in place of dying of them."""
+    """While entered, remembers the signals that come instead of dying of them."""
 
     def __init__(self) -> None:
         self.received: set[int] = set()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        """Take the signals over."""
+        """Take the signals over, but for those that are ignored, as SIGHUP under nohup."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.received.add(number)
 
         try:
             for number in SIGNALS:
-                self._previous[number] = signal.signal(number, handle)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, handle)
         except ValueError:  # not the main thread: the caller handles signals
             pass
         return self
@@ -38,7 +44,7 @@ class Interruption:
         """Return 1 for each of `SIGNALS` that has come, else 0: processes can add them up."""
         return [int(number in self.received) for number in SIGNALS]
 
-    def error(self, flags: list[int], place: str, step: int) -> VqnmtError:
+    def error(self, flags: list[int], place: str, step: int) -> Stopped:
         """Make the error that ends an interrupted training.
 
         Args:
@@ -46,7 +52,6 @@ class Interruption:
             place: The folder of the training.
             step: Optimiser steps taken.
         """
-        terminated = flags[SIGNALS.index(signal.SIGTERM)] > 0
-        how = "terminated" if terminated else "interrupted"
+        number, how = next(s for s, flag in zip(SIGNALS.items(), flags, strict=True) if flag)
         text = f"{place}: {how} at step {step} and saved: start the same command again to go on"
-        return Terminated(text) if terminated else VqnmtError(text)
+        return Stopped(text, number)

@@ -106,7 +106,7 @@ class Trainer:
 
         Raises:
             VqnmtError: Too many steps in a row had to be left out, the checkpoint is of another
-                model, or the run was interrupted (and saved); `Terminated` if by SIGTERM.
+                model, or a signal has stopped the run, which is saved (`Stopped`).
         """
         if self.distributed.accelerator.device.type == "cpu":
             keep_freed_memory()

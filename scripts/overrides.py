@@ -1,0 +1,142 @@
+"""The words of a command, key=value, for Hydra: text is taken as it was typed."""
+
+import difflib
+import os
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vqnmt.errors import VqnmtError
+from vqnmt.settings import field_types
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# Keys that choose one of its files.
+GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+
+# What a user may have written in Hydra's grammar for text: null, or quotes around all of it.
+_OWN = re.compile(r"""null|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+# Keys of files and folders, where a leading ~ is the user's home.
+_PATHS = re.compile(
+    r"run|records|teacher|(?:corpus|data)\.(?:cache|(?:train|valid|test)(?:\.\w+)?)"
+)
+
+
+def for_hydra(name: str, words: Sequence[str]) -> list[str]:
+    """Quote text values: Hydra's grammar has no accents, blanks or brackets, and 1_0 is a number.
+
+    Interpolations (`${...}`) in text work as ever. A key of the settings that the configuration
+    files do not mention needs no `+`.
+
+    Args:
+        name: Of the configuration.
+        words: Those of the command.
+
+    Raises:
+        VqnmtError: A word is an option, one of Hydra's own settings, or not UTF-8.
+    """
+    for word in words:
+        _check(word)
+    keys = {word.partition("=")[0].lstrip("+") for word in words}
+    fields = _fields(name) if keys - GROUPS else {}
+    return [_rewritten(word, fields) for word in words]
+
+
+def _rewritten(word: str, fields: dict[str, Any]) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    key, equals, value = word.partition("=")
+    plain = key.lstrip("+")
+    if plain in GROUPS:
+        is_text = value[:1] != "["
+    else:
+        hint = fields.get(plain)
+        is_text = set(typing.get_args(hint) or (hint,)) - {type(None)} == {str}
+        if plain == key and hint and equals:  # also where only the code has its default
+            key = f"++{key}"
+    if is_text and value and not _OWN.fullmatch(value):
+        if _PATHS.fullmatch(plain):
+            value = os.path.expanduser(value)
+        value = QuotedString(text=value, quote=Quote.single).with_quotes()
+    return f"{key}{equals}{value}"
+
+
+def _check(word: str) -> None:
+    if word in ("-m", "--multirun"):
+        raise VqnmtError(
+            f"{word}: a command is one run: start it once for each value, in a loop of the shell"
+        )
+    if word.startswith("-"):
+        raise VqnmtError(
+            f"{shown(word)} is not an option of this script: write key=value; --help lists all keys"
+        )
+    if re.match(r"[+~]*hydra[./]", word):
+        raise VqnmtError(f"{shown(word)} is a setting of Hydra's own, unused here: leave it out")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise VqnmtError(
+            f"{word!r} is not UTF-8: give the file another name, or call by a link"
+        ) from None
+
+
+def _fields(name: str) -> dict[str, Any]:
+    """Return every key that the settings of a configuration may have, and its type."""
+    if "image" in name:
+        from vqnmt.pipeline.image_config import ImagePipelineConfig
+
+        return field_types(ImagePipelineConfig)
+    from vqnmt.pipeline import PipelineConfig
+
+    return field_types(PipelineConfig)
+
+
+def sentence(error: Exception, name: str, words: Sequence[str], composed: Sequence[str]) -> str:
+    """Say in one sentence what Hydra or OmegaConf has found, without their names and hints.
+
+    Args:
+        error: What was raised.
+        name: Of the configuration.
+        words: Those of the command.
+        composed: The keys of the configuration without them.
+    """
+    message = str(error)
+    if match := re.search(r"Could not override '([^']+)'", message):
+        keys = sorted({*composed, *_fields(name)})
+        last = match[1].rpartition(".")[2]
+        near = difflib.get_close_matches(match[1], keys, n=1)
+        near = [key for key in keys if key.rpartition(".")[2] == last] or near
+        remedy = f"did you mean {' or '.join(near)}?" if near else "--help lists all keys"
+        return f"{shown(match[1])} is not a known key: {remedy}"
+    if match := re.search(r"Could not (?:find|load) '([^/']+)/(.*)'", message):
+        group, choice = match.groups()
+        choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        near = difflib.get_close_matches(choice, choices, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(choices)}"
+        return f"{group}={shown(choice)} is not a known choice: {remedy}"
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", message):
+        return (
+            f"{shown(match[1].lstrip('+'))} has several values, but a command is one run: give one "
+            "and repeat the command for the others, or write key=[a,b] where a list is wanted"
+        )
+    return (
+        f"{', '.join(map(shown, words))} cannot be read{_reason(error)}: write key=value, lists as "
+        "key=[a,b], words with accents, blanks or brackets in quotes; --help lists all keys"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason in brackets where a user can make something of it."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, OmegaConfBaseException):
+        return ""
+    first = next(iter(str(error).splitlines()), "")
+    first = re.sub(r"\w+ raised while resolving interpolation: ", "", first).strip('"')
+    return f" ({first})" if first and not re.search(r"[a-z](Error|Exception)\b", first) else ""
+
+
+def shown(text: str) -> str:
+    """Return text as it is where it can be printed."""
+    return text if text.isprintable() else repr(text)
