@@ -2,8 +2,29 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from vqnmt.errors import VqnmtError
+
+MOST_HYPOTHESES = 1000
+"""Of a beam, and candidates of a sentence: more fill the memory and find nothing better."""
+
+
+def check_hypotheses(key: str, value: object) -> None:
+    """Refuse a beam or a number of candidates that is out of range.
+
+    Args:
+        key: What to name in the error.
+        value: A whole number, or what was given instead.
+
+    Raises:
+        VqnmtError: Names the key, its value and the values allowed.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not 1 <= value <= MOST_HYPOTHESES:  # type: ignore[operator]
+        raise VqnmtError(
+            f"{key} is {value!r}; it must be a whole number from 1 to {MOST_HYPOTHESES}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +50,12 @@ class SearchSettings:
             VqnmtError: Names the setting, its value and the values allowed.
         """
         for key in ("beam", "candidates"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise VqnmtError(f"temperature is {self.temperature}; it must be above 0")
+            check_hypotheses(key, getattr(self, key))
+        warmth, penalty = self.temperature, self.length_penalty
+        if warmth is not None and not (isinstance(warmth, Real) and 0 < warmth < math.inf):
+            raise VqnmtError(f"temperature is {warmth!r}; it must be a number above 0")
+        if not (isinstance(penalty, Real) and math.isfinite(penalty)):
+            raise VqnmtError(f"length_penalty is {penalty!r}; it must be a finite number")
 
     @property
     def greedy(self) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
+from vqnmt.decoding import check_hypotheses
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
 from vqnmt.training.config import TrainingConfig
@@ -40,8 +41,7 @@ class DecodingConfig:
             VqnmtError: Names the key, its value and the values allowed.
         """
         for key in ("beam", "candidates"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"decoding.{key} is {getattr(self, key)}; it must be 1 or more")
+            check_hypotheses(f"decoding.{key}", getattr(self, key))
         if self.temperature is not None and not self.temperature > 0:
             raise VqnmtError(f"decoding.temperature is {self.temperature}; it must be above 0")
 
@@ -139,9 +139,10 @@ class PipelineConfig:
         Raises:
             VqnmtError: Names the key, its value and the values allowed.
         """
-        for key in ("max_train_tokens", "max_source_tokens", "beam"):
+        for key in ("max_train_tokens", "max_source_tokens"):
             if getattr(self, key) < 1:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        check_hypotheses("beam", self.beam)
         if self.recombined < 0:
             raise VqnmtError(f"recombined is {self.recombined}; it must be 0 or more")
         if isinstance(self.distill, str) and self.distill != "selected":
