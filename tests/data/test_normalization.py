@@ -80,10 +80,7 @@ def test_what_differs_to_the_eye_stays(text):
         *((text, False) for text in ("1\ufe0f\u20e3", "¿?", "३४", "\u0301", "\u200b", "\ufeff")),
         *((text, False) for text in ("https://example.org/a?b=c#d", "www.example.org", "a.b@c.de")),
         *((text, False) for text in ("<https://example.org>.", "mailto:a@b.de", "a@b.de, c@d.de")),
-        *(
-            (text, False)
-            for text in ("https://de.wikipedia.org/wiki/Größe", "1. https://a.b \U0001f642")
-        ),
+        *((text, False) for text in ("https://de.wikipedia.org/wiki/Größe", "https://a.b/हिन्दी")),
         *((text, True) for text in ("a", "1. A", "Ж", "光", "ก", "see https://a.b", "e.g.", "a@b")),
         *((text, True) for text in ("https://a.b。请看这里", "www", "user@", "and/or", "@home")),
     ],

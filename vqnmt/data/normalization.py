@@ -27,11 +27,12 @@ _IDLE_JOINER = re.compile(
 # sentencepiece writes a blank so, and gives one back for it.
 _BLANK_MARK = "\u2581"
 
-# A word that is an address: of a page or a mailbox. Any letters, but of other signs ASCII only: a
-# Chinese full stop ends the address in front of it.
+# A word that is an address: of a page or a mailbox. Full-width punctuation ends it, as in Chinese,
+# where no blank follows.
+_LETTER = r"[^\s@\u3000-\u303f\uff00-\uff20]"
 _ADDRESS = re.compile(
-    r"[^\w\s]*(?:(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)[\w!-~]+"
-    r"|[\w!#$%&'*+/=?^`{|}~.-]+@[\w-]+(?:\.[\w-]+)+[^\w\s]*)",
+    rf"[^\w\s]*(?:(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)(?:{_LETTER}|@)+"
+    rf"|{_LETTER}+@{_LETTER}+\.{_LETTER}+)",
     re.IGNORECASE,
 )
 
