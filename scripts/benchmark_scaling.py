@@ -22,7 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from command_line import SEED, Options, load_config, run, whole
+from command_line import PLACE, SEED, Options, load_config, run, whole
 from torch import Tensor, nn
 
 from vqnmt.data.batches import ParallelBatches

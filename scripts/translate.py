@@ -5,8 +5,9 @@ echo "Turn on the light" | python scripts/translate.py --model DIR
 python scripts/translate.py                  a prompt, on a terminal
 
 With --nbest, --scores or --show-codes a line has columns between tabs: the number of the source
-line (--nbest), the log-probability (--scores) and the rescorer's (--rescore), the translation, and
-each code with the pieces that it writes (--show-codes).
+line (--nbest), the score by which the translations of a line fall (--scores; log-probability over
+length, in nats), the rescorer's, which then decides (--rescore), the translation, and each code
+with the pieces that it writes (--show-codes).
 """
 
 import argparse
@@ -184,7 +185,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
     parser.add_argument("--rescore", type=PLACE, metavar="DIR", help=RESCORER)
     parser.add_argument("--nbest", type=WIDTH, default=1, help="translations a line")
-    parser.add_argument("--scores", action="store_true", help="write log-probabilities, in nats")
+    parser.add_argument("--scores", action="store_true", help="write what decides, in nats")
     parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")
     parser.add_argument("--on-long", choices=ON_LONG, default="refuse", help="too long a line")
     parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")

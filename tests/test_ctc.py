@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vqnmt.ctc import prefix_beam_search, read_likely
+from vqnmt.ctc import _PREFIXES, prefix_beam_search, read_likely
 from vqnmt.errors import VqnmtError
 from vqnmt.language_model import Use
 
@@ -41,10 +41,10 @@ def collapse(path: tuple[int, ...], repeatable: set[int]) -> tuple[int, ...]:
     return tuple(read)
 
 
-def best_text(
+def values(
     positions: list[list[tuple[int, float]]], weight: float, repeatable: set[int], bonus: float
-) -> tuple[int, ...]:
-    """Sum over all paths, then choose."""
+) -> dict[tuple[int, ...], float]:
+    """Sum over all paths, for every text that they spell; the highest value is the best."""
     language, total = Language(weight), Counter()
     for path in itertools.product(*positions):
         text = collapse(tuple(piece for piece, _ in path), repeatable)
@@ -55,12 +55,21 @@ def best_text(
         log_p = [language.log_probability(*whole[i : i + 3]) for i in range(len(text) + 1)]
         return math.log(total[text]) + weight * sum(log_p) + bonus * len(text)
 
-    return max(total, key=value)
+    return {text: value(text) for text in total}
 
 
 def search(positions, weight, repeatable, bonus=0.0):
     likely = [[(piece, math.exp(score)) for piece, score in position] for position in positions]
     return prefix_beam_search(likely, Language(weight, bonus), repeatable, beam=1000)
+
+
+def random_problem(seed: int) -> list[list[tuple[int, float]]]:
+    """Six positions, each with one to three likely pieces."""
+    generator = random.Random(seed)
+    return [
+        [(piece, -3 * generator.random()) for piece in generator.sample(PIECES, count)]
+        for count in (generator.choice([1, 2, 3, 3]) for _ in range(6))
+    ]
 
 
 @pytest.mark.parametrize("repeatable", [set(), {3}, {3, 4}])
@@ -70,16 +79,30 @@ def test_a_wide_beam_finds_the_best_of_all_texts(
     seed, weight, bonus, repeatable, monkeypatch
 ) -> None:
     monkeypatch.setattr("vqnmt.ctc._TOO_FAR", math.inf)
-    generator = random.Random(seed)
-    positions = []
-    for _ in range(6):
-        likely = generator.sample(PIECES, generator.choice([1, 2, 3, 3]))
-        positions.append([(piece, -3 * generator.random()) for piece in likely])
+    positions = random_problem(seed)
     tokens, places = search(positions, weight, repeatable, bonus)
-    assert tuple(tokens) == best_text(positions, weight, repeatable, bonus)
+    every = values(positions, weight, repeatable, bonus)
+    assert tuple(tokens) == max(every, key=lambda text: every[text])
     assert places == sorted(set(places)) and len(places) == len(tokens)
     for token, place in zip(tokens, places, strict=True):
         assert token in [piece for piece, _ in positions[place]]
+
+
+def test_how_often_a_narrow_beam_misses_the_best_of_all_texts() -> None:
+    """The figures of docs/training.md; 4 is the default."""
+    assert _PREFIXES == 4
+    misses, lost = Counter[int](), 0.0
+    for seed in range(400):
+        positions = random_problem(seed)
+        every = values(positions, 0.5, {3}, 0.5)
+        likely = [[(piece, math.exp(score)) for piece, score in position] for position in positions]
+        for beam in (1, 4, 8):
+            tokens, _ = prefix_beam_search(likely, Language(0.5, 0.5), {3}, beam)
+            behind = max(every.values()) - every[tuple(tokens)]
+            misses[beam] += behind > 1e-9
+            lost += behind * (beam == 4)
+    assert misses == {1: 158, 4: 16, 8: 1}
+    assert lost / misses[4] == pytest.approx(0.134, abs=0.001)  # nats
 
 
 def test_the_language_model_decides_between_readings() -> None:

@@ -156,6 +156,55 @@ def test_prefix_stands_before_every_source(tmp_path: Path) -> None:
         assert "forced_bos_token_id" not in one
 
 
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> ForeignTranslator:
+    """A random teacher that writes bytes, most of them no UTF-8."""
+    folder = tmp_path_factory.mktemp("bytewise")
+    torch.manual_seed(1)
+    size = {"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1}
+    T5ForConditionalGeneration(
+        T5Config(**size, num_heads=2, decoder_start_token_id=0)
+    ).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return ForeignTranslator(str(folder), "en", "de")
+
+
+def test_sentences_are_treated_as_by_our_own_models(bytewise: ForeignTranslator) -> None:
+    calls = spy(bytewise)
+    spellings = ["The caf\u00e9", "The cafe\u0301", "\ufeffThe\u00a0ca\u00adf\u00e9 "]
+    as_they_are = ["...", "\U0001f642", "10\u00a0%", "https://a.b/c", "a@b.de"]
+    found = [one.text for one in bytewise.translate([*spellings, *as_they_are, "", "\u200b"])]
+    assert found[0] == found[1] == found[2]
+    assert found[3:] == [*as_they_are, "", ""]
+    assert sum(len(call["input_ids"]) for call in calls) == len(spellings)
+
+
+def test_what_it_writes_keeps_the_invariants(
+    bytewise: ForeignTranslator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = [" two  blanks\n", "half \ufffd\x00a\u200b", "cafe\u0301", "\ufeff"]
+    monkeypatch.setattr(bytewise.tokenizer, "batch_decode", lambda *_, **__: raw)
+    found = bytewise.translate(["aa", "bb", "cc", "dd"])
+    assert [one.text for one in found] == ["two blanks", "half a", "caf\u00e9", ""]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "beam", "message"),
+    [
+        ("Hello", 1, "^sentences is 'Hello' of type str: give a list of strings"),
+        (["a", None], 1, r"^sentences\[1\] is None"),
+        (["a\udce4"], 1, r"^sentences\[0\] has a lone surrogate"),
+        (["a"], 0, "^beam is 0; it must be a whole number from 1 to 1000"),
+        (["a"], 10**9, "^beam is 1000000000; it must be"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    bytewise: ForeignTranslator, sentences: Any, beam: int, message: str
+) -> None:
+    with pytest.raises(VqnmtError, match=message):
+        bytewise.translate(sentences, beam=beam)
+
+
 @pytest.mark.parametrize(
     ("language", "codes", "expected"),
     [

@@ -219,7 +219,7 @@ def test_an_end_at_the_first_step_gives_an_empty_sequence(beam):
 def test_everything_but_the_end_forbidden():
     for beam in (1, 2):
         (found,) = run(table(), [4], beam=beam, forbidden=(1, 2, 3))
-        assert found == Hypothesis([], 0.0)
+        assert found == Hypothesis([], 0.0, ended=True)
 
 
 @pytest.mark.parametrize("beam", [1, 3])

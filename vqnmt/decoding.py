@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from vqnmt.errors import VqnmtError
 
@@ -15,24 +16,27 @@ LEAST_TEMPERATURE = 1e-6
 """Below it nothing but the likeliest is drawn, until the division by it overflows."""
 
 
-def check_width(key: str, value: int) -> None:
+def check_width(key: str, value: object) -> None:
     """Check a beam or a number of candidates.
 
     Raises:
-        VqnmtError: It is not from 1 to `MOST`.
+        VqnmtError: It is not a whole number from 1 to `MOST`.
     """
-    if not 1 <= value <= MOST:
-        raise VqnmtError(f"{key} is {value}; it must be from 1 to {MOST}")
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not 1 <= value <= MOST:  # type: ignore[operator]
+        raise VqnmtError(f"{key} is {value!r}; it must be a whole number from 1 to {MOST}")
 
 
-def check_temperature(key: str, value: float) -> None:
+def check_temperature(key: str, value: object) -> None:
     """Check a temperature.
 
     Raises:
         VqnmtError: It is below `LEAST_TEMPERATURE`, infinite or not a number.
     """
-    if not LEAST_TEMPERATURE <= value < math.inf:
-        raise VqnmtError(f"{key} is {value}; it must be {LEAST_TEMPERATURE} or more, and finite")
+    if not (isinstance(value, Real) and LEAST_TEMPERATURE <= float(value) < math.inf):
+        raise VqnmtError(
+            f"{key} is {value!r}; it must be a number, {LEAST_TEMPERATURE} or more, and finite"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +65,9 @@ class SearchSettings:
             check_width(key, getattr(self, key))
         if self.temperature is not None:
             check_temperature("temperature", self.temperature)
+        penalty = self.length_penalty
+        if not (isinstance(penalty, Real) and math.isfinite(penalty)):
+            raise VqnmtError(f"length_penalty is {penalty!r}; it must be a finite number")
 
     @property
     def greedy(self) -> bool:

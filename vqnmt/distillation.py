@@ -19,8 +19,8 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from sacrebleu.metrics import CHRF
 
-from vqnmt.data.filters import collapse_whitespace
 from vqnmt.data.lines import Lines
+from vqnmt.data.normalization import clean_output
 from vqnmt.data.splits import text_mark
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines, atomic_write_text, temporary_folder
@@ -71,7 +71,7 @@ def distill(
             chosen = [sources[i] for i in parts[number].tolist()]
             translated = teacher.translate(chosen, beam=beam, progress=progress)
             # A line feed among the bytes that a model spells would shift all lines after it.
-            texts = [collapse_whitespace(translation.text) for translation in translated]
+            texts = [clean_output(translation.text) for translation in translated]
             _write(paths[number], texts)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -177,7 +177,7 @@ def _merge(
                         "again"
                     )
                 # Parts of older versions may hold line feeds.
-                file.writelines(collapse_whitespace(text) + "\n" for text in texts)
+                file.writelines(clean_output(text) + "\n" for text in texts)
         lines = Lines(joined)
         placed = (lines[number] if number >= 0 else "" for number in part_line.tolist())
         atomic_write_lines(merged, placed)

@@ -9,9 +9,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from vqnmt.data.normalization import clean_output, is_translatable, normalize
+from vqnmt.decoding import check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
-from vqnmt.translator import Translation
+from vqnmt.translation import Translation, as_sentences, untranslated
 
 # ISO 639-1 to the three-letter codes of NLLB-200, which names some languages by their standard
 # variety. Any other language can be given by the tokenizer's own code.
@@ -97,12 +99,17 @@ class ForeignTranslator:
     ) -> list[Translation]:
         """Translate `sentences`, in order; an empty one stays empty.
 
+        For what becomes of a sentence before and after the model see `BatchTranslator.translate`.
+
         Raises:
-            VqnmtError: Sources are longer than the model takes.
+            VqnmtError: Sources are longer than the model takes or no strings, or `beam` is out of
+                range.
         """
-        translations = [Translation("") for _ in sentences]
-        order = [i for i, sentence in enumerate(sentences) if sentence.strip()]
-        texts = [self.prefix + sentences[i] for i in order]
+        check_width("beam", beam)
+        sentences = as_sentences(sentences)
+        translations = [untranslated(sentence) for sentence in sentences]
+        order = [i for i, sentence in enumerate(sentences) if is_translatable(sentence)]
+        texts = [self.prefix + normalize(sentences[i]) for i in order]
         rows = self.tokenizer(texts)["input_ids"] if order else []
         # A batch holds sources of one length: its limit is each one's own, and nothing is padded.
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
@@ -131,9 +138,11 @@ class ForeignTranslator:
                 **self._forced,
             )
             for i, text in zip(indices, self._decode(output.tolist()), strict=True):
-                translations[i] = Translation(" ".join(text.split()))
+                translations[i] = Translation(clean_output(text))
             if progress is not None:
                 progress.update(len(indices))
+        if progress is not None:
+            progress.update(sum(map(bool, sentences)) - len(order))
         return translations
 
     def _decode(self, rows: list[list[int]]) -> list[str]:

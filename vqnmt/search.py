@@ -46,10 +46,16 @@ class Hypothesis:
     Attributes:
         symbols: Tokens or codes, without begin and end.
         log_probability: Its log-probability in nats, the end included where it was reached.
+        ended: Whether it was reached.
     """
 
     symbols: list[int]
     log_probability: float
+    ended: bool = False
+
+    def score(self, length_penalty: float) -> float:
+        """Return log-probability / length ** `length_penalty`; the end counts as a symbol."""
+        return self.log_probability / max(len(self.symbols) + self.ended, 1) ** length_penalty
 
 
 def find_candidates(
@@ -207,6 +213,7 @@ def _one_by_one(
             hypothesis = hypotheses[rows[i]]
             hypothesis.log_probability += value
             if symbol == end:
+                hypothesis.ended = True
                 continue
             hypothesis.symbols.append(symbol)
             if len(hypothesis.symbols) < bounds[rows[i]]:
@@ -238,7 +245,7 @@ def n_best(
         within the sentence's limit.
     """
     device, bounds = limits.device, limits.tolist()
-    finished: list[list[tuple[float, Hypothesis]]] = [[] for _ in bounds]
+    finished: list[list[Hypothesis]] = [[] for _ in bounds]
     rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
     state.expand(beam)
     symbols = torch.full((len(rows) * beam,), begin, device=device)
@@ -246,10 +253,6 @@ def n_best(
     scores = torch.full((len(rows), beam), -torch.inf, device=device)
     scores[:, 0] = 0.0
     history = torch.zeros(len(rows), beam, 0, dtype=torch.long, device=device)
-
-    def finish(sentence: int, tokens: list[int], log_probability: float, length: int) -> None:
-        value = log_probability / length**length_penalty
-        finished[sentence].append((value, Hypothesis(tokens, log_probability)))
 
     while rows:
         log_p = _log_probabilities(step(symbols, state), forbidden)
@@ -263,7 +266,7 @@ def n_best(
         # An end counts when it is among the `beam` best, as a hypothesis of equal rank would.
         for row, column in ends[:, :beam].nonzero().tolist():
             tokens = history[row, parents[row, column]].tolist()
-            finish(rows[row], tokens, values[row, column].item(), length)
+            finished[rows[row]].append(Hypothesis(tokens, values[row, column].item(), True))
         order = ends.to(torch.int8).argsort(dim=1, stable=True)[
             :, :beam
         ]  # the non-ends, best first
@@ -281,14 +284,14 @@ def n_best(
         for i, row in enumerate(rows):
             if len(finished[row]) >= beam:
                 # Goes on while a hypothesis is better, at its present length, than all ended.
-                best = max(value for value, _ in finished[row])
+                best = max(hypothesis.score(length_penalty) for hypothesis in finished[row])
                 if best >= scores[i, 0].item() / length**length_penalty:
                     continue
             if not torch.isfinite(scores[i, 0]):
                 continue
             if length >= bounds[row]:  # cut at the limit: taken as it stands
                 for j in range(int(torch.isfinite(scores[i]).sum())):  # they stand best first
-                    finish(row, history[i, j].tolist(), scores[i, j].item(), length)
+                    finished[row].append(Hypothesis(history[i, j].tolist(), scores[i, j].item()))
                 continue
             going.append(i)
         if len(going) < len(rows):
@@ -301,6 +304,6 @@ def n_best(
         else:
             state.reorder(moved)
         symbols = nexts.flatten()
-    for candidates in finished:
-        candidates.sort(key=lambda c: -c[0])  # stable: of equals the first found
-    return [[hypothesis for _, hypothesis in candidates[:beam]] for candidates in finished]
+    for hypotheses in finished:
+        hypotheses.sort(key=lambda one: -one.score(length_penalty))  # stable: of equals the first
+    return [hypotheses[:beam] for hypotheses in finished]

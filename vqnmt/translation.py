@@ -5,13 +5,16 @@ Training-time validation, files, pipes, evaluation and the exported engines all 
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.data.words import join_sentences
 from vqnmt.decoding import MOST_THREADS, SearchSettings
 from vqnmt.errors import VqnmtError
 
@@ -24,15 +27,29 @@ ON_LONG = ("refuse", "split")
 DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
 
+# What ends a sentence whether or not a blank follows: Chinese and Japanese, Arabic, Indian,
+# Armenian, Ethiopian, Myanmar and Khmer signs, and the ellipsis.
+_FULL_STOPS = "。．｡！？…؟۔।॥։።፧။៕។"
+_CLOSERS = "\"'”’»›」』）)】〉》\\]］}｝"
+_SENTENCE_END = re.compile(f"[{_FULL_STOPS}][{_CLOSERS}]*$")
+_SENTENCE_END_BEFORE_BLANK = re.compile(f"[.!?][{_CLOSERS}]*$")
+# In a script without blanks, where a word ends too.
+_WORD_END = re.compile(f"[{_FULL_STOPS}、，､；：][{_CLOSERS}]*$")
+# What does not begin a part.
+_HANGS_ON = re.compile(f"[{_FULL_STOPS}、，､；：.!?,;:{_CLOSERS}]")
+
 
 @dataclass(slots=True)
 class Translation:
     """A translated sentence."""
 
     text: str
-    """The translation; empty for an empty source."""
+    """The translation; empty for an empty source. What a model has written keeps the invariants
+    of `clean_output`."""
     score: float = 0.0
-    """Log-probability in nats of the tokens (autoregressive) or of the codes (latent)."""
+    """What candidates are compared by: the log-probability in nats of the tokens (autoregressive)
+    or of the codes (latent), divided by their number, the end included, to the power of
+    `length_penalty`."""
     codes: list[int] = field(default_factory=list)
     """The latent codes, each for 2^n_c tokens; none for an autoregressive model."""
     tokens: list[int] = field(default_factory=list)
@@ -61,6 +78,47 @@ class Rescorer(Protocol):
         """Score the candidate translations of each sentence; the highest is the best."""
 
 
+def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
+    """Return the sentences that a caller has given as a list.
+
+    Args:
+        given: Any iterable of strings, but no string.
+        name: What to call it in errors.
+
+    Raises:
+        VqnmtError: It is a string or no iterable, or an item is no string or no Unicode text;
+            names the item.
+    """
+    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
+        raise VqnmtError(
+            f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
+            "one sentence a list of one"
+        )
+    sentences = list(given)
+    for i, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise VqnmtError(
+                f"{name}[{i}] is {sentence!r:.40} of type {type(sentence).__name__}: give strings "
+                "(bytes must be decoded first)"
+            )
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise VqnmtError(
+                f"{name}[{i}] has a lone surrogate, U+{ord(sentence[error.start]):X}, at place "
+                f'{error.start}: read the text with errors="replace"'
+            ) from None
+    return sentences
+
+
+def untranslated(sentence: str) -> Translation:
+    """Return a source that is not `is_translatable` as its own translation.
+
+    All its characters stay, but for white space at the ends; without any to see it is empty.
+    """
+    return Translation(sentence.strip() if normalize(sentence) else "")
+
+
 class BatchTranslator(ABC):
     """A model with its vocabulary, whatever runs the model.
 
@@ -75,6 +133,9 @@ class BatchTranslator(ABC):
         length_penalty: Of beam search, see `SearchSettings`.
         on_long: Of `ON_LONG`: a longer source is refused, or split between words and, where it
             can, between sentences, its parts translated one by one.
+
+    Raises:
+        VqnmtError: A setting is out of range.
     """
 
     def __init__(
@@ -91,6 +152,10 @@ class BatchTranslator(ABC):
     ) -> None:
         if on_long not in ON_LONG:
             raise VqnmtError(f"on_long is {on_long!r}; choose one of {', '.join(ON_LONG)}")
+        least = {"batch_tokens": batch_tokens, "spread": spread}
+        for key, value in {**least, "max_source_tokens": max_source_tokens}.items():
+            if not value >= 1:
+                raise VqnmtError(f"{key} is {value}; it must be 1 or more")
         self.vocabulary = vocabulary
         self.source_language, self.target_language = source_language, target_language
         self.batch_tokens, self.spread = batch_tokens, spread
@@ -102,7 +167,7 @@ class BatchTranslator(ABC):
         """Translate one batch of token rows, none of them empty; the texts are left empty.
 
         Returns:
-            For each row its candidates, the best first.
+            For each row its candidates, in any order; different ones may read alike.
         """
 
     def translate(
@@ -119,8 +184,11 @@ class BatchTranslator(ABC):
     ) -> list[Translation]:
         """Translate `sentences`, in order; an empty one stays empty.
 
+        The model sees the form of `normalize`, and what is not `is_translatable`, such as "..." or
+        an address, comes back as it is.
+
         Args:
-            sentences: One sentence each, without line breaks.
+            sentences: A list of one sentence each, without line breaks.
             beam: Beam of the search over tokens or codes; 1 is greedy.
             candidates: Translations of each sentence to choose from.
             temperature: See `SearchSettings`.
@@ -130,7 +198,8 @@ class BatchTranslator(ABC):
             first_line: Number of the first sentence, for errors.
 
         Raises:
-            VqnmtError: Sources are longer than the model takes, or a setting is out of range.
+            VqnmtError: Sources are longer than the model takes or no strings, or a setting is out
+                of range.
         """
         settings = SearchSettings(
             beam=beam,
@@ -150,11 +219,18 @@ class BatchTranslator(ABC):
         progress: "Progress | None" = None,
         first_line: int = 1,
     ) -> list[list[Translation]]:
-        """Translate each sentence in up to `settings.candidates` ways, the best first.
+        """Translate each sentence in up to `settings.candidates` ways that read differently.
 
-        For the arguments see `translate`; different candidates may read alike.
+        For the arguments see `translate`.
+
+        Returns:
+            For each sentence its translations, by falling `teacher_score` where there is a
+            rescorer, else by falling `score`.
         """
-        parts, owners = self._fit(self.vocabulary.encode(sentences), first_line)
+        sentences = as_sentences(sentences)
+        translatable = [is_translatable(sentence) for sentence in sentences]
+        texts = [one if does else "" for one, does in zip(sentences, translatable, strict=True)]
+        parts, owners = self._fit(self.vocabulary.encode(texts), first_line)
         found: list[list[Translation]] = [[] for _ in parts]
         for indices in self._batches(parts):
             rows = [parts[i] for i in indices]
@@ -166,13 +242,16 @@ class BatchTranslator(ABC):
                 progress.update(
                     sum(i + 1 == len(owners) or owners[i] != owners[i + 1] for i in indices)
                 )
-        if len(parts) == len(sentences):
-            return [translations or [Translation("")] for translations in found]
-        return [
-            [_join(ranked) for ranked in zip(*(found[i] for i in group), strict=False)]
-            or [Translation("")]
-            for group in _groups(owners, len(sentences))
-        ]
+        if progress is not None and (done := sum(map(bool, sentences)) - sum(translatable)):
+            progress.update(done)
+        whole = []
+        for group, sentence, does in zip(
+            _groups(owners, len(sentences)), sentences, translatable, strict=True
+        ):
+            ranks = zip(*(found[i] for i in group), strict=False)
+            joined = found[group[0]] if len(group) == 1 else _distinct(map(_join, ranks))
+            whole.append(joined or [Translation("") if does else untranslated(sentence)])
+        return whole
 
     def score(
         self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
@@ -180,20 +259,25 @@ class BatchTranslator(ABC):
         """Score candidate translations by this autoregressive model, as its beam search would.
 
         Args:
-            sentences: Sources, none of them empty.
+            sentences: Sources.
             candidates: The candidates of each; equal ones are scored once.
 
         Returns:
-            For each candidate its log-probability / length ** length_penalty, the end included.
+            For each candidate its log-probability / length ** length_penalty, the end included; 0
+            where the source is empty.
 
         Raises:
-            VqnmtError: The model is not autoregressive, or a source is longer than it takes.
+            VqnmtError: The model is not autoregressive, a source is longer than it takes, or there
+                are not as many lists of candidates as sources.
         """
-        rows = self.vocabulary.encode(sentences)
+        rows = self.vocabulary.encode(as_sentences(sentences))
         self._refuse_long(rows, 1)
-        distinct = [list(dict.fromkeys(texts)) for texts in candidates]
-        targets = [self.vocabulary.encode(texts) for texts in distinct]
-        scores: list[list[float]] = [[] for _ in rows]
+        texts = [as_sentences(some, f"candidates[{i}]") for i, some in enumerate(candidates)]
+        if len(texts) != len(rows):
+            raise VqnmtError(f"candidates are {len(texts)} lists for {len(rows)} sentences")
+        distinct = [list(dict.fromkeys(some)) for some in texts]
+        targets = [self.vocabulary.encode(some) for some in distinct]
+        scores = [[0.0] * len(some) for some in texts]
         for indices in self._batches(rows):
             batch = [rows[i] for i in indices], [targets[i] for i in indices]
             found = self.log_probabilities(*batch)
@@ -202,7 +286,7 @@ class BatchTranslator(ABC):
                     text: value / (len(tokens) + 1) ** self.length_penalty
                     for text, tokens, value in zip(distinct[i], targets[i], log_p, strict=True)
                 }
-                scores[i] = [by_text[text] for text in candidates[i]]
+                scores[i] = [by_text[text] for text in texts[i]]
         return scores
 
     def log_probabilities(
@@ -231,7 +315,7 @@ class BatchTranslator(ABC):
         texts = self.vocabulary.decode([translation.tokens for translation in flat])
         for translation, text in zip(flat, texts, strict=True):
             translation.text = text
-        return found
+        return [_distinct(sorted(row, key=lambda one: -one.score)) for row in found]
 
     def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
         """Group the sentences that are not empty by length."""
@@ -272,22 +356,57 @@ class BatchTranslator(ABC):
 def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
     """Split tokens into parts of at most `limit`.
 
-    A part ends behind the last sentence that fits, else behind the last word, else where it must.
+    A part ends behind the last sentence that fits, else behind the last word, else behind the last
+    character, else where it must. Words end before a blank, and in scripts without blanks behind
+    punctuation.
 
     Args:
         row: Token ids.
-        pieces: Their pieces, words beginning with ▁.
-        limit: Tokens a part, 1 or more.
+        pieces: Their pieces, words beginning with ▁, bytes as <0x41>.
+        limit: Tokens a part.
+
+    Raises:
+        VqnmtError: `limit` is below 1.
     """
+    if limit < 1:
+        raise VqnmtError(f"max_source_tokens is {limit}; it must be 1 or more")
+    texts = _spelt(pieces)
+
+    def rank(place: int) -> int:
+        """Say how well the text can be cut before piece `place`."""
+        if not texts[place - 1]:
+            return 0  # within a character
+        before = "".join(texts[max(start, place - 8) : place])
+        blank = pieces[place].startswith("▁")
+        if not blank and _HANGS_ON.match("".join(texts[place : place + 4])):
+            return 1
+        if _SENTENCE_END.search(before) or (blank and _SENTENCE_END_BEFORE_BLANK.search(before)):
+            return 3
+        return 2 if blank or _WORD_END.search(before) else 1
+
     parts, start = [], 0
     while len(row) - start > limit:
-        places = range(start + limit, start, -1)
-        words = [i for i in places if pieces[i].startswith("▁")]
-        ends = [i for i in words if pieces[i - 1].endswith((".", "!", "?", "…", "。"))]
-        end = next(iter(ends or words), start + limit)
+        end = max(range(start + limit, start, -1), key=rank)  # of equals the last
         parts.append(row[start:end])
         start = end
     return [*parts, row[start:]]
+
+
+def _spelt(pieces: list[str]) -> list[str]:
+    """Return what each piece adds to the text; of a character in bytes the last one adds it."""
+    texts, pending = [], b""
+    for piece in pieces:
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+        if byte is None:
+            texts.append(piece.replace("▁", " "))
+            continue
+        pending = pending[-3:] + bytes.fromhex(byte[1])
+        try:
+            texts.append(pending.decode())
+            pending = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts
 
 
 def load_translator(
@@ -368,6 +487,11 @@ def read_config(folder: Path, files: Sequence[str], model_type: str, version: in
                 f"{folder / 'config.json'}: {key} is {config.get(key)!r:.40}, which is not of type "
                 f"{kind.__name__}: copy the folder again or save the model anew"
             )
+    if config["max_source_tokens"] < 1:
+        raise VqnmtError(
+            f"{folder / 'config.json'}: max_source_tokens is {config['max_source_tokens']}; it "
+            "must be 1 or more: copy the folder again or save the model anew"
+        )
     return config
 
 
@@ -382,6 +506,14 @@ def _rescore(
         row.sort(key=lambda translation: -(translation.teacher_score or 0.0))
 
 
+def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
+    """Keep the first of those that read alike."""
+    first: dict[str, Translation] = {}
+    for translation in ranked:
+        first.setdefault(translation.text, translation)
+    return list(first.values())
+
+
 def _groups(owners: list[int], count: int) -> list[list[int]]:
     groups: list[list[int]] = [[] for _ in range(count)]
     for part, owner in enumerate(owners):
@@ -393,7 +525,7 @@ def _join(parts: Sequence[Translation]) -> Translation:
     """Join the translations of a sentence's parts."""
     scores = [part.teacher_score for part in parts if part.teacher_score is not None]
     return Translation(
-        " ".join(part.text for part in parts if part.text),
+        normalize(join_sentences([part.text for part in parts])),
         sum(part.score for part in parts),
         [code for part in parts for code in part.codes],
         [token for part in parts for token in part.tokens],

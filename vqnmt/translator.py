@@ -173,14 +173,10 @@ class Translator(BatchTranslator):
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
         model: Any = self._alone if len(rows) == 1 and settings.greedy else self.model
-        found = [
-            [_translation(candidate) for candidate in row]
+        return [
+            [_translation(candidate, settings.length_penalty) for candidate in row]
             for row in model.candidates(pad(rows).to(self.device), settings)
         ]
-        if settings.temperature is not None:
-            for translations in found:
-                translations.sort(key=lambda translation: -translation.score)
-        return found
 
     def log_probabilities(
         self, rows: list[list[int]], targets: list[list[list[int]]]
@@ -219,11 +215,11 @@ def _check_device(name: str) -> None:
         ) from error
 
 
-def _translation(candidate: LatentTranslation | Hypothesis) -> Translation:
+def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
     if isinstance(candidate, Hypothesis):
-        return Translation("", candidate.log_probability, tokens=candidate.symbols)
+        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
     codes, tokens, spans = candidate
-    return Translation("", codes.log_probability, codes.symbols, tokens, spans)
+    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
 
 
 def _load(folder: Path) -> Any:

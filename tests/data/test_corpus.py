@@ -94,6 +94,32 @@ def test_own_split_partitions_the_text(prepare):
     assert len(corpus.train) == 800 - len(corpus.valid) - len(corpus.test["test"]) - further
 
 
+def test_a_text_without_blanks_is_split_as_one_with_blanks(prepare):
+    """Of a Chinese corpus all sentences can be held out, and long ones are dropped."""
+    chance = random.Random(1)
+    words = [chr(0x4E00 + 37 * n) for n in range(300)]
+    sentences = ["".join(chance.choices(words, k=8)) + "。" for _ in range(500)]
+    corpus = prepare([f"{one}\tword {one[::-1]}" for one in sentences], source_language="zh")
+    for name in ("valid", "test"):
+        assert 20 < len(parts(corpus)[name]) < 90  # a tenth of 500
+    short = prepare([f"{one[:2]}\t{n}" for n, one in enumerate(sentences)] + rows(range(300)))
+    assert not any(one[:2] in short.held_out_sources for one in sentences)
+    cut = prepare([f"{one}\tword" for one in sentences] + rows(range(300)), max_words=8)
+    assert cut.report["parts"]["train"]["dropped"]["too long"] > 380
+    assert all(source.startswith("This is") for source in cut.train.sources)
+
+
+def test_spellings_of_a_sentence_are_one(prepare, tmp_path):
+    """In the files, among duplicates, and where a test set is kept out of the training text."""
+    odd = ["The cafe\u0301 is clo\u00adsed\tZu\u200b ", "The caf\u00e9 is\ufeff closed\tZu", "b\tB"]
+    corpus = prepare(odd, ["v\tV"], ["c\tC"])
+    assert list(corpus.train.sources) == ["The caf\u00e9 is closed", "b"]
+    assert list(corpus.train.targets) == ["Zu", "B"]
+    corpus = prepare(odd, ["v\tV"], ["The \u200ecafe\u0301 is closed\tZ\u00adu"])
+    assert list(corpus.train.sources) == ["b"]
+    assert corpus.test["test"].targets == ["Z\u00adu"], "an official set stays as it is"
+
+
 def test_split_stays_when_text_is_added_or_shuffled(prepare):
     first = prepare(rows(range(300)))
     more = rows(range(600))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqnmt.data.filters import PairFilter, collapse_whitespace
+from vqnmt.data.filters import PairFilter
 from vqnmt.data.splits import HashSplit, sentence_key
 from vqnmt.errors import VqnmtError
 
@@ -23,10 +23,6 @@ def test_filter_at_its_limits():
 def test_impossible_limits_name_their_key(limits):
     with pytest.raises(VqnmtError, match=f"corpus.{next(iter(limits))}"):
         PairFilter(**limits)
-
-
-def test_collapse_whitespace():
-    assert collapse_whitespace(" a\n\nb\t c\u00a0d\u2028e ") == "a b c d e"
 
 
 def test_key_ignores_case_width_and_spaces():

@@ -55,6 +55,16 @@ def test_all_that_can_be_made_is_made_and_nothing_else() -> None:
     assert set(recombine(CAPTIONS, 500, seed=1)) == all_combinations(CAPTIONS)
 
 
+def test_a_script_without_blanks_is_taken_apart_by_characters() -> None:
+    found = recombine(
+        ["一只大狗在小船上。", "我们的小船上有三个人。", "Tom在小船 A 里。"], 500, seed=1
+    )
+    assert {"一只大狗在小船上有三个人。", "Tom在小船上有三个人。", "一只大狗在小船 A 里。"} <= set(
+        found
+    )
+    assert not any(" " in one.replace(" A ", "") for one in found)
+
+
 def test_the_seed_decides() -> None:
     first, again, other = (recombine(CAPTIONS, 5, seed) for seed in (1, 1, 2))
     assert first == again != other

@@ -2,13 +2,15 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vqnmt.data import vocabulary as module
+from vqnmt.data.normalization import clean_output, normalize
 from vqnmt.data.vocabulary import (
     BOS_ID,
     EOS_ID,
@@ -49,12 +51,24 @@ def test_text_comes_back_as_it_was(vocabulary):
 
 
 @settings(max_examples=200)
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_no_text_is_unknown(text):
     vocabulary = _any_vocabulary()
     ids = vocabulary.encode([text])
     assert UNK_ID not in ids[0]
-    assert vocabulary.decode(ids) == [" ".join(text.split())]
+    assert vocabulary.decode(ids) == [clean_output(text)]
+
+
+@settings(max_examples=400)
+@given(st.lists(st.integers(0, 329), max_size=12))
+@example([4 + 0xC3, 4 + 0x41])  # half an "Ã"
+def test_what_any_tokens_spell_keeps_the_invariants(row):
+    """See `clean_output`; the vocabulary has a piece for each byte, so anything may come."""
+    (text,) = _any_vocabulary().decode([row])
+    assert "\ufffd" not in text and "\ufeff" not in text
+    assert text == " ".join(text.split())
+    assert not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
+    assert unicodedata.is_normalized("NFC", text)
 
 
 def _any_vocabulary(made=[]):  # noqa: B006 - trained once for all of hypothesis' examples
@@ -88,13 +102,38 @@ def _is_one_piece(vocabulary, text):
     return any(vocabulary.decode([[index]]) == [text] for index in vocabulary.encode([text])[0])
 
 
-def test_a_placeholder_with_a_nul_is_none():
+def test_a_placeholder_with_a_nul_is_kept_without_it():
     """sentencepiece would cut it off there."""
     text = [f"{sentence} {{a\0b}} \0" for sentence in SENTENCES]
     made = Vocabulary.train(text, 330, PATTERN)
-    assert not {"{a", "{a\0b}"} & set(made.pieces(range(len(made))))
-    assert made.decode(made.encode(text)) == text
+    assert "{ab}" in made.pieces(range(len(made)))
+    assert made.decode(made.encode(text)) == [f"{sentence} {{ab}}" for sentence in SENTENCES]
     assert len(Vocabulary.train(text, 400, r"\S+")) == 400
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6))
+@example("<s>")
+@example("</s>")
+@example("<unk>")
+@example("<pad>")
+@example("▁<s>")
+@example("<0x41>")
+@example("<0x4g>")
+@example("turn on")
+@example(', "')
+def test_any_string_is_kept_whole(kind, string):
+    """Blanks within it included; only sentencepiece's names of bytes are spelt in pieces."""
+    string = normalize(string)
+    text = [f"{string} ta{string} {string}"] * 2 + SENTENCES[:100]
+    made = Vocabulary.train(text, 330, re.escape(string) or None, kind)
+    row = made.encode([text[0]])[0]
+    assert made.decode([row]) == [clean_output(text[0])]
+    assert min(row) > UNK_ID
+    whole = [piece.replace("▁", " ") for piece in made.pieces(row)].count(string)
+    if string:
+        assert whole == 0 if string == "<0x41>" else whole >= 3
 
 
 def test_long_training_is_announced(monkeypatch, capsys):

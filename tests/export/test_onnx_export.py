@@ -108,7 +108,7 @@ def test_the_graph_translates_as_the_model_does(variant, language_model: bool) -
             assert translation.codes == codes.symbols
             assert translation.tokens == tokens
             assert translation.spans == spans
-            assert translation.score == pytest.approx(codes.log_probability, rel=1e-4)
+            assert translation.score == pytest.approx(codes.score(1.0), rel=1e-4)
 
 
 SEARCHES = [
@@ -125,20 +125,25 @@ def test_the_graph_searches_as_the_model_does(variant) -> None:
     for settings in SEARCHES:
         expected = model.candidates(padded(rows), settings)
         assert {len(row) for row in expected} == {settings.candidates}
-        same_candidates(exported.find(rows, settings), expected)
+        penalty = settings.length_penalty
+        same_candidates(exported.find(rows, settings), expected, penalty)
         for row, wanted in list(zip(rows, expected, strict=True))[::5]:
-            same_candidates(exported.find([row], settings), [wanted])
+            same_candidates(exported.find([row], settings), [wanted], penalty)
 
 
 def same_candidates(
-    found: list[list[Translation]], expected: list[list[LatentTranslation]]
+    found: list[list[Translation]],
+    expected: list[list[LatentTranslation]],
+    length_penalty: float = 1.0,
 ) -> None:
     for translations, candidates in zip(found, expected, strict=True):
         for translation, (codes, tokens, spans) in zip(translations, candidates, strict=True):
             assert translation.codes == codes.symbols
             assert translation.tokens == tokens
             assert translation.spans == spans
-            assert translation.score == pytest.approx(codes.log_probability, rel=1e-5, abs=1e-4)
+            assert translation.score == pytest.approx(
+                codes.score(length_penalty), rel=1e-5, abs=1e-4
+            )
 
 
 def test_no_more_candidates_than_there_are_code_sequences() -> None:

@@ -33,6 +33,8 @@ from vqnmt.progress import Progress
 _CHUNK = 250
 # Pairs of a shard: the most work that a crash can lose, for each machine.
 _SHARD = 25_000
+# Raised whenever a pair is judged otherwise: shards of before are not mixed with new ones.
+_FORM = "normalized"
 # Starting processes takes as long as one needs for some ten thousand pairs.
 _SEVERAL_PROCESSES = 100_000
 
@@ -93,7 +95,7 @@ class _Builder:
         (self.expected,) = broadcast_object_list([expected])
         # What is that large is of fixed content: the fingerprint stands for it.
         self.large = (self.expected or 0) >= _SEVERAL_PROCESSES
-        self.shards = Shards(self.folder, fingerprint, _SHARD)
+        self.shards = Shards(self.folder, fingerprint, _SHARD, _FORM)
         if self.large:
             with state.main_process_first():
                 if state.is_local_main_process:

@@ -52,7 +52,9 @@ class TextFiles:
 class CorpusConfig:
     """Which corpus, in which direction, split and filtered how; validates itself."""
 
-    FORMAT: ClassVar[int] = 1  # raised whenever the same configuration gives other files
+    # Raised whenever prepared files can no longer be used. A folder that stands is used as it is,
+    # even where this version would normalise or split its text otherwise.
+    FORMAT: ClassVar[int] = 1
 
     name: str = "homeassistant"
     """Entry of the catalogue; "files" for the user's own text."""
@@ -83,10 +85,12 @@ class CorpusConfig:
     """The same for the test text."""
 
     min_test_words: int = 4
-    """Sentences that we split off have at least so many source words (official sets: as is)."""
+    """Sentences that we split off have at least so many source words, or characters of a script
+    without blanks between words (official sets: as is)."""
 
     max_words: int = 100
-    """Longest side of a training pair, in words between spaces."""
+    """Longest side of a training pair, in words, or in characters of a script without blanks
+    between words, such as Chinese: there 200 or more may be better."""
 
     max_ratio: float = 3.0
     """Largest (longer + 10) / (shorter + 10), lengths in characters, of a training pair. For a

@@ -1,7 +1,8 @@
-"""What makes a sentence pair unfit for training, and the text form in which pairs are kept."""
+"""What makes a sentence pair unfit for training."""
 
 from dataclasses import dataclass
 
+from vqnmt.data.words import count_words
 from vqnmt.errors import VqnmtError
 
 # Characters added to both sides of a length ratio. "OK" against "In Ordnung" is 5.0 by plain
@@ -9,20 +10,12 @@ from vqnmt.errors import VqnmtError
 _RATIO_SLACK = 10
 
 
-def collapse_whitespace(text: str) -> str:
-    """Turn each run of white space (line feeds, tabs, no-break spaces) into one space and strip.
-
-    Interface strings hold line breaks, which a file of one sentence a line cannot.
-    """
-    return " ".join(text.split())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFilter:
     """The limits on a training pair; a teacher's output passes the same ones.
 
     Args:
-        max_words: Longest side allowed, in words between spaces.
+        max_words: Longest side allowed, see `count_words`.
         max_ratio: Largest (longer + 10) / (shorter + 10) of the two lengths in characters; the
             10 keeps short labels from being judged harshly.
     """
@@ -41,12 +34,12 @@ class PairFilter:
         """Return why the pair is unfit ("empty", "too long" or "length ratio"), or None if fit.
 
         Args:
-            source: A sentence whose white space is collapsed.
+            source: A sentence in the form of `normalize`.
             target: Its translation, likewise.
         """
         if not source or not target:
             return "empty"
-        if max(source.count(" "), target.count(" ")) >= self.max_words:
+        if max(count_words(source), count_words(target)) > self.max_words:
             return "too long"
         shorter, longer = sorted((len(source), len(target)))
         if longer + _RATIO_SLACK > self.max_ratio * (shorter + _RATIO_SLACK):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqnmt.data.filters import PairFilter, collapse_whitespace
+from vqnmt.data.filters import PairFilter
+from vqnmt.data.normalization import normalize
 from vqnmt.data.readers import Pair
 from vqnmt.data.shards import Arrays
 from vqnmt.data.splits import HashSplit, Part, sentence_key, text_mark
@@ -50,8 +51,8 @@ class PairJudge:
         Returns:
             The number as it is, and of each pair "marks", by which duplicates are known (uint64; 0
             if the pair is dropped whether or not), and "outcomes" (uint8, places in `OUTCOMES`);
-            "sources" and "targets" are the UTF-8 lines, white space collapsed, of those pairs
-            whose outcome is a part.
+            "sources" and "targets" are the UTF-8 lines, in the form of `normalize`, of those
+            pairs whose outcome is a part.
         """
         number, pairs = chunk
         if pairs is None:
@@ -59,7 +60,7 @@ class PairJudge:
         marks, outcomes = [], []
         texts: tuple[list[str], list[str]] = ([], [])
         for source, target in pairs:
-            source, target = collapse_whitespace(source), collapse_whitespace(target)
+            source, target = normalize(source), normalize(target)
             mark, part, reason = self._judge(source, target)
             marks.append(mark)
             outcomes.append(_NUMBERS[part, reason])

@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from vqnmt.data.normalization import normalize
 from vqnmt.data.splits import sentence_key, text_mark
+from vqnmt.data.words import split_words
 
 # Sentences that others are made of, at most: bounds the memory to some 200 MB.
 PARENTS = 200_000
@@ -26,7 +28,8 @@ def recombine(
     `sentences`: "A man in a hat" and "Two dogs in a small boat" give "A man in a small boat".
 
     Args:
-        sentences: What to take apart, their words separated by white space.
+        sentences: What to take apart: into words, or into characters where a script has no blanks
+            between words, see `split_words`.
         count: Sentences wanted.
         seed: The same one gives the same sentences.
         taken: Sentences that may not come out, such as those of a test set. `sentences` never do.
@@ -39,7 +42,7 @@ def recombine(
     chosen = sentences
     if len(sentences) > PARENTS:
         chosen = [sentences[i] for i in sorted(chance.sample(range(len(sentences)), PARENTS))]
-    parents = [words for sentence in chosen if len(words := sentence.split()) >= 4]
+    parents = [words for one in chosen if len(words := split_words(normalize(one))) >= 4]
     places: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for number, words in enumerate(parents):
         for place in _inside(words):
@@ -52,7 +55,7 @@ def recombine(
         first = chance.choice(parents)
         cut = chance.choice(_inside(first))
         number, place = chance.choice(places[first[cut], first[cut + 1]])
-        sentence = " ".join(first[:cut] + parents[number][place:])
+        sentence = "".join(first[:cut] + parents[number][place:])
         if (mark := _mark(sentence)) not in known:
             known.add(mark)
             found.append(sentence)

@@ -5,15 +5,19 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from vqnmt.data.normalization import normalize
+from vqnmt.data.words import count_words
+
 Part = Literal["train", "valid", "test"]
 
 
 def sentence_key(sentence: str) -> str:
     """Return the form in which two source sentences count as the same one.
 
-    Compatibility forms, letter case and white space make no difference (NFKC, case folding).
+    What `normalize` takes for one, compatibility forms, letter case and white space make no
+    difference (NFKC, case folding).
     """
-    return " ".join(unicodedata.normalize("NFKC", sentence).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", normalize(sentence)).casefold().split())
 
 
 def text_mark(text: str) -> int:
@@ -35,9 +39,10 @@ class HashSplit:
     Args:
         valid_share: Share of the eligible sentences for validation, 0 to 0.5; 0 for none.
         test_share: The same for testing.
-        min_words: Only sentences of at least so many words are eligible. A label of one to three
-            words ("Host", "Not found") comes back in every corpus of its kind: scoring it would
-            measure memory, not translation. Shorter ones are all for training.
+        min_words: Only sentences of at least so many words (see `count_words`) are eligible. A
+            label of one to three words ("Host", "Not found") comes back in every corpus of its
+            kind: scoring it would measure memory, not translation. Shorter ones are all for
+            training.
     """
 
     valid_share: float
@@ -46,7 +51,7 @@ class HashSplit:
 
     def part(self, key: str) -> Part:
         """Return the part of the sentence whose `sentence_key` is `key`."""
-        if key.count(" ") + 1 < self.min_words:
+        if count_words(key) < self.min_words:
             return "train"
         digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"vqnmt split").digest()
         place = int.from_bytes(digest, "big") / 2**64

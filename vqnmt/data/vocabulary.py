@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from vqnmt.data.filters import collapse_whitespace
+from vqnmt.data.normalization import clean_output, normalize
 from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
@@ -26,11 +27,16 @@ BOS_ID = 1
 EOS_ID = 2
 UNK_ID = 3
 
+# What sentencepiece calls them, unless a text keeps such a string whole.
+_SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+
 # Characters that a vocabulary is learnt from, a sample of a larger corpus: sentencepiece needs
 # some 16 bytes for each of them, and more change no common piece.
 _CHARACTERS = 40_000_000
 # Learning from more characters takes half a minute and longer, and is announced.
 _LONG = 10_000_000
+# The name of a byte's piece.
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
 # Sentences that are encoded at a time.
@@ -61,13 +67,12 @@ class VocabularyConfig:
 
 
 class Vocabulary:
-    """Sentences to piece ids and back, without loss but for white space.
+    """Sentences to piece ids and back, without loss but for what `normalize` changes.
 
-    Ids: 0 padding, 1 begin, 2 end, 3 unknown; `PAD_ID` and its kin. Text is not normalised:
-    sentencepiece's NFKC rules would rewrite ligatures, ellipses and full-width forms, and scores
-    compare with raw references. Runs of white space become one space, as in the corpus; U+2581, by
-    which sentencepiece marks spaces, comes back as one. A character that no piece covers is spelt
-    in its UTF-8 bytes, so that nothing is unknown.
+    Ids: 0 padding, 1 begin, 2 end, 3 unknown; `PAD_ID` and its kin. All text goes through
+    `normalize`, and through nothing else: sentencepiece's NFKC rules would rewrite ligatures,
+    ellipses and full-width forms, and scores compare with raw references. A character that no piece
+    covers is spelt in its UTF-8 bytes, so that nothing is unknown.
 
     Args:
         model: A serialised sentencepiece model with those ids.
@@ -110,8 +115,10 @@ class Vocabulary:
             sentences: Text of both languages, no iterator: it is gone through more than once, and
                 never held as a whole.
             size: Number of pieces, special ones and 256 bytes included.
-            keep_pattern: Regular expression; its matches that occur at least twice become single
-                pieces (at most size / 8, the most frequent first). Placeholders such as {name}.
+            keep_pattern: Regular expression; its matches in normalised text that occur at least
+                twice become single pieces (at most size / 8, the most frequent first).
+                Placeholders such as {name}. Not those from <0x00> to <0xFF>, which sentencepiece
+                calls bytes: like any other text they are spelt in several pieces.
             model_type: "unigram" or "bpe".
             seed: Only for corpora so large that a sample of them is taken.
             targets: Those of the sentences that a model shall write. Their pieces get the first
@@ -130,7 +137,7 @@ class Vocabulary:
             generator = random.Random(seed)
             for sentence in sentences:
                 if (share >= 1 or generator.random() < share) and sentence.strip():
-                    yield collapse_whitespace(sentence)
+                    yield normalize(sentence)
 
         if total > _LONG:  # sentencepiece tells nothing of how far it is
             amount = f"{min(total, _CHARACTERS):,} characters"
@@ -138,6 +145,10 @@ class Vocabulary:
                 f"vocabulary: learning {size:,} pieces from {amount}", file=sys.stderr, flush=True
             )
         kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
+        # A name that no text holds, where this one keeps the usual one whole.
+        special: dict[str, Any] = {
+            f"{key}_piece": f"▁{name}" if name in kept else name for key, name in _SPECIAL.items()
+        }
         model = io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
         try:
@@ -150,7 +161,8 @@ class Vocabulary:
                 bos_id=BOS_ID,
                 eos_id=EOS_ID,
                 unk_id=UNK_ID,
-                user_defined_symbols=kept,
+                **special,
+                user_defined_symbols=[string.replace(" ", "▁") for string in kept],
                 # Characters rarer than 1 in 10,000 are spelt in bytes instead of each taking
                 # a piece that is hardly ever trained.
                 character_coverage=0.9999,
@@ -208,7 +220,7 @@ class Vocabulary:
 
         Many sentences are encoded by as many threads as this process may use cores.
         """
-        texts = [collapse_whitespace(text) for text in sentences]
+        texts = [normalize(text) for text in sentences]
         if len(texts) < _THREADED:
             # One by one: a call with a list starts its threads anew, milliseconds for a sentence.
             return [self._pieces.EncodeAsIds(text) for text in texts]
@@ -216,12 +228,12 @@ class Vocabulary:
         return rows
 
     def decode(self, ids: list[list[int]]) -> list[str]:
-        """Return the text of each list of ids; special ids (0 to 3) are dropped.
+        """Return the text of each list of ids, with the invariants of `clean_output`.
 
-        Bytes that are no UTF-8 come out as U+FFFD.
+        Special ids (0 to 3), and bytes that are no UTF-8, are dropped.
         """
         rows = [[index for index in row if index > UNK_ID] for row in ids]
-        return [self._pieces.DecodeIds(row) for row in rows]
+        return [clean_output(self._pieces.DecodeIds(row)) for row in rows]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return each id's piece as sentencepiece writes it, with ▁ for a space."""
@@ -250,8 +262,7 @@ def _reordered(model: bytes, first: NDArray[np.bool_]) -> bytes:
 def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
     expression = re.compile(pattern)
     matches = (match[0] for sentence in text for match in expression.finditer(sentence))
-    # sentencepiece would cut a string off at a NUL.
-    counts = Counter(string for string in matches if string and "\0" not in string)
+    counts = Counter(string for string in matches if string.strip() and not _BYTE.fullmatch(string))
     # The most frequent first; ties by the string, so that the order of sentences is no matter.
     ranked = sorted(counts, key=lambda string: (-counts[string], string))
     return [string for string in ranked[:limit] if counts[string] >= 2]

@@ -137,12 +137,15 @@ class OnnxTranslator(BatchTranslator):
             twice = self._repeatable or frozenset()
             read = read_likely(logits, pieces, lengths, self._positions, reader, twice)
         found: list[list[Translation]] = [[] for _ in rows]
-        for i, (symbols, count, score, (tokens, spans)) in enumerate(
+        for i, (symbols, count, log_p, (tokens, spans)) in enumerate(
             zip(codes, counts.tolist(), scores.tolist(), read, strict=True)
         ):
-            if score == -math.inf:  # no such candidate
+            if log_p == -math.inf:  # no such candidate
                 continue
-            found[i // settings.candidates].append(
+            sentence = i // settings.candidates
+            length = min(count + 1, limits[sentence].item())  # the end is not reached at the limit
+            score = log_p / length**settings.length_penalty
+            found[sentence].append(
                 Translation("", score, symbols[:count].tolist(), tokens, spans[:count])
             )
         return found
@@ -228,12 +231,8 @@ class CTranslate2Translator(BatchTranslator):
         )
         return [
             [
-                # The limit was the batch's: cut to the sentence's own. The score was a token's.
-                Translation(
-                    "",
-                    score * (len(pieces) + 1) ** settings.length_penalty,
-                    tokens=[self._ids[piece] for piece in pieces[:limit]],
-                )
+                # The limit was the batch's: cut to the sentence's own.
+                Translation("", score, tokens=[self._ids[piece] for piece in pieces[:limit]])
                 for pieces, score in zip(result.hypotheses, result.scores, strict=True)
             ]
             for result, limit in zip(results, limits, strict=True)
