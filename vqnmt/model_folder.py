@@ -12,12 +12,14 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text
 from vqnmt.settings import from_mapping
 
+EXPORTED = "vqnmt-export"
+"""`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
 CHECKSUMS = "SHA256SUMS"
 AGAIN = "copy the folder again or save the model anew"
 
@@ -67,55 +69,23 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
     atomic_write_text(folder / CHECKSUMS, "".join(lines))
 
 
-def check_folder(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a model folder of which something is missing, too large or changed.
-
-    Args:
-        folder: Given by the user.
-        files: What its kind of folder must have, config.json first.
+def read_values(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a model folder of any kind, as it stands.
 
     Raises:
-        VqnmtError: Names the file.
+        VqnmtError: There is none, or it is damaged or an image model's.
     """
+    place = folder / "config.json"
     if not folder.is_dir():
         raise VqnmtError(f"{folder}: no such model folder; give one that train_nmt.py has written")
-    if not (folder / files[0]).is_file() and (folder / "student").is_dir():
-        raise VqnmtError(
-            f"{folder}: is the folder of a run, not of a model: give {folder / 'student'} "
-            f"or {folder / 'teacher'}"
-        )
-    listed = _read_checksums(folder)
-    for name in (*files, *listed):
-        if not (folder / name).is_file():
+    if not place.is_file():
+        if (folder / "student").is_dir():
             raise VqnmtError(
-                f"{folder / name}: missing, so the model folder is incomplete: {AGAIN}"
+                f"{folder}: is the folder of a run, not of a model: give {folder / 'student'} or "
+                f"{folder / 'teacher'}"
             )
-    for name, most in _MOST_BYTES.items():
-        if (folder / name).is_file() and (size := (folder / name).stat().st_size) > most:
-            raise VqnmtError(
-                f"{folder / name}: has {size:,} bytes, but {most:,} at most are read: {AGAIN}"
-            )
-    for name, checksum in listed.items():
-        if _checksum(folder / name) != checksum:
-            raise VqnmtError(
-                f"{folder / name}: is not the file that was saved, by its checksum in {CHECKSUMS}: "
-                f"copy the folder again, or remove {CHECKSUMS} if the change is meant"
-            )
-
-
-def read_config(
-    folder: Path, files: Sequence[str], kind: type[ConfigT], model_type: str, version: int
-) -> ConfigT:
-    """Read the config.json of a model folder, after a look at all that must be there.
-
-    Keys that `kind` has no field for are left alone: transformers writes some of its own.
-
-    Raises:
-        VqnmtError: See `check_folder`; or config.json is damaged, of another kind or version, or
-            has a value of a wrong type or out of range.
-    """
-    check_folder(folder, files)
-    place = folder / "config.json"
+        raise VqnmtError(f"{place}: missing, so the model folder is incomplete: {AGAIN}")
+    _refuse_large(folder, place.name)
     try:
         values = json.loads(place.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -126,17 +96,64 @@ def read_config(
         raise VqnmtError(f"{place}: not the config of a vqnmt model (no keys): {AGAIN}")
     if "image_size" in values:
         raise VqnmtError(f"{folder}: holds an image model: give the folder of a translation model")
+    return values
+
+
+def read_config(
+    folder: Path, files: Sequence[str], kind: type[ConfigT], model_type: str, version: int
+) -> ConfigT:
+    """Read the config.json of a model folder, after a look at all else that must be there.
+
+    Keys that `kind` has no field for are left alone: transformers writes some of its own.
+
+    Args:
+        folder: Given by the user.
+        files: What this kind of folder must have.
+        kind: Of the config.
+        model_type: That config.json must name.
+        version: The `format` that config.json must name.
+
+    Raises:
+        VqnmtError: A file is missing, too large or changed; or config.json is damaged, of another
+            kind or version, or has a value of a wrong type or out of range.
+    """
+    place, values = folder / "config.json", read_values(folder)
     found = values.get("model_type"), values.get("format")
     if found != (model_type, version):
         raise VqnmtError(
             f"{place}: model_type and format are {found!r:.100}, this version reads "
             f"{(model_type, version)}: give another folder, or install the version that wrote it"
         )
+    _check_files(folder, files)
     names = {field.name for field in dataclasses.fields(kind)}
     try:
         return from_mapping(kind, {key: values[key] for key in values if key in names})
     except VqnmtError as error:
         raise VqnmtError(f"{place}: {error}: {AGAIN}") from error
+
+
+def _check_files(folder: Path, files: Sequence[str]) -> None:
+    """Refuse a folder of which a file is missing, too large or changed."""
+    for name in _MOST_BYTES:
+        _refuse_large(folder, name)
+    listed = _read_checksums(folder)
+    for name in (*files, *listed):
+        if not (folder / name).is_file():
+            raise VqnmtError(
+                f"{folder / name}: missing, so the model folder is incomplete: {AGAIN}"
+            )
+    for name, checksum in listed.items():
+        if _checksum(folder / name) != checksum:
+            raise VqnmtError(
+                f"{folder / name}: is not the file that was saved, by its checksum in {CHECKSUMS}: "
+                f"copy the folder again, or remove {CHECKSUMS} if the change is meant"
+            )
+
+
+def _refuse_large(folder: Path, name: str) -> None:
+    path, most = folder / name, _MOST_BYTES[name]
+    if path.is_file() and (size := path.stat().st_size) > most:
+        raise VqnmtError(f"{path}: has {size:,} bytes, but {most:,} at most are read: {AGAIN}")
 
 
 def _checksum(path: Path) -> str:
@@ -149,8 +166,7 @@ def _read_checksums(folder: Path) -> dict[str, str]:
     place = folder / CHECKSUMS
     if not place.is_file():
         return {}
-    with open(place, "rb") as file:
-        lines = file.read(_MOST_BYTES[CHECKSUMS]).splitlines()
+    lines = place.read_bytes().splitlines()
     found = {}
     for number, line in enumerate(lines, start=1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *]([ -~]+)", line.decode(errors="replace"))

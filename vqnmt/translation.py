@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.model_folder import EXPORTED, read_values
 
 if TYPE_CHECKING:
     from vqnmt.progress import Progress
@@ -312,7 +313,7 @@ def load_translator(
             not installed, or an option is not for this folder or this machine.
     """
     folder = Path(folder)
-    if (folder / "model.onnx").exists() or (folder / "ctranslate2").exists():
+    if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.export.runtime import load_exported
 
         if device not in (None, "cpu"):

@@ -18,14 +18,13 @@ from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
 from vqnmt.export.runtime import (
     FORMAT,
-    MODEL_TYPE,
     LatentExportConfig,
     OnnxTranslator,
     onnx_session,
 )
 from vqnmt.language_model import TrigramModel, Use
 from vqnmt.layers import TransformerConfig
-from vqnmt.model_folder import CHECKSUMS
+from vqnmt.model_folder import CHECKSUMS, EXPORTED
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
 from vqnmt.quantizers import QuantizerConfig
@@ -72,7 +71,7 @@ def build(
 def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
     proto = latent_graph(model, LONGEST, int8).SerializeToString()
     config = LatentExportConfig(
-        model_type=MODEL_TYPE,
+        model_type=EXPORTED,
         format=FORMAT,
         precision="int8" if int8 else "fp32",
         source_language="en",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vqnmt.errors import VqnmtError
-from vqnmt.export.runtime import FORMAT, MODEL_TYPE, PRECISIONS, PREVIOUS
+from vqnmt.export.runtime import FORMAT, PRECISIONS, PREVIOUS
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.language_model import LANGUAGE_MODEL
-from vqnmt.model_folder import CHECKSUMS, write_checksums
+from vqnmt.model_folder import CHECKSUMS, EXPORTED, write_checksums
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translator import Translator
 
@@ -58,7 +58,7 @@ def _export(translator: Translator, model: Path, folder: Path, precision: str) -
         new.mkdir()
         values = _write_engine(translator, new, model, precision == "int8")
         values = {
-            "model_type": MODEL_TYPE,
+            "model_type": EXPORTED,
             "format": FORMAT,
             "precision": precision,
             "source_language": translator.source_language,
@@ -163,6 +163,6 @@ def _is_empty(folder: Path) -> bool:
 def _is_export(folder: Path) -> bool:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return bool(values["model_type"] == MODEL_TYPE)
+        return bool(values["model_type"] == EXPORTED)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

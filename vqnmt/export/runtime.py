@@ -18,10 +18,9 @@ from vqnmt.data.workers import available_cores
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.language_model import TrigramModel, load_language_model
-from vqnmt.model_folder import MOST_PIECES, ModelConfig, check_range, read_config
+from vqnmt.model_folder import EXPORTED, MOST_PIECES, ModelConfig, check_range, read_config
 from vqnmt.translation import BatchTranslator, Translation
 
-MODEL_TYPE = "vqnmt-export"
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
@@ -144,7 +143,7 @@ class OnnxTranslator(BatchTranslator):
     def from_pretrained(cls, folder: Path | str, threads: int | None = None) -> "OnnxTranslator":
         """Load an exported folder; see `load_exported`."""
         folder = Path(folder)
-        config = read_config(folder, ONNX_FILES, LatentExportConfig, MODEL_TYPE, FORMAT)
+        config = read_config(folder, ONNX_FILES, LatentExportConfig, EXPORTED, FORMAT)
         _engine("onnxruntime", folder)
         threads = threads or available_cores()
         with _named(folder / "model.onnx"):
@@ -273,7 +272,7 @@ class CTranslate2Translator(BatchTranslator):
     ) -> "CTranslate2Translator":
         """Load an exported folder; see `load_exported`."""
         folder = Path(folder)
-        config = read_config(folder, CTRANSLATE2_FILES, ExportConfig, MODEL_TYPE, FORMAT)
+        config = read_config(folder, CTRANSLATE2_FILES, ExportConfig, EXPORTED, FORMAT)
         ctranslate2 = _engine("ctranslate2", folder)
         with _named(folder / "ctranslate2"):
             engine = ctranslate2.Translator(
