@@ -20,6 +20,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel
+from vqnmt.model_folder import CHECKSUMS
 from vqnmt.models.pretrained import TranslationModel
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
@@ -281,9 +282,9 @@ def test_saved_again_it_is_the_same(finished_run, tmp_path: Path) -> None:
         translator = Translator.from_pretrained(finished_run.folder / name)
         translator.save_pretrained(tmp_path / name, card="a card")
         further = [LANGUAGE_MODEL] if name == "student" else []
-        files = ["README.md", "config.json", *further, "model.safetensors", "spm.model"]
+        files = ["README.md", CHECKSUMS, "config.json", *further, "model.safetensors", "spm.model"]
         assert sorted(p.name for p in (tmp_path / name).iterdir()) == files
-        for file in (*MODEL_FILES, *further):
+        for file in (*MODEL_FILES, *further, CHECKSUMS):
             saved = (tmp_path / name / file).read_bytes()
             assert saved == (finished_run.folder / name / file).read_bytes(), file
             assert (tmp_path / name / file).stat().st_mode & 0o444 == 0o444
@@ -388,11 +389,11 @@ def other_vocabulary(folder: Path) -> None:
         (setting("residual_convolutions", 2**31), r"config\.json: .* residual convolutions"),
         (setting("decoder_layers", 2), r"model\.safetensors: does not fit config\.json"),
         (config(vocabulary_size=500), r"model\.safetensors: does not fit config\.json"),
-        (config(vocabulary_size=0), r"model\.safetensors: does not fit config\.json"),
-        (config(vocabulary_size={}), r"model\.safetensors: does not fit config\.json"),
-        (config(dtype=False), r"model\.safetensors: does not fit config\.json"),
+        (config(vocabulary_size=0), r"config\.json: vocabulary_size is 0; it must be from 1 to"),
+        (config(vocabulary_size={}), r"config\.json: vocabulary_size is \{\} .* of type int"),
+        (setting("transformer", {"dim": 2**62}), r"config\.json: no model has these sizes"),
         (config(written_pieces=3), r"config\.json: written_pieces is 3; it must be .* above 3"),
-        (config(written_pieces=20.5), r"config\.json: written_pieces is 20.5; .* whole number"),
+        (config(written_pieces=20.5), r"config\.json: written_pieces is 20.5 .* of type int"),
         (config(written_pieces=9999), r"config\.json: written_pieces is 9999; .* at most"),
         (config(max_source_tokens=None), r"config\.json: max_source_tokens is None"),
         (config(source_language=["en"]), r"config\.json: source_language is \['en'\]"),

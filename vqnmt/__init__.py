@@ -1,10 +1,16 @@
 """Discrete-latent machine translation: few autoregressive steps, all target tokens at once."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqnmt.translation import load_translator
     from vqnmt.translator import Translator
+
+# Packages that vqnmt uses report to their makers: ONNX Runtime looks up a host and leaves a device
+# id in the user's cache. They read these variables when they are imported, which comes after this.
+for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "1")
 
 __version__ = "0.1.0"
 

@@ -5,9 +5,10 @@ Goodman 1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays th
 bisection, so that a model loads at once and takes 12 bytes a trigram.
 """
 
+import math
 import zipfile
-import zlib
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +26,10 @@ Floats = NDArray[np.float32]
 
 LANGUAGE_MODEL = "language_model.npz"
 """In the folder of a latent model with CTC output, which reads with it."""
-# What reading a damaged .npz file may end in, beside what is common to all files.
-_DAMAGE = (zipfile.BadZipFile, zlib.error)
+# Bytes of an array that are looked at together.
+_CHUNK = 1 << 20
+# A log-probability of 0 may be rounded to a little more.
+_ROUNDED = 1e-5
 # Trigrams seen more rarely are left to the bigrams: most are, and say little.
 _LEAST = 2
 # Answers kept: the same trigrams come again and again.
@@ -164,19 +167,91 @@ class TrigramModel:
             VqnmtError: The file is damaged, or of another vocabulary.
         """
         try:
-            with np.load(path) as file:
-                model = cls(Tables(**file))
-        except (OSError, ValueError, TypeError, EOFError, *_DAMAGE) as error:
+            with zipfile.ZipFile(path) as archive:
+                model = cls(_Reader(archive, vocabulary_size).tables())
+        except Exception as error:  # zipfile, zlib and NumPy's headers: damage shows in any way
+            reason = str(error) if type(error) is ValueError else type(error).__name__
             raise VqnmtError(
-                f"{path}: not a language model of vqnmt ({type(error).__name__}): copy the model "
-                "folder again or train anew"
-            ) from error
-        if model.size != vocabulary_size:
-            raise VqnmtError(
-                f"{path}: is of {model.size} pieces, but the model has {vocabulary_size}: "
+                f"{path}: not a language model of vqnmt for {vocabulary_size} pieces ({reason}): "
                 "copy the model folder again or train anew"
-            )
+            ) from error
         return model
+
+
+class _Reader:
+    """Reads the arrays of an .npz file piece by piece, each checked before the next is asked for.
+
+    A header is not believed, nor is the file's own word on its size: what is no table of this
+    vocabulary is refused before it takes more memory than one piece of it.
+
+    Args:
+        archive: The .npz file.
+        size: V.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self._archive, self._size = archive, size
+
+    def tables(self) -> Tables:
+        """Read all tables.
+
+        Raises:
+            ValueError: Says what is wrong.
+        """
+        found, expected = sorted(self._archive.namelist()), sorted(Tables.__slots__)
+        if found != [f"{name}.npy" for name in expected]:
+            raise ValueError(f"it holds {', '.join(found)}"[:200])
+        size = self._size
+        pieces = self._values("pieces", size)  # first: says of how many pieces the model is
+        trigrams, pairs = self._keys("trigrams", size**3), self._keys("pairs", size**2)
+        bigrams = self._keys("bigrams", size**2)
+        return Tables(
+            *(trigrams, self._values("trigram_values", len(trigrams))),
+            *(pairs, self._values("pair_values", len(pairs))),
+            *(bigrams, self._values("bigram_values", len(bigrams))),
+            *(self._values("single_values", size), pieces),
+            self._values("use", len(Use._fields), np.float64, math.inf),
+        )
+
+    def _keys(self, name: str, end: int) -> Keys:
+        """Read rising keys from 0 to below `end`."""
+        last, chunks = -1, []
+        for chunk in self._chunks(name, np.dtype(np.int64), None):
+            if chunk[0] <= last or (chunk[1:] <= chunk[:-1]).any() or chunk[-1] >= end:
+                raise ValueError(f"{name} are not rising keys below {end}")
+            last = int(chunk[-1])
+            chunks.append(chunk)
+        return np.concatenate([np.empty(0, np.int64), *chunks])
+
+    def _values(
+        self, name: str, count: int, kind: Any = np.float32, most: float = _ROUNDED
+    ) -> NDArray[Any]:
+        """Read `count` finite numbers of at most `most`."""
+        chunks = []
+        for chunk in self._chunks(name, np.dtype(kind), count):
+            if not (np.isfinite(chunk) & (chunk <= most)).all():
+                raise ValueError(f"{name} are not all finite and at most {most:g}")
+            chunks.append(chunk)
+        return np.concatenate([np.empty(0, kind), *chunks])
+
+    def _chunks(self, name: str, kind: np.dtype[Any], count: int | None) -> Iterator[NDArray[Any]]:
+        """Yield the numbers of a one-dimensional array, `count` of them where it is given."""
+        with self._archive.open(f"{name}.npy") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{name} are of another version of NumPy's format")
+            shape, _, found = np.lib.format.read_array_header_1_0(file)
+            if found != kind or len(shape) != 1 or count not in (None, *shape):
+                wanted = "any number" if count is None else count
+                raise ValueError(f"{name} are {found} {shape}, not {kind} ({wanted},)"[:200])
+            left = shape[0] * kind.itemsize
+            while left > 0:
+                content = file.read(min(left, _CHUNK))
+                if not content or len(content) % kind.itemsize:
+                    raise ValueError(f"{name} end too early")
+                left -= len(content)
+                yield np.frombuffer(content, kind)
+            if file.read(1):  # at the end the archive's own checksum is compared too
+                raise ValueError(f"{name} go on behind their end")
 
 
 def load_language_model(folder: Path, vocabulary_size: int) -> TrigramModel | None:

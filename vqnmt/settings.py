@@ -86,7 +86,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
-            raise VqnmtError(f"{key} is {value!r}: it must be a group of keys")
+            raise VqnmtError(f"{key} is {value!r:.80}: it must be a group of keys")
         return from_mapping(hint, value, key)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
@@ -99,7 +99,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     exact = isinstance(value, plain) and (bool in plain or not isinstance(value, bool))
     if Any not in allowed and not exact:
         kinds = " or ".join(getattr(a, "__name__", str(a)) for a in plain)
-        raise VqnmtError(f"{key} is {value!r} ({type(value).__name__}): it must be of type {kinds}")
+        raise VqnmtError(
+            f"{key} is {value!r:.80} ({type(value).__name__}): it must be of type {kinds}"
+        )
     if isinstance(value, list) and typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
         return [_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value)]

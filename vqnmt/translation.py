@@ -4,7 +4,6 @@ Training-time validation, files, pipes, evaluation and the exported engines all 
 `BatchTranslator`: one tokenisation, one order of batches, one treatment of what is too long.
 """
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.words import join_sentences
 from vqnmt.decoding import MOST_THREADS, SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.model_folder import EXPORTED, read_values
 
 if TYPE_CHECKING:
     from vqnmt.progress import Progress
@@ -434,7 +434,7 @@ def load_translator(
     folder = Path(folder)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
-    if (folder / "model.onnx").exists() or (folder / "ctranslate2").exists():
+    if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.export.runtime import load_exported
 
         if device not in (None, "cpu"):
@@ -448,51 +448,6 @@ def load_translator(
     from vqnmt.translator import Translator
 
     return Translator.from_pretrained(folder, device, dtype=dtype or "fp32", compile=compile)
-
-
-# What any model of ours says of itself.
-_CONFIG_TYPES = {"source_language": str, "target_language": str, "max_source_tokens": int}
-
-
-def read_config(folder: Path, files: Sequence[str], model_type: str, version: int) -> dict:
-    """Read the config.json of a model folder, after a look at what else must be there.
-
-    Raises:
-        VqnmtError: A file is missing, or config.json is damaged or of another version.
-    """
-    if not folder.is_dir():
-        raise VqnmtError(f"{folder}: no such model folder; give one that train_nmt.py has written")
-    for name in files:
-        if not (folder / name).is_file():
-            raise VqnmtError(
-                f"{folder / name}: missing, so the model folder is incomplete: copy it again or "
-                "save the model anew"
-            )
-    try:
-        config: dict = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = config["model_type"], config["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise VqnmtError(
-            f"{folder / 'config.json'}: not the config of a vqnmt model "
-            f"({type(error).__name__}): copy the folder again or save the model anew"
-        ) from error
-    if found != (model_type, version):
-        raise VqnmtError(
-            f"{folder / 'config.json'}: model_type and format are {found}, this version reads "
-            f"{(model_type, version)}: train again or install the version that wrote it"
-        )
-    for key, kind in _CONFIG_TYPES.items():
-        if type(config.get(key)) is not kind:
-            raise VqnmtError(
-                f"{folder / 'config.json'}: {key} is {config.get(key)!r:.40}, which is not of type "
-                f"{kind.__name__}: copy the folder again or save the model anew"
-            )
-    if config["max_source_tokens"] < 1:
-        raise VqnmtError(
-            f"{folder / 'config.json'}: max_source_tokens is {config['max_source_tokens']}; it "
-            "must be 1 or more: copy the folder again or save the model anew"
-        )
-    return config
 
 
 def _rescore(

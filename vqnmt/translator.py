@@ -1,5 +1,6 @@
 """Translation by PyTorch: loading, saving and running the models of `vqnmt.models`."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -18,9 +19,10 @@ from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
 from vqnmt.language_model import LANGUAGE_MODEL, load_language_model
+from vqnmt.model_folder import AGAIN, CHECKSUMS, read_config, write_checksums
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
-from vqnmt.models.pretrained import FORMAT, TranslationModel
+from vqnmt.models.pretrained import FORMAT, SavedConfig, TranslationConfig, TranslationModel
 from vqnmt.rescoring import score_targets
 from vqnmt.search import Hypothesis
 from vqnmt.translation import (
@@ -28,7 +30,6 @@ from vqnmt.translation import (
     BatchTranslator,
     TextTranslator,
     Translation,
-    read_config,
 )
 
 __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
@@ -104,8 +105,7 @@ class Translator(BatchTranslator):
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(chosen)
         folder = Path(folder)
-        check_model_folder(folder)
-        loaded = _load(folder)
+        loaded = _load(folder, check_model_folder(folder))
         module = loaded.model.to(chosen, _DTYPES[dtype])
         if isinstance(module, LatentTransformer):
             module.quantizer.float()
@@ -150,6 +150,7 @@ class Translator(BatchTranslator):
                 for path in new.glob("*.safetensors"):  # that library makes them private
                     shutil.copymode(new / "config.json", path)
                 self.vocabulary.save(new / "spm.model")
+                write_checksums(new, [path.name for path in new.iterdir()])
                 atomic_write_text(new / "README.md", card)
             except (OSError, SafetensorError, VqnmtError) as error:
                 reason = _first_line(error.__cause__ or error)
@@ -159,8 +160,9 @@ class Translator(BatchTranslator):
                 ) from error
             # All is on disk. While names change hands, a folder without config.json is incomplete.
             (folder / "config.json").unlink(missing_ok=True)
+            (folder / CHECKSUMS).unlink(missing_ok=True)
             (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
-            names = ["README.md", "spm.model", "model.safetensors", "config.json"]
+            names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
                     os.replace(new / name, path)
@@ -222,32 +224,50 @@ def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: floa
     return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
 
 
-def _load(folder: Path) -> Any:
-    """Load a `TranslationModel`; all weights must be there and fit."""
-    place, remedy = folder / "model.safetensors", "copy the folder again or save the model anew"
+def _load(folder: Path, config: SavedConfig) -> TranslationModel:
+    """Load a `TranslationModel`; all weights must be there and fit, and no other may be."""
+    place, known = folder / "model.safetensors", dataclasses.asdict(config)
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes config.json names
+            model = TranslationModel(TranslationConfig(**known))
+        wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
+    except VqnmtError as error:
+        raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
+    except Exception as error:  # torch has errors of many kinds for sizes that it cannot take
+        raise VqnmtError(
+            f"{folder / 'config.json'}: no model has these sizes ({type(error).__name__}): {AGAIN}"
+        ) from error
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is ours to give
     try:
-        found: Any = TranslationModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
-    except VqnmtError as error:
-        raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
+        with safe_open(place, "pt") as file:
+            found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if found != wanted:
+            raise VqnmtError(
+                f"{place}: does not fit config.json: {_difference(found, wanted)}: {AGAIN}"
+            )
+        return TranslationModel.from_pretrained(folder, config=model.config, local_files_only=True)
+    except VqnmtError:
+        raise
     except Exception as error:  # transformers and torch check little: damage shows in any way
         raise VqnmtError(
-            f"{place}: does not fit config.json or is damaged ({type(error).__name__}): {remedy}"
+            f"{place}: does not fit config.json or is damaged ({type(error).__name__}): {AGAIN}"
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    loaded, report = found
-    # transformers only warns of these, and leaves missing weights random.
-    for fault in ("missing", "unexpected"):
-        if names := sorted(report[f"{fault}_keys"]):
-            raise VqnmtError(
-                f"{place}: does not fit config.json: {fault} weights: {len(names)}, the first is "
-                f"{names[0].removeprefix('model.')}: {remedy}"
-            )
-    return loaded
+
+
+def _difference(found: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
+    """Say by its first weight how one set of weights differs from another."""
+    for kind, names in (
+        ("missing", wanted.keys() - found.keys()),
+        ("unexpected", found.keys() - wanted.keys()),
+    ):
+        if names:
+            first = min(names).removeprefix("model.")
+            return f"{kind} weights: {len(names)}, the first is {first:.80}"
+    name = min(name for name in wanted if found[name] != wanted[name])
+    return f"{name.removeprefix('model.')} is {found[name]}, not {wanted[name]}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -256,10 +276,10 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def check_model_folder(folder: Path) -> None:
-    """Refuse a model folder that cannot be loaded.
+def check_model_folder(folder: Path) -> SavedConfig:
+    """Refuse a model folder that cannot be loaded; return its config.
 
     Raises:
-        VqnmtError: A file is missing, config.json is damaged or of another version.
+        VqnmtError: A file is missing or changed, or config.json is damaged or of another version.
     """
-    read_config(folder, MODEL_FILES, "vqnmt", FORMAT)
+    return read_config(folder, MODEL_FILES, SavedConfig, "vqnmt", FORMAT)

@@ -10,6 +10,7 @@ pytest.importorskip("ctranslate2")
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
+from vqnmt.model_folder import CHECKSUMS
 from vqnmt.translation import load_translator
 from vqnmt.translator import Translator
 
@@ -118,6 +119,7 @@ def test_a_damaged_model_is_refused(exports, tmp_path: Path) -> None:
 
     folder = tmp_path / "copy"
     shutil.copytree(exports["int8"], folder)
+    (folder / CHECKSUMS).unlink()
     content = (folder / "ctranslate2" / "model.bin").read_bytes()
     (folder / "ctranslate2" / "model.bin").write_bytes(content[:1000])
     with pytest.raises(VqnmtError, match=r"ctranslate2: cannot be loaded"):

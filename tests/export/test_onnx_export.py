@@ -8,7 +8,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -17,9 +16,15 @@ from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
 from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
-from vqnmt.export.runtime import OnnxTranslator
+from vqnmt.export.runtime import (
+    FORMAT,
+    LatentExportConfig,
+    OnnxTranslator,
+    onnx_session,
+)
 from vqnmt.language_model import TrigramModel, Use
 from vqnmt.layers import TransformerConfig
+from vqnmt.model_folder import CHECKSUMS, EXPORTED
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.codes import LatentTranslation
 from vqnmt.quantizers import QuantizerConfig
@@ -65,20 +70,20 @@ def build(
 
 def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
     proto = latent_graph(model, LONGEST, int8).SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-    stride = 2**model.config.compression
-    config = {
-        "source_language": "en",
-        "target_language": "de",
-        "max_source_tokens": LONGEST,
-        "compression": model.config.compression,
-        "positions_per_code": stride * model.config.upsampling,
-        "output": model.config.output,
-        "blank_penalty": float(model.blank_penalty),
-        "repeatable": model.repeatable.nonzero()[:, 0].tolist(),
-    }
+    config = LatentExportConfig(
+        model_type=EXPORTED,
+        format=FORMAT,
+        precision="int8" if int8 else "fp32",
+        source_language="en",
+        target_language="de",
+        max_source_tokens=LONGEST,
+        compression=model.config.compression,
+        positions_per_code=2**model.config.compression * model.config.upsampling,
+        output=model.config.output,
+        blank_penalty=float(model.blank_penalty),
+        repeatable=model.repeatable.nonzero()[:, 0].tolist(),
+    )
+    session = onnx_session(proto, 1)
     return OnnxTranslator(session, config, None, model.language_model)  # type: ignore[arg-type]
 
 
@@ -283,7 +288,7 @@ def test_no_samples_and_no_beam_of_an_earlier_graph(exports) -> None:
         translator.translate(["bale"], temperature=1.0)
     earlier = OnnxTranslator(
         mock.Mock(get_overridable_initializers=list),
-        json.loads((exports["fp32"] / "config.json").read_text()),
+        translator._config,  # type: ignore[attr-defined]
         translator.vocabulary,
     )
     with pytest.raises(VqnmtError, match=r"exported before .* export it again"):
@@ -323,6 +328,7 @@ def test_a_later_export_takes_the_earlier_ones_place(finished_run, tmp_path: Pat
 def test_damaged_export_is_refused(exports, tmp_path: Path, capfd, damage, message: str) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(exports["int8"], folder)
+    (folder / CHECKSUMS).unlink()
     damage(folder)
     with pytest.raises(VqnmtError, match=message) as caught:
         load_translator(folder)

@@ -10,16 +10,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from vqnmt.data.vocabulary import EOS_ID
 from vqnmt.evaluation.latency_table import ENGINE_PARTS
 from vqnmt.evaluation.records import Metric
 from vqnmt.export.graph import FLOAT, Graph, model_proto
-from vqnmt.export.runtime import OnnxTranslator
+from vqnmt.export.runtime import OnnxTranslator, onnx_session
 from vqnmt.models import LatentTransformer
 
 _RUNS = 200
@@ -52,7 +50,7 @@ def profile_translation(
         "source": np.array([[*row, EOS_ID]]),
         "limits": np.array([(2 * len(row) + 10) // 2**model.config.compression + 1]),
     }
-    session = _session(Path(folder) / "model.onnx", threads)
+    session = onnx_session(Path(folder) / "model.onnx", threads)
     parts: dict[str, Callable[[], object]] = {
         "total": lambda: translator.translate([sentence]),
         "tokenise": lambda: translator.vocabulary.encode([sentence]),
@@ -79,19 +77,10 @@ def profile_translation(
     }
 
 
-def _session(path: Path | bytes, threads: int, profile: str | None = None) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def _inside(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str, Metric]:
     """Time the operators of each part by ONNX Runtime's profiler."""
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(path, threads, f"{folder}/profile")
+        session = onnx_session(path, threads, f"{folder}/profile")
         for _ in range(_RUNS):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -167,7 +156,7 @@ def _product_rate(int8: bool, threads: int) -> float:
     rng = np.random.default_rng(0)
     result = graph.product("x", rng.standard_normal((1024, 1024)).astype(np.float32))
     shape = (FLOAT, [512, 1024])
-    session = _session(
+    session = onnx_session(
         model_proto(graph.proto({"x": shape}, {result: shape})).SerializeToString(), threads
     )
     x = rng.standard_normal((512, 1024)).astype(np.float32)

@@ -1,20 +1,24 @@
 """Exporting a saved model to a folder that translates without PyTorch."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from vqnmt.errors import VqnmtError
-from vqnmt.export.runtime import FORMAT, MODEL_TYPE
-from vqnmt.files import atomic_write_text
+from vqnmt.export.runtime import FORMAT, PRECISIONS, PREVIOUS
+from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.language_model import LANGUAGE_MODEL
+from vqnmt.model_folder import CHECKSUMS, EXPORTED, write_checksums
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translator import Translator
 
-PRECISIONS = ("fp32", "int8")
+# Begins the names of folders that an export which was killed may leave.
+_TEMPORARY = ".export."
 
 
 def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
@@ -22,7 +26,8 @@ def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
 
     Args:
         model: Model folder that train_nmt.py has written.
-        folder: New or empty, or an earlier export, which is replaced when all is ready.
+        folder: New or empty, or an earlier export, which is replaced when all is ready; other files
+            beside it stay.
         precision: One of `PRECISIONS`.
 
     Raises:
@@ -32,16 +37,28 @@ def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
     model, folder = Path(model), Path(folder)
     if precision not in PRECISIONS:
         raise VqnmtError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if folder.exists() and any(folder.iterdir()) and not _is_export(folder):
-        raise VqnmtError(f"{folder}: holds something other than an export: choose a new folder")
-    translator = Translator.from_pretrained(model, device="cpu")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        new = Path(temporary) / folder.name
+    try:
+        if folder.exists() and not (_is_export(folder) or _is_empty(folder)):
+            raise VqnmtError(f"{folder}: holds something other than an export: choose a new folder")
+        translator = Translator.from_pretrained(model, device="cpu")
+        folder.mkdir(parents=True, exist_ok=True)
+        _export(translator, model, folder, precision)
+    except OSError as error:
+        raise VqnmtError(
+            f"{folder}: cannot hold an export ({error.strerror}): choose another folder"
+        ) from error
+
+
+def _export(translator: Translator, model: Path, folder: Path, precision: str) -> None:
+    """Write the export beside what `folder` holds, and put it in its place when all is ready."""
+    for path in folder.glob(f"{_TEMPORARY}*"):  # of an export that was killed
+        shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:
+        new = Path(temporary) / "new"
         new.mkdir()
         values = _write_engine(translator, new, model, precision == "int8")
         values = {
-            "model_type": MODEL_TYPE,
+            "model_type": EXPORTED,
             "format": FORMAT,
             "precision": precision,
             "source_language": translator.source_language,
@@ -51,11 +68,45 @@ def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
         }
         translator.vocabulary.save(new / "spm.model")
         atomic_write_text(new / "config.json", json.dumps(values, indent=2) + "\n")
+        write_checksums(new, _files(new))
         if (model / "README.md").exists():
             _write_card(model / "README.md", new, precision)
-        if folder.exists():
-            os.rename(folder, Path(temporary) / "old")
-        os.rename(new, folder)
+        _replace(new, folder, Path(temporary))
+
+
+def _replace(new: Path, folder: Path, temporary: Path) -> None:
+    """Move the files of `new` into `folder`; whenever this is killed, an export there is loaded.
+
+    While files change hands, loading takes the copy of the earlier export in `PREVIOUS`. Files
+    that are no export's stay.
+    """
+    previous = folder / PREVIOUS
+    if _is_export(folder) and not previous.exists():
+        old = temporary / "old"
+        for name in _files(folder, CHECKSUMS):
+            (old / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / name, old / name)
+        os.rename(old, previous)
+    # The config comes first: by it the next export knows this folder.
+    order = sorted(_files(new), key=lambda name: (name != "config.json", name))
+    for name in set(_files(folder)) - set(order):
+        (folder / name).unlink()
+    for name in [*order, CHECKSUMS, "README.md"]:
+        if (new / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(new / name, folder / name)
+    with contextlib.suppress(OSError):  # of the other engine, or there is none, or it is in use
+        (folder / "ctranslate2").rmdir()
+    if previous.exists():
+        os.rename(previous, temporary / "previous")
+
+
+def _files(folder: Path, *further: str) -> list[str]:
+    """List the files of an export, as `SHA256SUMS` does; of the `further` ones those there are."""
+    names = "config.json", "model.onnx", "spm.model", LANGUAGE_MODEL, *further
+    engine = "ctranslate2/config.json", "ctranslate2/model.bin", "ctranslate2/*_vocabulary.*"
+    found = [path for name in (*names, *engine) for path in sorted(folder.glob(name))]
+    return [path.relative_to(folder).as_posix() for path in found]
 
 
 def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool) -> dict[str, Any]:
@@ -66,7 +117,8 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
         from vqnmt.export.latent_graph import latent_graph
 
         proto = latent_graph(module, translator.max_source_tokens, int8)
-        (folder / "model.onnx").write_bytes(proto.SerializeToString())
+        with atomic_path(folder / "model.onnx") as path:
+            path.write_bytes(proto.SerializeToString())
         if module.language_model is not None:
             module.language_model.save(folder / LANGUAGE_MODEL)
         config = module.config
@@ -104,9 +156,13 @@ def _need(package: str) -> None:
         raise VqnmtError(f"the export needs {package}: pip install 'vqnmt[export]'")
 
 
+def _is_empty(folder: Path) -> bool:
+    return all(path.name.startswith(_TEMPORARY) for path in folder.iterdir())
+
+
 def _is_export(folder: Path) -> bool:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return bool(values["model_type"] == MODEL_TYPE)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(values["model_type"] == EXPORTED)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

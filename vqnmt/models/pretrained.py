@@ -1,7 +1,7 @@
 """The door to transformers: saving, loading and sharing our models as `PreTrainedModel`s.
 
-A model folder holds `config.json`, `model.safetensors`, `spm.model` and `README.md`; that of a
-latent model with CTC output `language_model.npz` too.
+A model folder holds `config.json`, `model.safetensors`, `spm.model`, `SHA256SUMS` and `README.md`;
+that of a latent model with CTC output `language_model.npz` too.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from vqnmt.errors import VqnmtError
 from vqnmt.layers.transformer import Positions, sinusoids
+from vqnmt.model_folder import MOST_PIECES, ModelConfig, check_range
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
@@ -27,6 +28,21 @@ ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "fertility": (FertilityConfig, FertilityTransformer),
     "latent": (LatentConfig, LatentTransformer),
 }
+
+
+@dataclasses.dataclass(kw_only=True)
+class SavedConfig(ModelConfig):
+    """What config.json says of a saved model; for the keys see `TranslationConfig`."""
+
+    architecture: str
+    settings: dict[str, Any]
+    vocabulary_size: int
+    written_pieces: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; those of `settings` are the architecture's to check."""
+        super().__post_init__()
+        check_range(self, "vocabulary_size", 1, MOST_PIECES)
 
 
 class TranslationConfig(PretrainedConfig):
