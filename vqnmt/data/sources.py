@@ -54,8 +54,14 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
     """Return "algorithm:hex" of a file's bytes, read in blocks.
 
     Raises:
-        VqnmtError: The file is missing or unreadable.
+        VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
+            checksum is read again.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise VqnmtError(
+            f"{path}: is a pipe or a device, which can be read only once, and this file is read "
+            "several times: write it to a file first"
+        )
     try:
         with open(path, "rb") as file:
             return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

@@ -82,10 +82,9 @@ class TranslationPipeline:
     def prepare_corpus(self) -> None:
         """Stage 1: fetch, split and filter the text."""
         config = self.config.corpus
-        asked = dataclasses.asdict(config)
-        del asked["cache"]  # where downloads stand decides nothing
         # The fingerprint covers the contents of the user's own files too.
-        stage = self.stage("corpus", {"corpus": asked, "digest of the text": config.fingerprint()})
+        settings = {"corpus": config.deciding(), "digest of the text": config.fingerprint()}
+        stage = self.stage("corpus", settings)
         with stage.work_unless_it_has("corpus.json"):
             self.corpus = prepare_corpus(config, stage.folder)
         report = self.corpus.report["parts"]
