@@ -6,13 +6,12 @@ python scripts/evaluate.py --model DIR --corpus multi30k [--set test_2016_flickr
 
 import argparse
 import tempfile
-from pathlib import Path
 
 from command_line import PLACE, READER, SWITCH, WIDTH, Options, load_config, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
-from vqnmt.data.readers import read_parallel
+from vqnmt.data.readers import hold, read_parallel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.scores import score
 from vqnmt.files import atomic_write_lines
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _file_text(options: argparse.Namespace) -> ParallelText:
-    pairs = list(read_parallel(Path(options.source), Path(options.reference)))
+    pairs = hold(read_parallel(options.source, options.reference), options.source)
     return ParallelText([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 

@@ -23,7 +23,7 @@ from command_line import PLACE, READER, SEED, SWITCH, THREADS, WIDTH, Options, r
 
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.streams import count_lines, read_lines
+from vqnmt.streams import count_lines, open_file, read_lines, unpacked
 from vqnmt.translation import (
     DTYPES,
     ON_LONG,
@@ -137,17 +137,10 @@ def translate_stream(command: Command, stream: BinaryIO, name: str) -> None:
             from vqnmt.progress import Progress
 
             progress = stack.enter_context(Progress(name, count_lines(stream), "sentences"))
-        for lines in read_lines(stream, name, CHUNK, command.options.invalid_utf8 == "replace"):
+        text, replace = unpacked(stream, name), command.options.invalid_utf8 == "replace"
+        for lines in read_lines(text, name, CHUNK, replace):
             command.translate(lines, name, first, progress)
             first += len(lines)
-
-
-def open_file(name: str) -> BinaryIO:
-    """Open a file of text."""
-    try:
-        return open(name, "rb")
-    except OSError as error:
-        raise VqnmtError(f"{name}: cannot be read ({error.strerror})") from error
 
 
 def prompt(command: Command) -> None:
@@ -175,7 +168,11 @@ def prompt(command: Command) -> None:
 def main(arguments: list[str]) -> None:
     """Translate files, or standard input, to standard output."""
     parser = Options(__doc__)
-    parser.add_argument("files", nargs="*", help="UTF-8 text; default: standard input")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        help="UTF-8 text, plain or packed by gzip, bzip2 or xz; - or none: standard input",
+    )
     parser.add_argument(
         "--model", type=PLACE, help=f"model or exported folder; default: {PRETRAINED}"
     )
@@ -197,13 +194,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)
     command = Command(options)
-    if not options.files and sys.stdin.isatty():
-        prompt(command)
-    elif not options.files:
-        translate_stream(command, sys.stdin.buffer, "standard input")
-    for name in options.files:
-        with open_file(name) as stream:
-            translate_stream(command, stream, name)
+    for name in options.files or ["-"]:
+        if name != "-":
+            with open_file(name) as stream:
+                translate_stream(command, stream, name)
+        elif sys.stdin.isatty():
+            prompt(command)
+        else:
+            translate_stream(command, sys.stdin.buffer, "standard input")
     command.report()
 
 

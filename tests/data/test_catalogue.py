@@ -1,7 +1,11 @@
 """Every entry of the catalogue, read from small stand-ins under $VQNMT_DATA."""
 
 import hashlib
+import io
 import json
+import random
+import tarfile
+import zipfile
 
 import pytest
 
@@ -9,6 +13,8 @@ from tests.data.stand_ins import lines, repinned, write, write_tar, write_wheel,
 from vqnmt.data import catalogue
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import prepare_corpus
+from vqnmt.data.pieces import ArchiveMembers, TsvFile, WheelStrings
+from vqnmt.data.sources import RemoteFile
 from vqnmt.errors import VqnmtError
 
 
@@ -177,9 +183,82 @@ def test_archive_faults_are_named(prepare, tmp_path):
     with pytest.raises(VqnmtError, match=r"de-en\.tgz: has no member de-en/IWSLT14"):
         prepare("iwslt14")
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(VqnmtError, match=r"de-en\.tgz: the archive is damaged"):
+    with pytest.raises(
+        VqnmtError, match=r"de-en\.tgz: the packed file is damaged .* delete it and"
+    ):
         prepare("iwslt14")
     assert not list((tmp_path / "out" / "iwslt14").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["checksum", "length", "end", "bit behind the members"])
+def test_an_archive_is_checked_to_its_end(tmp_path, damage):
+    """No catalogue checksum is needed: gzip has one, behind all that is unpacked."""
+    archive = RemoteFile(path="it.tgz", checksum=None)
+    piece = ArchiveMembers(archive, {"en": "a", "de": "b"})
+    members = {"a": b"yes\n", "b": b"ja\n", "c": random.Random(1).randbytes(50_000)}
+    path = write_tar(tmp_path / "it.tgz", members)
+    assert list(piece.pairs("en", "de", tmp_path)) == [("yes", "ja")]
+    content = bytearray(path.read_bytes())
+    if damage == "end":
+        content = content[:-20]
+    else:
+        content[{"checksum": -8, "length": -1}.get(damage, 20_000)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VqnmtError, match=r"it\.tgz: the packed file is damaged"):
+        list(piece.pairs("en", "de", tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["it.tgz"]
+
+
+def zip_bytes(compression=zipfile.ZIP_DEFLATED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("deu.txt", "yes it is\tja doch\n" * 50)
+    return bytearray(file.getvalue())
+
+
+def changed(content, magic, place, value):
+    """Change a field of what begins with `magic`."""
+    start = content.index(magic)
+    content[start + place] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: changed(c, b"PK\x01\x02", 8, 1), "encrypted"),
+        (lambda c: changed(c, b"PK\x01\x02", 10, 99), "compression"),
+        (lambda c: changed(c, b"PK\x01\x02", 16, 0), "CRC"),
+        (lambda c: c[:30] + bytes(20) + c[50:], ""),
+        (lambda c: c[: len(c) // 2], "zip"),
+        (lambda c: b"some other file", "zip"),
+        (lambda c: b"", "zip"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["tsv", "wheel"])
+def test_zip_archives_that_cannot_be_read_are_named(tmp_path, change, message, reader):
+    file = RemoteFile(path="it.zip", checksum=None)
+    (tmp_path / "it.zip").write_bytes(change(zip_bytes()))
+    piece = (
+        TsvFile((file,), languages=("en", "de"), member="deu.txt")
+        if reader == "tsv"
+        else WheelStrings(file, r"(deu)\.txt")
+    )
+    pattern = rf"it\.zip: the archive is damaged, or of a kind that is not read \(.*{message}.*\): "
+    with pytest.raises(VqnmtError, match=pattern):
+        list(piece.pairs("en", "de", tmp_path))
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2"], ids=["hard link", "symbolic link"])
+def test_links_in_an_archive_are_no_text(tmp_path, kind):
+    piece = ArchiveMembers(RemoteFile(path="it.tgz", checksum=None), {"en": "a", "de": "b"})
+    with tarfile.open(tmp_path / "it.tgz", "w:gz") as archive:
+        for name in ("a", "b"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/hostname"
+            archive.addfile(info)
+    with pytest.raises(VqnmtError, match=r"it\.tgz: the archive is damaged, or of a kind"):
+        list(piece.pairs("en", "de", tmp_path))
 
 
 def test_unknown_name_lists_the_catalogue():

@@ -1,10 +1,14 @@
 import dataclasses
+import gzip
 import json
+import os
 import random
+import tracemalloc
 
 import pytest
 
 from tests.data.stand_ins import lines, write
+from vqnmt.data import readers
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, ParallelText, load_corpus, prepare_corpus
 from vqnmt.data.lines import Lines
@@ -236,6 +240,100 @@ def test_faults_leave_nothing_behind(prepare, tmp_path, train, message):
     with pytest.raises(VqnmtError, match=message):
         prepare(train)
     assert names_in(tmp_path / "out") == []
+
+
+SAME = [f"This is one more sentence {n}\tSatz {n}" for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"valid": SAME, "test": SAME}, "corpus.valid and corpus.test share all sources of corpus"),
+        ({"train": SAME, "test": SAME}, "corpus.train and corpus.test share all sources of corpus"),
+        ({"valid": SAME, "test": []}, "no pair is left for test.test: its files have none"),
+    ],
+)
+def test_parts_that_are_the_same_text_are_named(prepare, tmp_path, files, message):
+    with pytest.raises(VqnmtError, match=f"corpus files: {message}"):
+        prepare(**{"train": rows(range(30)), **files})
+    assert names_in(tmp_path / "out") == []
+
+
+def test_parts_that_are_the_same_file_are_named(prepare, tmp_path):
+    same = TextFiles(tsv=str(write(tmp_path / "same", lines(SAME))))
+    train = TextFiles(tsv=str(write(tmp_path / "train", lines(rows(range(30))))))
+    for config in (
+        CorpusConfig(name="files", train=train, valid=same, test=same),
+        CorpusConfig(name="files", train=same, valid=same),
+    ):
+        with pytest.raises(
+            VqnmtError, match=r"corpus\.\w+ and corpus\.\w+ are the same file: give"
+        ):
+            prepare_corpus(config, tmp_path / "out")
+
+
+def test_a_pipe_is_refused_where_it_would_be_read_several_times(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    plain = str(write(tmp_path / "plain", lines(["x"])))
+    reading, writing = os.pipe()
+    os.write(writing, b"".join(b"one two three %d\tja %d\n" % (n, n) for n in range(99)))
+    os.close(writing)
+    try:
+        for text in (
+            TextFiles(tsv=f"/dev/fd/{reading}"),
+            TextFiles(source=plain, target=str(tmp_path / "pipe")),
+            TextFiles(tsv="/dev/zero"),
+        ):
+            config = CorpusConfig(name="files", train=text)
+            with pytest.raises(VqnmtError, match=r"is a pipe or a device, .*: write it to a file"):
+                prepare_corpus(config, tmp_path / "out")
+        good = TextFiles(tsv=str(write(tmp_path / "good", lines(rows(range(300))))))
+        held = TextFiles(tsv=f"/dev/fd/{reading}")
+        with pytest.raises(VqnmtError, match="is a pipe or a device"):
+            prepare_corpus(CorpusConfig(name="files", train=good, test=held), tmp_path / "out")
+    finally:
+        os.close(reading)
+
+
+def test_the_limit_on_a_line_is_a_setting_and_no_part_of_what_is_prepared(prepare, tmp_path):
+    text = [*rows(range(200)), "x y z w " + "v " * 2000 + "\tlong"]
+    with pytest.raises(VqnmtError, match=r"train\.tsv, line 201: more than 4000 bytes: split it"):
+        prepare(text, max_line_bytes=4000)
+    assert names_in(tmp_path / "out") == []
+    corpus = prepare(text, max_line_bytes=5000)
+    assert corpus.report["parts"]["train"]["dropped"]["too long"] == 1
+    made = tmp_path / "out" / "corpus.json"
+    before = made.stat().st_mtime_ns
+    assert prepare(text).report == corpus.report and made.stat().st_mtime_ns == before
+    long = "a b c d " + "e" * (1 << 20)
+    held = prepare(text, test=[f"{long}\tso"], max_line_bytes=1 << 21).test["test"]
+    assert held.sources == [long], "what was let through is read again"
+    with pytest.raises(VqnmtError, match=r"corpus\.max_line_bytes is 0"):
+        CorpusConfig(max_line_bytes=0)
+
+
+def test_long_lines_are_never_held_by_the_hundred(tmp_path):
+    """100 pairs of 1 MB pass as the few that are judged at once."""
+    path = tmp_path / "train.tsv.gz"
+    line = b"a b\tja " + b"x" * (1 << 20) + b"\n"
+    good = "".join(f"{row}\n" for row in rows(range(300))).encode()
+    path.write_bytes(gzip.compress(line, 1) * 100 + gzip.compress(good))
+    text = TextFiles(tsv=str(path))
+    config = CorpusConfig(name="files", train=text, max_line_bytes=2 << 20)
+    tracemalloc.start()
+    try:
+        corpus = prepare_corpus(config, tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert corpus.report["pairs_read"] == 400
+    assert peak < 50e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_a_set_that_is_held_in_memory_has_a_limit(prepare, monkeypatch):
+    monkeypatch.setattr(readers, "_MOST_HELD", 2000)
+    with pytest.raises(VqnmtError, match="corpus files, valid: over 2,000 characters in the first"):
+        prepare(rows(range(300)), rows(range(1000, 1020)))
 
 
 def test_a_failed_rebuild_leaves_the_old_corpus_whole(prepare, tmp_path):

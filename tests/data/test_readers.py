@@ -26,7 +26,7 @@ def test_damaged_compressed_files_are_named(tmp_path, suffix, compress, damage):
     path = tmp_path / f"text{suffix}"
     content = compress(bytes(range(48, 123)) * 50)
     path.write_bytes(content[:-12] if damage == "cut" else b"plain text\n")
-    with pytest.raises(VqnmtError, match=rf"text{suffix}.*(damaged|cannot be read)"):
+    with pytest.raises(VqnmtError, match=rf"text{suffix}.*damaged"):
         list(read_lines(path))
 
 

@@ -1,7 +1,11 @@
+import gzip
 import hashlib
 import http.server
+import io
+import lzma
 import sys
 import threading
+import zipfile
 
 import pytest
 
@@ -14,12 +18,33 @@ SHA = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 
 
+def zip_bytes():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("text", CONTENT)
+    return file.getvalue()
+
+
+ARCHIVES = {
+    "it.zip": zip_bytes(),
+    "it.tgz": gzip.compress(CONTENT),
+    "it.xz": lzma.compress(CONTENT),
+}
+
+
 @pytest.fixture(scope="module")
 def server():
-    """A web server with /good, /cut (closes half-way), /other (wrong content) and 404s."""
+    """A web server with /good, /cut (closes half-way), /other (wrong content) and 404s.
+
+    /page is a web page; /chunked and /silent break off, the one in a way that tells, and the other
+    without a length; /half/NAME is half of an archive, without a length, and /whole/NAME all of it.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path in ("/page", "/chunked", "/silent") or self.path[1:5] in ("half", "whol"):
+                self.odd()
+                return
             if self.path not in ("/good", "/cut", "/other"):
                 self.send_error(404)
                 return
@@ -28,6 +53,21 @@ def server():
             self.end_headers()
             body = CONTENT if self.path == "/good" else CONTENT.upper()
             self.wfile.write(body[:5000] if self.path == "/cut" else body)
+
+        def odd(self):
+            self.send_response(200)
+            if self.path == "/chunked":
+                self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            if self.path == "/page":
+                self.wfile.write(b"\n<!DOCTYPE html><html>Please log in</html>")
+            elif self.path == "/chunked":
+                self.wfile.write(b"ffff\r\nsome text")
+            elif self.path == "/silent":
+                self.wfile.write(CONTENT[:5000])
+            else:
+                content = ARCHIVES[self.path.rpartition("/")[2]]
+                self.wfile.write(content[: len(content) // (2 if "half" in self.path else 1)])
 
         def log_message(self, *_):
             pass
@@ -77,6 +117,39 @@ def test_the_next_address_is_tried_and_failures_leave_nothing(tmp_path, server):
     assert "Set VQNMT_DATA" in message and "corpus=files" in message
     assert left_in(tmp_path) == []
     assert fetch(remote(*bad, f"{server}/good"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [SHA, None])
+def test_a_web_page_and_a_broken_download_are_told_from_the_file(tmp_path, server, checksum):
+    bad = [f"{server}/page", f"{server}/chunked"]
+    with pytest.raises(VqnmtError) as caught:
+        fetch(remote(*bad, checksum=checksum), tmp_path)
+    assert f"{bad[0]}: it is a web page, such as a proxy" in str(caught.value)
+    assert f"{bad[1]}: connection broke before the end" in str(caught.value)
+    assert left_in(tmp_path) == []
+
+
+def test_a_download_without_length_is_known_by_its_checksum(tmp_path, server):
+    with pytest.raises(VqnmtError, match=r"/silent: checksum sha256:\w+ instead of"):
+        fetch(remote(f"{server}/silent"), tmp_path)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_an_archive_cut_short_is_known_without_length_and_checksum(tmp_path, server, name):
+    urls = [f"{server}/half/{name}", f"{server}/whole/{name}"]
+    with pytest.raises(VqnmtError, match=rf"/half/{name}: .* cut short"):
+        fetch(RemoteFile(path=f"set/{name}", checksum=None, urls=(urls[0],)), tmp_path)
+    assert left_in(tmp_path) == []
+    path = fetch(RemoteFile(path=f"set/{name}", checksum=None, urls=tuple(urls)), tmp_path)
+    assert path.read_bytes() == ARCHIVES[name], "the next address is tried"
+
+
+def test_a_web_page_in_the_cache_is_fetched_again(tmp_path, server):
+    path = tmp_path / "set" / "file.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"<html>Please log in</html>")
+    assert fetch(remote(f"{server}/good", checksum=None), tmp_path).read_bytes() == CONTENT
 
 
 def test_data_folder_comes_first(tmp_path, monkeypatch):

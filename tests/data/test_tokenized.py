@@ -10,6 +10,7 @@ from vqnmt.data.filters import PairFilter
 from vqnmt.data.lines import Lines
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.errors import VqnmtError
 
 FIT = PairFilter(max_words=8)
 PAIRS = [
@@ -175,3 +176,39 @@ def test_progress_names_rate_and_time_left(tmp_path, capsys):
     line = capsys.readouterr().err
     assert line.startswith(f"test tokens: {len(PAIRS)} of {len(PAIRS)} pairs · ")
     assert "pairs/s" in line and line.endswith("0:00 left\n")
+
+
+DAMAGE = {
+    "gone": None,
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-3],
+    "zeros": lambda content: bytes(len(content)),
+    "longer": lambda content: content + b"xyz",
+    "claims 8 PB": lambda content: content.replace(
+        b"(5,), }" + b" " * 15, b"(1000000000000000,), }"
+    ),
+    "other type": lambda content: content.replace(b"<i8", b"|O8").replace(b"int32", b"int64"),
+}
+UNHARMED = [("tokens", "zeros"), ("tokens", "other type"), ("npy", "longer")]  # as sizes tell
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in [*FILES, "tokens.json"]
+        for damage in DAMAGE
+        if (name.rpartition(".")[2], damage) not in UNHARMED
+        and (damage != "claims 8 PB" or name.endswith("npy"))
+    ],
+)
+def test_damaged_tokens_are_named(tmp_path, name, damage):
+    tokenize(PAIRS, tmp_path)
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.unlink()
+    if DAMAGE[damage]:
+        path.write_bytes(DAMAGE[damage](content))
+        assert path.read_bytes() != content
+    with pytest.raises(VqnmtError, match=r"tokenised text is missing or damaged .*: remove the"):
+        open_tokens(tmp_path)

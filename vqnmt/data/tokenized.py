@@ -150,16 +150,38 @@ def _merge(shards: Iterable[Arrays], folder: Path, kind: np.dtype[Any], digest: 
 
 
 def open_tokens(folder: Path) -> tuple[TokenizedText, TokenizedText]:
-    """Open the sources and the targets that `tokenize_pairs` has left in `folder`."""
-    kind = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["dtype"]
+    """Open the sources and the targets that `tokenize_pairs` has left in `folder`.
 
-    def text(side: str) -> TokenizedText:
-        offsets = np.load(folder / f"{side}.offsets.npy")
-        if offsets[-1] == 0:  # an empty file cannot be mapped
-            return TokenizedText(np.zeros(0, dtype=kind), offsets)
-        return TokenizedText(np.memmap(folder / f"{side}.tokens", dtype=kind, mode="r"), offsets)
+    Raises:
+        VqnmtError: A file is missing, cut short, or no such file.
+    """
+    try:
+        kind = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["dtype"]
+        if kind not in ("uint16", "int32"):
+            raise ValueError(f"its type is {kind!r}")
+        source, target = (_open_side(folder, side, kind) for side in _SIDES)
+        if len(source) != len(target):
+            raise ValueError(f"{len(source):,} sources and {len(target):,} targets")
+    except Exception as error:  # numpy lets through whatever a damaged header brings
+        raise VqnmtError(
+            f"{folder}: the tokenised text is missing or damaged ({error}): remove the folder, and "
+            "the same command makes it anew"
+        ) from error
+    return source, target
 
-    return text("source"), text("target")
+
+def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
+    offsets = np.load(folder / f"{side}.offsets.npy", mmap_mode="r")
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+        raise ValueError(f"{side}.offsets.npy holds no offsets")
+    offsets = np.array(offsets)  # beside its file no more
+    size = (folder / f"{side}.tokens").stat().st_size
+    ends = [0, size // np.dtype(kind).itemsize]
+    if offsets[[0, -1]].tolist() != ends or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{side}.tokens is not of the size that its offsets tell")
+    if size == 0:  # an empty file cannot be mapped
+        return TokenizedText(np.zeros(0, dtype=kind), offsets)
+    return TokenizedText(np.memmap(folder / f"{side}.tokens", dtype=kind, mode="r"), offsets)
 
 
 def _digest(settings: Sequence[str], *texts: Sequence[str]) -> str:

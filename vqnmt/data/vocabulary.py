@@ -39,6 +39,8 @@ _LONG = 10_000_000
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 # At most this part of the vocabulary goes to strings that are kept whole.
 _KEPT_PART = 8
+# Pieces of the largest vocabulary: a model has a vector and an output for each of them.
+_MOST_PIECES = 1_000_000
 # Sentences that are encoded at a time.
 _ENCODED = 10_000
 # From so many sentences on, starting threads takes no time beside encoding.
@@ -57,10 +59,10 @@ class VocabularyConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.size < 300:
+        if not 300 <= self.size <= _MOST_PIECES:
             raise VqnmtError(
-                f"vocabulary.size is {self.size}: it must be 300 or more "
-                "(4 special pieces, 256 bytes and the letters)"
+                f"vocabulary.size is {self.size}: it must be 300 or more (4 special pieces, 256 "
+                f"bytes and the letters), and {_MOST_PIECES:,} or less"
             )
         if self.model_type not in ("unigram", "bpe"):
             raise VqnmtError(f"vocabulary.model_type is {self.model_type!r}: choose unigram or bpe")
@@ -89,7 +91,10 @@ class Vocabulary:
             self._pieces.IdToPiece(list(range(len(self))))  # all are UTF-8
         except (RuntimeError, UnicodeDecodeError) as error:
             reason = type(error).__name__
-            raise VqnmtError(f"the vocabulary is no sentencepiece model ({reason})") from error
+            raise VqnmtError(
+                f"the vocabulary is no sentencepiece model ({reason}): put a good copy there (in a "
+                "run folder, remove it and start the same command again)"
+            ) from error
         found = tuple(
             getattr(self._pieces, name)() for name in ("pad_id", "bos_id", "eos_id", "unk_id")
         )

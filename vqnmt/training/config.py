@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import NO_NUMBER
 
+_MOST_BATCH_TOKENS = 1 << 24
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainingConfig:
@@ -58,6 +60,11 @@ class TrainingConfig:
             self._at_least(key, 1)
         for key in ("average", "keep", "skip_limit"):
             self._at_least(key, 1)
+        if self.batch_tokens > _MOST_BATCH_TOKENS:
+            raise VqnmtError(
+                f"training.batch_tokens is {self.batch_tokens}; it must be {_MOST_BATCH_TOKENS} or "
+                "less, for a batch is held in memory: training.accumulation adds up several"
+            )
         self._at_least("warmup", 0)
         if not self.skip_factor > 1:
             raise VqnmtError(f"training.skip_factor is {self.skip_factor}; it must be above 1")

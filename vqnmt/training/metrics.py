@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines
 
 
@@ -39,16 +40,38 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a metrics.jsonl; a last row cut off by a crash is left out."""
-    if not path.exists():
+    """Read the rows of a metrics.jsonl; a last row cut off by a crash is left out.
+
+    Raises:
+        VqnmtError: The file cannot be read, or another row of it is damaged (names the line).
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise VqnmtError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(_row(line))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):  # a row ends with a line feed: this one is empty, or cut off
+                break
+            raise VqnmtError(
+                f"{path}, line {number}: damaged: remove the line, and its step is missing in the "
+                "curves, or remove the folder to train anew"
+            ) from error
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise ValueError("no row of metrics")
+    if not all(isinstance(value, int | float | list) for value in row.values()):
+        raise ValueError("a row holds numbers")
+    return row
 
 
 def rates(rows: Sequence[dict[str, Any]], unit: str) -> list[float]:
