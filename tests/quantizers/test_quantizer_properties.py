@@ -36,7 +36,8 @@ def test_scores_and_nearest_codes_in_blocks_of_any_size(count, size, dim, rows, 
             assert scores.shape[0] <= rows
             found[block] = scores
         codes = nearest_codes(z, e).numpy()
-    np.testing.assert_allclose((x**2).sum(1)[:, None] - found.numpy(), exact, atol=1e-4)
+    around = ((x - y.mean(0)) ** 2).sum(1)[:, None]
+    np.testing.assert_allclose(around - found.numpy(), exact, atol=1e-4)
     # Where two codes are equally near, to rounding, either is right.
     chosen = exact[np.arange(count), codes]
     assert (chosen <= exact.min(1, initial=np.inf) + 1e-4).all()

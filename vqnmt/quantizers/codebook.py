@@ -85,6 +85,16 @@ class Codebook(nn.Module):
         """The vectors `(..., d)` of codes `(...)`."""
         return functional.embedding(codes, self.vectors)
 
+    @torch.no_grad()
+    def centre(self) -> Tensor:
+        """The mean `(d,)` of the codes, each by its count: of the vectors that were seen lately.
+
+        A code that is hardly hit may lie anywhere, so it must not move the centre.
+        """
+        total = self.counts.sum().clamp(min=_SMALLEST_COUNT)
+        centre: Tensor = (self.counts / total) @ self.vectors
+        return centre
+
     def clear(self) -> None:
         """Forget what was accumulated since the last step."""
         self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments

@@ -90,7 +90,8 @@ class SoftEMQuantizer(VectorQuantizer):
         entropy = vectors.new_zeros(())
         factor = 1.0 / (self.scale * self.temperature)
         posterior = vectors.new_empty(0)
-        for block, logits in score_blocks(vectors, self.codebook.vectors.float(), factor):
+        codebook, centre = self.codebook.vectors, self.codebook.centre()
+        for block, logits in score_blocks(vectors, codebook, factor, centre):
             if posterior.shape[0] != logits.shape[0]:
                 posterior = torch.empty_like(logits)  # (rows, K)
             highest, nearest = row_maxima(logits)  # (rows,) each
