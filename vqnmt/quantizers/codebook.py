@@ -1,6 +1,7 @@
 """The K code vectors and everything that moves them between two steps of the optimiser."""
 
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor, distributed, nn
@@ -156,11 +157,12 @@ class Codebook(nn.Module):
         size, dim = self.vectors.shape
         world, own = world_size(), rank()
         device = self.vectors.device
-        hits = torch.zeros(size, device=device) if self._hits is None else self._hits
+        zeros = partial(torch.zeros, dtype=torch.float32, device=device)
+        hits = zeros(size) if self._hits is None else self._hits
         # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
-        slots = torch.zeros(world, -(-POOL_SIZE // world), dim, device=device)
+        slots = zeros(world, -(-POOL_SIZE // world), dim)
         # Per rank the number of pooled vectors; then faults and rank 0's seed.
-        scalars = torch.zeros(world + 2, device=device)
+        scalars = zeros(world + 2)
         if self._pool is not None:
             slots[own, : self._pool.shape[0]] = self._pool
             scalars[own] = self._pool.shape[0]
@@ -170,7 +172,7 @@ class Codebook(nn.Module):
         payload = [hits, slots, scalars]
         if self.update is not Update.GRADIENT:
             sums = self._hit_sums
-            payload.append(torch.zeros(size, dim, device=device) if sums is None else sums)
+            payload.append(zeros(size, dim) if sums is None else sums)
         self.clear()
         payload = all_reduce(payload)
         hits, slots, scalars = payload[:3]
