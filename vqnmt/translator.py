@@ -110,8 +110,6 @@ class Translator(BatchTranslator):
             module = loaded.model.to(chosen, _DTYPES[dtype])
         except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
             raise VqnmtError(f"device {chosen} cannot be used ({_first_line(error)})") from error
-        if isinstance(module, LatentTransformer):
-            module.quantizer.float()
         vocabulary = Vocabulary.load(folder / "spm.model")
         if len(vocabulary) != loaded.config.vocabulary_size:
             raise VqnmtError(
