@@ -411,6 +411,20 @@ def test_damaged_folder_is_refused(
     assert capfd.readouterr().err == "", "one sentence, not a library's report beside it"
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_codebook_is_not_rounded_with_the_rest(folder: Path, dtype: str) -> None:
+    expected = Translator.from_pretrained(folder).model.quantizer.state_dict()
+    assert any((value != value.bfloat16()).any() for value in expected.values())
+    translator = Translator.from_pretrained(folder, dtype=dtype)
+    kind = translator.model.begin.dtype
+    assert kind == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    for model in (translator.model, TranslationModel.from_pretrained(folder, dtype=kind).model):
+        assert model.begin.dtype == kind
+        for key, value in model.quantizer.state_dict().items():
+            assert value.dtype == expected[key].dtype and torch.equal(value, expected[key])
+    assert len(texts(translator, ["bale gudo"])) == 1
+
+
 def test_unknown_device_is_refused(folder: Path) -> None:
     with pytest.raises(VqnmtError, match="device is 'abacus', which PyTorch cannot use here"):
         Translator.from_pretrained(folder, device="abacus")

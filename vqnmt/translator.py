@@ -107,8 +107,6 @@ class Translator(BatchTranslator):
         folder = Path(folder)
         loaded = _load(folder, check_model_folder(folder))
         module = loaded.model.to(chosen, _DTYPES[dtype])
-        if isinstance(module, LatentTransformer):
-            module.quantizer.float()
         vocabulary = Vocabulary.load(folder / "spm.model")
         if len(vocabulary) != loaded.config.vocabulary_size:
             raise VqnmtError(

@@ -108,6 +108,50 @@ def test_a_damaged_archive_is_named(tmp_path, batches):
         cifar.load_cifar10(tmp_path)
 
 
+def test_any_damage_of_an_archive_is_named(tmp_path, batches):
+    """Bytes changed or cut in the archive itself, and in a sheet or the labels within it."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "cifar10" / "a.tgz"
+    write_sheets(batches, path)
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+
+    def damage(content):
+        if random.integers(2):
+            return content[: random.integers(len(content))]
+        changed = bytearray(content)
+        for place in random.integers(0, min(len(content), 3000), 4):
+            changed[place] = random.integers(256)
+        return bytes(changed)
+
+    for trial in range(60):
+        if trial % 2:
+            path.write_bytes(damage(whole))
+        else:
+            name = list(members)[random.integers(len(members))]
+            with tarfile.open(path, "w:gz") as archive:
+                for member, content in members.items():
+                    add(archive, member, damage(content) if member == name else content)
+        try:
+            check(tmp_path, batches)
+        except VqnmtError as error:
+            assert "a.tgz: " in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("labels", [b"7", b"{}", b"[[]]", b'["a"]', b"[]"])
+def test_labels_of_another_kind_are_named(tmp_path, batches, labels):
+    path = tmp_path / "cifar10" / "a.tgz"
+    write_sheets(batches, path)
+    with tarfile.open(path) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members.items():
+            add(archive, member, labels if member.endswith(".json") else content)
+    with pytest.raises(VqnmtError, match=r"a\.tgz: is no copy of CIFAR-10"):
+        cifar.load_cifar10(tmp_path)
+
+
 def test_without_any_source_all_of_them_are_named(tmp_path, batches):
     with pytest.raises(VqnmtError, match=r"cifar10/a\.tgz or cifar10/b\.tar\.gz: no source"):
         cifar.load_cifar10(tmp_path)

@@ -52,18 +52,19 @@ def test_given_splits_are_taken_as_they_are(tmp_path):
 
 
 def test_the_digest_tells_other_images(tmp_path):
-    for part, count in (("train", 5), ("other", 6), ("valid", 2)):
+    for part, count in (("train", 5), ("other", 6), ("valid", 2), ("test", 3)):
         write_images(tmp_path / part, count, seed=count)
-    parts = {part: str(tmp_path / "valid") for part in ("valid", "test")}
+    parts = {part: str(tmp_path / part) for part in ("valid", "test")}
     digests = {load_images(config(tmp_path / name, **parts)).digest for name in ("train", "other")}
     assert len(digests) == 2
 
 
 def test_grey_and_large_images_are_converted(tmp_path):
     write_images(tmp_path / "valid", 1)
+    write_images(tmp_path / "test", 1, seed=1)
     (tmp_path / "train").mkdir()
     Image.new("L", (20, 10), 77).save(tmp_path / "train" / "grey.jpeg")
-    parts = {part: str(tmp_path / "valid") for part in ("valid", "test")}
+    parts = {part: str(tmp_path / part) for part in ("valid", "test")}
     with pytest.raises(VqnmtError, match=r"grey\.jpeg: has 20x10 pixels instead of 8x8"):
         load_images(config(tmp_path / "train", **parts))
     data = load_images(config(tmp_path / "train", resize=True, **parts))
@@ -93,7 +94,7 @@ def test_a_missing_split_is_named(tmp_path):
     with pytest.raises(VqnmtError, match=r"data\.\w+ is not set, and none of the 1 images"):
         load_images(config(tmp_path))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VqnmtError, match=r"empty: holds no \.png, \.jpg, \.jpeg file"):
+    with pytest.raises(VqnmtError, match=r"empty: holds no \.png, .*\.bmp file \(but none "):
         load_images(config(tmp_path / "empty"))
 
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.quantizers.codebook import Codebook
+from vqnmt.quantizers.kmeans import kmeans
 from vqnmt.quantizers.soft_em import soft_counts
 
 RNG = np.random.default_rng
@@ -47,6 +49,59 @@ def test_nearest_codes_do_not_depend_on_blocks(monkeypatch):
     monkeypatch.setattr("vqnmt.quantizers.distances._CPU_ROWS", 9)
     monkeypatch.setattr("vqnmt.quantizers.distances._CPU_ELEMENTS", 50)
     assert torch.equal(quantizer.nearest(z), whole)
+
+
+@pytest.mark.parametrize("mean", [0, 1000, -30_000])
+@pytest.mark.parametrize("name", ["gradient", "ema", "hard_em", "soft_em", "product", "residual"])
+def test_codes_are_the_nearest_ones_far_from_the_origin(name, mean):
+    """Also where a code that is never hit lies farther still, as the reference start leaves it."""
+    torch.manual_seed(0)
+    quantizer = build_quantizer(config(name, codebook_size=4096 if name[-1] == "l" else 64), 16)
+    books = [module for module in quantizer.modules() if isinstance(module, Codebook)]
+    for index, book in enumerate(books):
+        if name != "residual" or index == 0:  # later stages see what is left
+            book.vectors.data += mean
+        book.vectors.data[5] = 1e7
+        book.counts[5] = 0
+    z = torch.randn(500, 16) + mean
+    codes = quantizer.nearest(z)
+    vectors = quantizer.codes_to_vectors(codes).detach().double().numpy()
+    left = z.double().numpy()
+    if name == "product":
+        tables = [book.vectors.double().numpy() for book in books]
+        halves = zip(np.split(left, 2, axis=1), tables, strict=True)
+        exact = [e[numpy_codes(x, e)] for x, e in halves]
+        np.testing.assert_array_equal(vectors, np.concatenate(exact, axis=1))
+    else:
+        for book in books:
+            e = book.vectors.detach().double().numpy()
+            left = left - e[numpy_codes(left, e)]
+        np.testing.assert_allclose(z.double().numpy() - vectors, left, atol=1e-5 + abs(mean) * 1e-6)
+
+
+@pytest.mark.parametrize("mean", [0, 1000])
+def test_the_posterior_is_that_of_the_distances_far_from_the_origin(mean):
+    torch.manual_seed(0)
+    quantizer = build_quantizer(config("soft_em", codebook_size=64, distance_scale="dim"), 16)
+    quantizer.codebook.vectors += mean
+    z = torch.randn(500, 16) + mean
+    x, e = z.double().numpy(), codebook(quantizer)
+    weights = np.exp(-((x[:, None] - e[None]) ** 2).sum(2) / 16)
+    posterior = weights / weights.sum(1, keepdims=True)
+    entropy = -(posterior * np.log(posterior)).sum(1).mean()
+    found = quantizer(z).statistics["posterior_entropy"].item()
+    assert found == pytest.approx(entropy, abs=1e-5)
+
+
+def test_kmeans_is_as_good_far_from_the_origin():
+    torch.manual_seed(0)
+    vectors = (torch.randn(2000, 8) * 64).round() / 64  # so that moving them rounds nothing
+    errors = []
+    for mean in (0, 4096):
+        means = kmeans(vectors + mean, 50, 10, torch.Generator().manual_seed(1))
+        x, e = vectors.double().numpy(), means.double().numpy() - mean
+        errors.append(((x - e[numpy_codes(x, e)]) ** 2).mean())
+    assert errors[1] == pytest.approx(errors[0], rel=0.01)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-5])

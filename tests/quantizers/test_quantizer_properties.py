@@ -36,7 +36,8 @@ def test_scores_and_nearest_codes_in_blocks_of_any_size(count, size, dim, rows, 
             assert scores.shape[0] <= rows
             found[block] = scores
         codes = nearest_codes(z, e).numpy()
-    np.testing.assert_allclose((x**2).sum(1)[:, None] - found.numpy(), exact, atol=1e-4)
+    around = ((x - y.mean(0)) ** 2).sum(1)[:, None]
+    np.testing.assert_allclose(around - found.numpy(), exact, atol=1e-4)
     # Where two codes are equally near, to rounding, either is right.
     chosen = exact[np.arange(count), codes]
     assert (chosen <= exact.min(1, initial=np.inf) + 1e-4).all()
@@ -75,7 +76,7 @@ def test_codes_without_mass_are_never_drawn(count, size, draws, seed):
 
 @pytest.mark.parametrize("point", [0.0, 1 - 2**-24])
 def test_the_ends_of_the_unit_interval_draw_codes_with_mass(monkeypatch, point):
-    monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.full(shape, point))
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, point))
     weights = torch.zeros(3, 16)
     weights[0, 5] = 0.3  # one code alone
     weights[1, 4:13] = torch.tensor([0, 1, 1e-30, 0, 0.7, 1e-45, 0.7, 0, 0])

@@ -98,8 +98,9 @@ def _unpack(path: Path) -> dict[str, bytes]:
                 rows[:, 1:] = pixels.transpose(0, 2, 1).reshape(_IMAGES, -1)
                 batches[name] = rows.tobytes()
             return batches
-    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as error:
-        raise VqnmtError(f"{path}: is no copy of CIFAR-10 ({error}): remove it") from error
+    except Exception as error:  # tarfile, zlib and Pillow: damage shows in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise VqnmtError(f"{path}: is no copy of CIFAR-10 ({reason}): remove it") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:

@@ -1,6 +1,10 @@
 """Images for the image models: CIFAR-10, or a folder of the user's own."""
 
 import hashlib
+import os
+import warnings
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,17 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from vqnmt.data import cifar
 from vqnmt.data.cifar import Images
 from vqnmt.data.splits import HashSplit
 from vqnmt.errors import VqnmtError
-from vqnmt.progress import Progress
+from vqnmt.progress import Progress, say
 from vqnmt.settings import NO_NUMBER
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Pixels of a side: no model of ours could train on a larger image.
+_LARGEST = 4096
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,11 +32,11 @@ class ImageDataConfig:
     """Which images, of what size, split how; validates itself."""
 
     name: str = "cifar10"
-    """`cifar10`, or `folder` for the user's own PNG and JPEG files."""
+    """`cifar10`, or `folder` for the user's own PNG, JPEG, WebP and BMP files."""
     cache: str = field(default="data", metadata=NO_NUMBER)
     """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
     size: int = 32
-    """Height and width in pixels."""
+    """Height and width in pixels, 2 to 4096."""
     resize: bool = False
     """Whether images of another size are cropped to a square and resized; else they are refused."""
     train: str | None = field(default=None, metadata=NO_NUMBER)
@@ -66,8 +72,8 @@ class ImageDataConfig:
             raise VqnmtError(f"data.{given[0]} is set: use data=folder for your own images")
         if self.name == "folder" and self.train is None:
             raise VqnmtError("data.train is empty: give it the folder of your training images")
-        if self.size < 2:
-            raise VqnmtError(f"data.size is {self.size}; it must be 2 or more")
+        if not 2 <= self.size <= _LARGEST:
+            raise VqnmtError(f"data.size is {self.size}; it must lie between 2 and {_LARGEST}")
         for key in ("valid_share", "test_share"):
             if not 0 < getattr(self, key) < 0.5:
                 raise VqnmtError(
@@ -102,8 +108,8 @@ def load_images(config: ImageDataConfig) -> ImageData:
     """Load and split the images.
 
     Raises:
-        VqnmtError: A source, folder or split is missing, or an image is damaged or has another
-            size; names the file.
+        VqnmtError: A source, folder or split is missing, two parts are one folder, there are more
+            images than memory, or an image is damaged or has another size; names the file.
     """
     if config.name == "cifar10":
         images, test = cifar.load_cifar10(Path(config.cache))
@@ -123,36 +129,74 @@ def load_images(config: ImageDataConfig) -> ImageData:
 
 
 def _folders(config: ImageDataConfig) -> tuple[Images, Images, Images]:
-    given = {
-        part: _read_folder(Path(path), config, part)
+    folders = {
+        part: Path(path)
         for part, path in (("train", config.train), ("valid", config.valid), ("test", config.test))
         if path is not None
     }
+    names: dict[Path, str] = {}
+    for part, folder in folders.items():
+        if (other := names.setdefault(folder.resolve(), part)) != part:
+            raise VqnmtError(
+                f"{folder}: is the folder of both data.{other} and data.{part}: give each part "
+                f"images of its own, or leave data.{part} out to split some off"
+            )
+    given = {part: _read_folder(folder, config, part) for part, folder in folders.items()}
     split = HashSplit(
         valid_share=0.0 if "valid" in given else config.valid_share,
         test_share=0.0 if "test" in given else config.test_share,
         min_words=1,
     )
-    drawn = np.array([split.part(hashlib.sha256(x).hexdigest()) for x in given["train"]])
-    parts = []
-    for part in ("train", "valid", "test"):
-        images = given["train"][drawn == part] if part not in given or part == "train" else None
-        parts.append(given[part] if images is None else images)
-        if not len(parts[-1]):
+    marks = {part: [hashlib.sha256(x).hexdigest() for x in xs] for part, xs in given.items()}
+    places: dict[str, list[str]] = {part: [part] * len(marks[part]) for part in given}
+    places["train"] = [split.part(mark) for mark in marks["train"]]
+    parts: dict[str, Images] = {}
+    seen: dict[str, str] = {}  # pictures by their pixels, and the part that has them
+    for part in ("test", "valid", "train"):  # what is measured on comes first, as in text corpora
+        source = part if part in given else "train"
+        rows = [i for i, place in enumerate(places[source]) if place == part]
+        kept = [i for i in rows if marks[source][i] not in seen]
+        shared = Counter(seen[marks[source][i]] for i in rows if marks[source][i] in seen)
+        for other, count in sorted(shared.items()):
+            say(f"{part} images: {count:,} left out, because {other} has pictures of equal pixels")
+        if not kept and shared:
             raise VqnmtError(
-                f"data.{part} is not set, and none of the {len(drawn)} images in "
+                f"{folders[source]}: no image is left for {part}, because the {len(rows):,} that "
+                f"it would have are in {' and '.join(shared)} too: give data.{part} others"
+            )
+        if not kept:
+            raise VqnmtError(
+                f"data.{part} is not set, and none of the {len(marks['train'])} images in "
                 f"{config.train} falls to it: give it a folder, or more images"
             )
-    return parts[0], parts[1], parts[2]
+        seen.update((marks[source][i], part) for i in kept)
+        parts[part] = given[source] if len(kept) == len(given[source]) else given[source][kept]
+    return parts["train"], parts["valid"], parts["test"]
 
 
 def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
     """Read all images below `folder`, in the order of their paths."""
     if not folder.is_dir():
         raise VqnmtError(f"{folder}: no such folder of images: correct data.{part}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() or "without ending" for path in files)
+    for suffix in SUFFIXES:
+        del others[suffix]
+    passed_over = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
     if not paths:
-        raise VqnmtError(f"{folder}: holds no {', '.join(SUFFIXES)} file: correct data.{part}")
+        raise VqnmtError(
+            f"{folder}: holds no {', '.join(SUFFIXES)} file (but {passed_over or 'none at all'}): "
+            f"correct data.{part}"
+        )
+    if others:
+        say(f"{part} images: passed over {passed_over} (read are {', '.join(SUFFIXES)})")
+    size, memory = len(paths) * 3 * config.size**2, _memory()
+    if size > memory:
+        raise VqnmtError(
+            f"{folder}: {len(paths):,} images of {config.size}x{config.size} pixels take "
+            f"{size / 2**30:,.1f} GiB, but this machine has {memory / 2**30:,.1f}: lower data.size"
+        )
     images = np.empty((len(paths), 3, config.size, config.size), np.uint8)
     with Progress(f"{part} images", len(paths), "images") as progress:
         for index, path in enumerate(paths):
@@ -161,23 +205,55 @@ def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
     return images
 
 
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _read_image(path: Path, config: ImageDataConfig) -> NDArray[np.uint8]:
     size = (config.size, config.size)
     try:
-        with Image.open(path) as image:
-            if image.size != size and not config.resize:
-                raise VqnmtError(
-                    f"{path}: has {image.width}x{image.height} pixels instead of "
-                    f"{config.size}x{config.size}: set data.size, or data.resize=true"
-                )
-            colours = image.convert("RGB")
-            if image.size != size:
-                colours = ImageOps.fit(colours, size, Image.Resampling.LANCZOS)
-            return np.asarray(colours).transpose(2, 0, 1)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if not path.is_file():
+            raise OSError("no regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what hinders reading raises an error
+            with Image.open(path) as image:
+                shown = _as_shown(image)
+    except Image.DecompressionBombError as error:
         raise VqnmtError(
-            f"{path}: cannot be read as an image ({error}): repair or remove it"
+            f"{path}: has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, more than are read: "
+            "make it smaller or remove it"
         ) from error
+    except Exception as error:  # Pillow's readers check little: damage shows in any way
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise VqnmtError(
+            f"{path}: cannot be read as an image ({reason}): repair or remove it"
+        ) from error
+    if shown.size != size:
+        if not config.resize:
+            raise VqnmtError(
+                f"{path}: has {shown.width}x{shown.height} pixels instead of "
+                f"{config.size}x{config.size}: set data.size, or data.resize=true"
+            )
+        shown = ImageOps.fit(shown, size, Image.Resampling.LANCZOS)
+    return np.asarray(shown).transpose(2, 0, 1)
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """The RGB image that a viewer shows: turned as EXIF says, on white where it is transparent.
+
+    Of an animation it is the first frame. Colour profiles are not applied.
+    """
+    image.load()
+    with suppress(Exception):  # damaged EXIF turns nothing
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey: `convert` would make all above 255 white
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return image.convert("RGB")
 
 
 class ImageBatches:

@@ -7,6 +7,7 @@ that of a latent model with CTC output `language_model.npz` too.
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -137,11 +138,18 @@ class TranslationModel(PreTrainedModel):
 
         Weights that stay where they lie in the file are not aligned in memory, and on some CPUs the
         last bits of a product depend on that: each is copied to memory of its own.
+
+        Args:
+            arguments: See transformers.
+            settings: See transformers; `dtype` leaves out the quantizer, which stays in fp32.
         """
+        dtype = settings.pop("dtype", None)
         found = super().from_pretrained(*arguments, **settings)
         model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
+        if dtype not in (None, "auto"):
+            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         return found
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:

@@ -1,6 +1,8 @@
 """The interface of every quantizer: z_e in, straight-through vectors, codes and losses out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +69,23 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+@contextmanager
+def lasting_tensors() -> Iterator[None]:
+    """Make tensors that may be changed and trained on later, also in inference mode.
+
+    That mode turns into `torch.no_grad`; any other stays.
+    """
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 class Quantizer(nn.Module, ABC):
     """A discrete bottleneck over the last dimension of `z_e`.
+
+    Weights and state stay in fp32 whatever dtype the module, or one that holds it, is cast to.
 
     `forward` never moves the codebook: in training it accumulates what the codebook step needs,
     and `step()`, called once after each step of the optimiser, moves it. Gradient accumulation,
@@ -109,6 +126,12 @@ class Quantizer(nn.Module, ABC):
                 spare a synchronisation) `z_e` is not finite.
         """
         self._check_shapes(z_e, mask)
+        with lasting_tensors():
+            # What was made in inference mode can enter no gradient and no state.
+            return self._quantize(z_e.clone() if z_e.is_inference() else z_e, mask)
+
+    def _quantize(self, z_e: Tensor, mask: Tensor | None) -> QuantizerOutput:
+        """`forward` of what has been checked."""
         with torch.autocast(device_type=z_e.device.type, enabled=False):
             rows = z_e.reshape(-1, self.dim)  # (all positions, d)
             kept = None if mask is None else mask.flatten().nonzero().squeeze(1)  # (N,)
@@ -208,7 +231,21 @@ class Quantizer(nn.Module, ABC):
 
     def load_running_state(self, state: dict[str, Tensor]) -> None:
         """Go on from the statistics that `running_state` returned."""
-        self._counters[True].load(state)
+        with lasting_tensors():
+            self._counters[True].load({key: value.clone() for key, value in state.items()})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
+        """Do what `to`, `half`, `cuda` and the like ask for, but to the dtypes."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            # From the tensor itself: `result` may have been rounded.
+            return result if result.dtype == dtype else tensor.to(result.device, dtype)
+
+        with lasting_tensors():
+            super()._apply(moved, recurse)
+        return self
 
     def _device(self) -> torch.device:
         """Where the quantizer's tensors are."""

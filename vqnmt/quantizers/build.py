@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vqnmt.errors import VqnmtError
-from vqnmt.quantizers.base import Quantizer
+from vqnmt.quantizers.base import Quantizer, lasting_tensors
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.ema import EMAQuantizer, HardEMQuantizer
 from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
@@ -39,7 +39,9 @@ def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
         "lfq": LFQQuantizer,
         "sim_vq": SimVQQuantizer,
     }
-    return builders[config.name](config, dim)
+    with lasting_tensors():
+        # In fp32, whatever the default dtype is.
+        return builders[config.name](config, dim).float()
 
 
 def _product(config: QuantizerConfig, dim: int) -> ProductQuantizer:

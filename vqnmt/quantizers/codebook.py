@@ -1,6 +1,7 @@
 """The K code vectors and everything that moves them between two steps of the optimiser."""
 
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor, distributed, nn
@@ -85,6 +86,16 @@ class Codebook(nn.Module):
         """The vectors `(..., d)` of codes `(...)`."""
         return functional.embedding(codes, self.vectors)
 
+    @torch.no_grad()
+    def centre(self) -> Tensor:
+        """The mean `(d,)` of the codes, each by its count: of the vectors that were seen lately.
+
+        A code that is hardly hit may lie anywhere, so it must not move the centre.
+        """
+        total = self.counts.sum().clamp(min=_SMALLEST_COUNT)
+        centre: Tensor = (self.counts / total) @ self.vectors
+        return centre
+
     def clear(self) -> None:
         """Forget what was accumulated since the last step."""
         self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments
@@ -146,11 +157,12 @@ class Codebook(nn.Module):
         size, dim = self.vectors.shape
         world, own = world_size(), rank()
         device = self.vectors.device
-        hits = torch.zeros(size, device=device) if self._hits is None else self._hits
+        zeros = partial(torch.zeros, dtype=torch.float32, device=device)
+        hits = zeros(size) if self._hits is None else self._hits
         # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
-        slots = torch.zeros(world, -(-POOL_SIZE // world), dim, device=device)
+        slots = zeros(world, -(-POOL_SIZE // world), dim)
         # Per rank the number of pooled vectors; then faults and rank 0's seed.
-        scalars = torch.zeros(world + 2, device=device)
+        scalars = zeros(world + 2)
         if self._pool is not None:
             slots[own, : self._pool.shape[0]] = self._pool
             scalars[own] = self._pool.shape[0]
@@ -160,7 +172,7 @@ class Codebook(nn.Module):
         payload = [hits, slots, scalars]
         if self.update is not Update.GRADIENT:
             sums = self._hit_sums
-            payload.append(torch.zeros(size, dim, device=device) if sums is None else sums)
+            payload.append(zeros(size, dim) if sums is None else sums)
         self.clear()
         payload = all_reduce(payload)
         hits, slots, scalars = payload[:3]

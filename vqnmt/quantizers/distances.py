@@ -16,17 +16,21 @@ _FOLDED = 32
 
 
 def score_blocks(
-    vectors: Tensor, codebook: Tensor, factor: float = 1.0
+    vectors: Tensor, codebook: Tensor, factor: float = 1.0, centre: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield blocks of factor (2 z_i . e_j - ||e_j||^2) = factor (||z_i||^2 - ||z_i - e_j||^2).
 
     The term ||z_i||^2 is the same for every code, so neither the nearest code, which has the
     highest score, nor the softmax over codes needs it.
 
+    z and e are taken relative to a centre, which changes no distance: far from the origin the
+    squares would be so large that their rounding hid the differences between codes.
+
     Args:
         vectors: `(N, d)` fp32.
         codebook: `(K, d)` fp32.
         factor: Above 0.
+        centre: `(d,)`, near the vectors and their codes; None takes the mean of the codebook.
 
     Yields:
         The slice of rows, and their scores `(rows, K)`, without gradient: a buffer that the
@@ -34,37 +38,40 @@ def score_blocks(
     """
     vectors, codebook = vectors.detach(), codebook.detach()
     count, (size, dim) = vectors.shape[0], codebook.shape
+    if centre is None:
+        centre = codebook.mean(dim=0)
     rows = max(1, min(_block_rows(size, vectors.device), count))
     # One product of [z, 1] and [2 e, -||e||^2] spares the pass over the scores that subtracting
     # ||e||^2 from them would take.
     weights = codebook.new_empty(size, dim + 1)
     scaled = weights[:, :dim]
-    torch.mul(codebook, codebook, out=scaled)
-    torch.sum(scaled, dim=1, out=weights[:, dim])
+    torch.sub(codebook, centre, out=scaled)
+    torch.sum(scaled.square_(), dim=1, out=weights[:, dim])
     weights[:, dim].mul_(-factor)
-    torch.mul(codebook, 2 * factor, out=scaled)
+    torch.sub(codebook, centre, out=scaled).mul_(2 * factor)
     transposed = weights.t()  # (d + 1, K)
     extended = vectors.new_ones(rows, dim + 1)
     buffer = vectors.new_empty(rows, size)
     for start in range(0, count, rows):
         block = slice(start, min(start + rows, count))
         left = block.stop - start  # fewer than `rows` in the last block
-        extended[:left, :dim] = vectors[block]
+        torch.sub(vectors[block], centre, out=extended[:left, :dim])
         yield block, torch.mm(extended[:left], transposed, out=buffer[:left])
 
 
-def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+def nearest_codes(vectors: Tensor, codebook: Tensor, centre: Tensor | None = None) -> Tensor:
     """z_i = argmin_j ||z_e(x_i) - e_j||_2 (document 002).
 
     Args:
         vectors: `(N, d)` fp32; N may be 0.
         codebook: `(K, d)` fp32.
+        centre: See `score_blocks`.
 
     Returns:
         `(N,)` int64.
     """
     codes = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
-    for block, scores in score_blocks(vectors, codebook):
+    for block, scores in score_blocks(vectors, codebook, centre=centre):
         codes[block] = row_maxima(scores)[1]
     return codes
 

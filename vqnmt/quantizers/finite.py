@@ -32,5 +32,5 @@ class FiniteCheck:
     def faults(self, device: torch.device) -> Tensor:
         """1 if a fault was remembered, else 0: an fp32 scalar that can be added up."""
         if self._finite is None:
-            return torch.zeros((), device=device)
+            return torch.zeros((), dtype=torch.float32, device=device)
         return (~self._finite).float()

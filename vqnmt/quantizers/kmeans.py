@@ -25,7 +25,8 @@ def choose_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> T
     order = torch.cat([torch.randperm(available, generator=generator) for _ in range(rounds)])
     chosen = vectors[order[:count].to(vectors.device)]  # (count, d)
     if count > available:
-        noise = torch.randn(count - available, vectors.shape[1], generator=generator)
+        shape = (count - available, vectors.shape[1])
+        noise = torch.randn(shape, generator=generator, dtype=vectors.dtype)
         scale = 0.01 * vectors.square().mean().sqrt()
         chosen[available:] += scale * noise.to(vectors.device)
     return chosen
@@ -53,7 +54,8 @@ def spread_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> T
         difference = vectors - found[nearest_codes(vectors, found)]
         distances = torch.minimum(distances, difference.square().sum(dim=1))
         # Drawing without replacement in proportion to the distances: the largest of ln p + Gumbel.
-        noise = torch.rand(distances.shape, generator=generator).clamp_(min=1e-30)
+        noise = torch.rand(distances.shape, generator=generator, dtype=distances.dtype)
+        noise.clamp_(min=1e-30)
         keys = distances.log() - (-noise.log()).log().to(vectors.device)
         draws = min(max(1, count // 16), count - chosen.shape[0])
         latest = keys.topk(draws).indices

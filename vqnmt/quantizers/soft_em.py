@@ -90,7 +90,8 @@ class SoftEMQuantizer(VectorQuantizer):
         entropy = vectors.new_zeros(())
         factor = 1.0 / (self.scale * self.temperature)
         posterior = vectors.new_empty(0)
-        for block, logits in score_blocks(vectors, self.codebook.vectors.float(), factor):
+        codebook, centre = self.codebook.vectors, self.codebook.centre()
+        for block, logits in score_blocks(vectors, codebook, factor, centre):
             if posterior.shape[0] != logits.shape[0]:
                 posterior = torch.empty_like(logits)  # (rows, K)
             highest, nearest = row_maxima(logits)  # (rows,) each
@@ -119,7 +120,8 @@ def draw(weights: Tensor, draws: int) -> Tensor:
         `(N, m)` int32 indices of weights above 0.
     """
     cumulated = weights.cumsum_(dim=1)
-    targets = torch.rand(weights.shape[0], draws, device=weights.device)  # (N, m) in [0, 1)
+    shape = (weights.shape[0], draws)
+    targets = torch.rand(shape, dtype=weights.dtype, device=weights.device)  # in [0, 1)
     # In [0, total), also after rounding. The first index whose cumulated weight is greater has a
     # weight itself.
     targets.mul_(cumulated[:, -1:])

@@ -57,7 +57,7 @@ class VectorQuantizer(Quantizer):
         self.codebook.requires_grad_(False)
 
     def _nearest(self, vectors: Tensor) -> Tensor:
-        return nearest_codes(vectors, self.codebook.vectors.float())
+        return nearest_codes(vectors, self.codebook.vectors, self.codebook.centre())
 
 
 def mean_square_error(vectors: Tensor, quantized: Tensor) -> Tensor:
