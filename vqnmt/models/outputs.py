@@ -78,7 +78,9 @@ class Ctc:
         laid out for the recursion: T + 1 classes in place of W.
         """
         own, classes = own_classes(target)  # (B, T + 1), (B, T)
-        scores = torch.einsum("bpd,bcd->bpc", hidden, weight[own]).float()  # (B, P, T + 1)
+        # The gradient of `weight[own]` would add up in an order of chance on several threads.
+        vectors = F.embedding(own, weight)  # (B, T + 1, d)
+        scores = torch.einsum("bpd,bcd->bpc", hidden, vectors).float()  # (B, P, T + 1)
         logits = F.linear(hidden[mask], weight).float()  # (positions, W)
         # `logsumexp` in place: it would take two copies of them, and `exp` once more in backward.
         most = logits.detach().amax(dim=-1)

@@ -1,8 +1,9 @@
 """The training loop: it knows nothing of any one model.
 
-A run is fixed by its seed: the same seed gives the same losses bit for bit on one CPU, and a
-run that is stopped and resumed equals one that was not. A batch is shared out over the processes,
-so that their number changes neither the batches nor the number of steps.
+A run is fixed by its seed: on CPUs of one kind the same seed and the same number of threads give
+the same losses bit for bit, and a run that is stopped and resumed equals one that was not. A batch
+is shared out over the processes, so that their number changes neither the batches nor the number
+of steps.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints
 from vqnmt.training.config import TrainingConfig
+from vqnmt.training.determinism import one_order
 from vqnmt.training.distribution import DistributedModel
 from vqnmt.training.faults import LatentGuard, SkipRule
 from vqnmt.training.interruption import SIGNALS, Interruption
@@ -118,6 +120,7 @@ class Trainer:
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             self._interruption,
             self._guard,
+            one_order(self.distributed.accelerator.device),
         ):
             for row in self._run(progress):
                 if metrics is not None:
