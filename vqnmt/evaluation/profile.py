@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 
 from vqnmt.data.vocabulary import EOS_ID
-from vqnmt.evaluation.latency_table import ENGINE_PARTS
 from vqnmt.evaluation.records import Metric
+from vqnmt.experiments.tables import ENGINE_PARTS
 from vqnmt.export.graph import FLOAT, Graph, model_proto
 from vqnmt.export.runtime import OnnxTranslator
 from vqnmt.models import LatentTransformer
