@@ -49,8 +49,7 @@ class Command:
             temperature=options.temperature,
             language_model=options.language_model,
         )
-        further = {"dtype": options.dtype, "compile": options.compile}
-        self.translator = load(options.model, options, **further)
+        self.translator = load(options.model, options, dtype=options.dtype)
         self.rescorer = load(options.rescore, options) if options.rescore else None
         if options.temperature is not None:
             import torch
@@ -167,7 +166,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=int, help="of an exported model; default: all cores")
     parser.add_argument("--dtype", choices=DTYPES, help="of a model that PyTorch runs")
-    parser.add_argument("--compile", action="store_true", help="for sentences alone; CUDA graphs")
     parser.add_argument("--seed", type=int, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)

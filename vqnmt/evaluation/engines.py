@@ -81,7 +81,7 @@ def engine_systems(
     Returns:
         By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
         of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
-        the student: `student`, `student_compiled`, `student_onnx_fp32`, `student_onnx_int8`, and
+        the student: `student`, `student_onnx_fp32`, `student_onnx_int8`, and
         `student_rescored`, `student_onnx_fp32_rescored`, `student_onnx_int8_rescored`, where `ar`
         chooses in the same precision, of the exports in CTranslate2. On a GPU no exports, but
         `student_bf16`, `ar_fp16_greedy` and so on.
@@ -94,8 +94,6 @@ def engine_systems(
         for dtype in ("fp32",) if device == "cpu" else DTYPES:
             suffix = "" if dtype == "fp32" else f"_{dtype}"
             loads[label + suffix] = model, {"dtype": dtype}, f"ar{suffix}_greedy"
-            if latent:
-                loads[f"{label}{suffix}_compiled"] = model, {"dtype": dtype, "compile": True}, ""
         for precision in PRECISIONS if device == "cpu" else ():
             prefix = "" if label == "ar" else f"{label}_"
             name = f"{prefix}{'onnx' if latent else 'ctranslate2'}_{precision}"
@@ -106,7 +104,7 @@ def engine_systems(
             searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
             for suffix, beam in searches.items():
                 systems[name + suffix] = EngineSystem(folder, model, translator, beam, options)
-            if latent and rescorer:
+            if latent:
                 systems[f"{name}_rescored"] = EngineSystem(
                     folder, model, translator, _CANDIDATES, options, systems[rescorer]
                 )
