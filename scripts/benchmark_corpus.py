@@ -25,7 +25,7 @@ from vqnmt.evaluation.records import (
     describe_hardware,
     write_records,
 )
-from vqnmt.evaluation.scaling import preparation_table
+from vqnmt.experiments.tables import preparation_table
 from vqnmt.files import check_writable
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping

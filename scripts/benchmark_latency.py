@@ -16,7 +16,6 @@ from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.evaluation.engines import engine_systems, measure_engines
-from vqnmt.evaluation.latency_table import latency_table, profile_table
 from vqnmt.evaluation.plots import plot_bleu_latency
 from vqnmt.evaluation.profile import profile_translation
 from vqnmt.evaluation.records import (
@@ -26,6 +25,7 @@ from vqnmt.evaluation.records import (
     describe_hardware,
     write_records,
 )
+from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
 from vqnmt.translator import Translator

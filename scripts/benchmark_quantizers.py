@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
-from vqnmt.evaluation.speed import median_ratio, peak_memory, speed_table, time_in_turn
+from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
+from vqnmt.experiments.tables import quantizer_speed_table
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.training.memory import keep_freed_memory
 
@@ -206,7 +207,7 @@ def main(arguments: list[str]) -> None:
             records += measure(size, torch.device(device), options)
             if options.records:
                 write_records(options.records, records)
-    print(speed_table(records))
+    print(quantizer_speed_table(records))
 
 
 if __name__ == "__main__":

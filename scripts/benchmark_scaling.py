@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.tokenized import TokenizedText
 from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
-from vqnmt.evaluation.scaling import scaling_table
+from vqnmt.experiments.tables import scaling_table
 from vqnmt.files import atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline import PipelineConfig

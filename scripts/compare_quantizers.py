@@ -11,7 +11,7 @@ from typing import Any
 
 from command_line import deciding, load_config, run
 
-from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
+from vqnmt.experiments.tables import collapse_table, students_table
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.collapse import CollapseConfig

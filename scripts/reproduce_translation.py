@@ -12,7 +12,7 @@ from pathlib import Path
 from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
-from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
+from vqnmt.experiments.tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.facts import pair_name

@@ -52,8 +52,7 @@ class Command:
             temperature=options.temperature,
             language_model=options.language_model,
         )
-        further = {"dtype": options.dtype, "compile": options.compile}
-        self.translator = load(options.model, options, **further)
+        self.translator = load(options.model, options, dtype=options.dtype)
         self.rescorer = load_rescorer(self.translator, options) if options.rescore else None
         if options.temperature is not None:
             import torch
@@ -189,7 +188,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")
     parser.add_argument("--dtype", choices=DTYPES, help="of a model that PyTorch runs")
-    parser.add_argument("--compile", action="store_true", help="for sentences alone; CUDA graphs")
     parser.add_argument("--seed", type=SEED, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)

@@ -15,13 +15,20 @@ from command_line import Options, run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.image_tables import image_table
-from vqnmt.evaluation.latency_table import latency_table, profile_table
-from vqnmt.evaluation.quantizer_tables import collapse_table, students_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
-from vqnmt.evaluation.scaling import preparation_table, scaling_table
-from vqnmt.evaluation.speed import speed_table
-from vqnmt.evaluation.translation_tables import ablation_table, of_systems, translation_tables
+from vqnmt.experiments.tables import (
+    ablation_table,
+    collapse_table,
+    latency_table,
+    of_systems,
+    preparation_table,
+    profile_table,
+    quantizer_speed_table,
+    scaling_table,
+    students_table,
+    translation_tables,
+)
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +40,7 @@ LATENCY = "results/latency/"
 TABLES = {
     "results/quantizers/collapse.json": collapse_table,
     "results/quantizers/students.json": students_table,
-    "results/quantizers/speed.json": speed_table,
+    "results/quantizers/speed.json": quantizer_speed_table,
     "results/image/cifar10.json": image_table,
     "results/scale/training.json": scaling_table,
     "results/scale/corpus.json": preparation_table,

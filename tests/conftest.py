@@ -8,12 +8,14 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+
+from vqnmt.evaluation.records import Record
 
 # One thread here and in the processes that tests start: sums come out in one order, and test
 # processes do not fight for cores.
@@ -155,3 +157,32 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, overrides: list[str])
 def script() -> Callable[..., Outcome]:
     """Return `call_script`."""
     return call_script
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch):
+    """Keep this machine's own data and proxies out of the tests."""
+    monkeypatch.delenv("VQNMT_DATA", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., Record]:
+    """Build a record: `make_record("student", seed=2)`."""
+
+    def make(system: str = "student", **changes) -> Record:
+        record = Record(
+            system=system,
+            corpus="homeassistant en-de",
+            overrides=["quantizer=ema"],
+            seed=1,
+            commit="abc",
+            training_commit="abb",
+            hardware={"processor": "a processor", "threads": 2, "torch": "2"},
+            wall_seconds=12.5,
+            parameters=1_000,
+            metrics={"bleu.test": 20.5, "bleu_signature": "nrefs:1", "latency_ms.median": 7.0},
+        )
+        return replace(record, **changes)
+
+    return make

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.models.searching import generate
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.tokens import BOS, EOS, PAD, UNK
@@ -62,7 +63,7 @@ def test_the_search_and_the_rescorer_agree_on_what_has_ended(model):
     source = padded([[4 + (i * j) % 8 for j in range(1, 1 + i)] for i in range(1, 9)])
     ended = 0
     for beam in (1, 3):
-        hypotheses = model.generate(source, beam)
+        hypotheses = generate(model, source, beam)
         scores = score_targets(model, source, [[h.symbols] for h in hypotheses])
         for row, hypothesis, (score,) in zip(source, hypotheses, scores, strict=True):
             if len(hypothesis.symbols) < 2 * int((row != PAD).sum()) + 10:

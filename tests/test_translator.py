@@ -143,7 +143,7 @@ def test_models_score_the_pieces_of_their_training_targets(finished_run) -> None
 
 def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student")
-    model = student.model.language_model
+    model = student.language_model
     assert model.use.weight in LANGUAGE_WEIGHTS
     assert model.use.blank_penalty in LANGUAGE_PENALTIES
     assert model.use.piece_bonus in (0.0, *PIECE_BONUSES)
@@ -165,7 +165,7 @@ def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_ru
         likely.append(sum(log_probability(model, t.tokens) for t in found))
     assert likely[0] < likely[1] < likely[2]
     assert student.translate(sources, language_model=False) == best_path, "it asks no such model"
-    student.model.language_model = None
+    student.language_model = None
     assert student.translate(sources) == best_path, "there is no other reading"
 
 
@@ -288,7 +288,7 @@ def test_saved_again_it_is_the_same(finished_run, tmp_path: Path) -> None:
             saved = (tmp_path / name / file).read_bytes()
             assert saved == (finished_run.folder / name / file).read_bytes(), file
             assert (tmp_path / name / file).stat().st_mode & 0o444 == 0o444
-    translator.model.language_model = None
+    translator.language_model = None
     translator.save_pretrained(tmp_path / "student", card="a card")
     assert not (tmp_path / "student" / LANGUAGE_MODEL).exists(), "it was another model's"
 

@@ -415,7 +415,6 @@ def load_translator(
     threads: int | None = None,
     *,
     dtype: str | None = None,
-    compile: bool = False,
 ) -> BatchTranslator:
     """Load a model folder of any kind: one for PyTorch, or an exported one.
 
@@ -424,8 +423,6 @@ def load_translator(
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: That one translation of an exported model runs on; None takes one for each core.
         dtype: In which PyTorch computes, one of `DTYPES`; None takes `fp32`.
-        compile: Whether PyTorch translates sentences that come alone, greedily, by compiled code,
-            on a GPU by CUDA graphs; takes a C++ compiler and, when the model is loaded, a minute.
 
     Raises:
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
@@ -439,15 +436,15 @@ def load_translator(
 
         if device not in (None, "cpu"):
             raise VqnmtError(f"device is {device}, but {folder} is exported for a CPU")
-        if dtype is not None or compile:
+        if dtype is not None:
             raise VqnmtError(
-                f"dtype and compile are for models that PyTorch runs, but {folder} is exported: "
-                "leave them out, or give the model folder that it was exported from"
+                f"dtype is for models that PyTorch runs, but {folder} is exported: leave it out, "
+                "or give the model folder that it was exported from"
             )
         return load_exported(folder, threads)
     from vqnmt.translator import Translator
 
-    return Translator.from_pretrained(folder, device, dtype=dtype or "fp32", compile=compile)
+    return Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
 
 
 def _rescore(

@@ -18,10 +18,10 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
-from vqnmt.language_model import LANGUAGE_MODEL, load_language_model
+from vqnmt.generation import LatentTranslation, find_translations, reconstruct
+from vqnmt.language_model import LANGUAGE_MODEL, TrigramModel, load_language_model
 from vqnmt.model_folder import AGAIN, CHECKSUMS, read_config, write_checksums
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
-from vqnmt.models.codes import LatentTranslation
 from vqnmt.models.pretrained import FORMAT, SavedConfig, TranslationConfig, TranslationModel
 from vqnmt.rescoring import score_targets
 from vqnmt.search import Hypothesis
@@ -50,12 +50,9 @@ class Translator(BatchTranslator):
         vocabulary: The model's pieces.
         source_language: Language code of the source.
         target_language: Language code of the target.
-        compile: Whether sentences that come alone are translated greedily by compiled code, see
-            `vqnmt.compilation`: a batch or a beam has other work than to wait for Python.
+        language_model: Trigrams with which a latent model with CTC output is read, see
+            `vqnmt.ctc`; None reads the best path.
         further: See `BatchTranslator`.
-
-    Raises:
-        VqnmtError: The model cannot be compiled.
     """
 
     def __init__(
@@ -65,16 +62,11 @@ class Translator(BatchTranslator):
         source_language: str,
         target_language: str,
         *,
-        compile: bool = False,
+        language_model: TrigramModel | None = None,
         **further: Any,
     ) -> None:
         super().__init__(vocabulary, source_language, target_language, **further)
-        self.model = model
-        self._alone: Any = model
-        if compile:
-            from vqnmt.compilation import compiled_copy
-
-            self._alone = compiled_copy(model)
+        self.model, self.language_model = model, language_model
 
     @classmethod
     def from_pretrained(
@@ -84,7 +76,6 @@ class Translator(BatchTranslator):
         batch_tokens: int = 2048,
         *,
         dtype: str = "fp32",
-        compile: bool = False,
     ) -> "Translator":
         """Load a model folder.
 
@@ -94,11 +85,9 @@ class Translator(BatchTranslator):
             device: Where to run; None takes a GPU where there is one.
             batch_tokens: See `BatchTranslator`.
             dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
-            compile: See `Translator`.
 
         Raises:
-            VqnmtError: A file is missing or damaged, the folder is of another version, or the
-                model cannot be compiled.
+            VqnmtError: A file is missing or damaged, or the folder is of another version.
         """
         if dtype not in _DTYPES:
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
@@ -114,8 +103,7 @@ class Translator(BatchTranslator):
                 f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
                 "the model anew"
             )
-        if isinstance(module, LatentTransformer):
-            module.language_model = load_language_model(folder, len(vocabulary))
+        latent = isinstance(module, LatentTransformer)
         return cls(
             module.eval(),
             vocabulary,
@@ -125,7 +113,7 @@ class Translator(BatchTranslator):
             # A GPU pads for nothing, but each of its batches costs the same hundreds of launches.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
-            compile=compile,
+            language_model=load_language_model(folder, len(vocabulary)) if latent else None,
         )
 
     def save_pretrained(self, folder: Path | str, card: str) -> None:
@@ -139,12 +127,11 @@ class Translator(BatchTranslator):
         wrapped = TranslationModel.around(
             self.model, self.source_language, self.target_language, self.max_source_tokens
         )
-        language_model = getattr(self.model, "language_model", None)
         with temporary_folder(folder) as new:
             try:
                 wrapped.save_pretrained(new)
-                if language_model is not None:
-                    language_model.save(new / LANGUAGE_MODEL)
+                if self.language_model is not None:
+                    self.language_model.save(new / LANGUAGE_MODEL)
                 for path in new.glob("*.safetensors"):  # that library makes them private
                     shutil.copymode(new / "config.json", path)
                 self.vocabulary.save(new / "spm.model")
@@ -161,7 +148,7 @@ class Translator(BatchTranslator):
             (folder / CHECKSUMS).unlink(missing_ok=True)
             (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
-            for name in names if language_model is None else [LANGUAGE_MODEL, *names]:
+            for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
                     os.replace(new / name, path)
 
@@ -172,10 +159,10 @@ class Translator(BatchTranslator):
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
-        model: Any = self._alone if len(rows) == 1 and settings.greedy else self.model
+        source = pad(rows).to(self.device)
         return [
             [_translation(candidate, settings.length_penalty) for candidate in row]
-            for row in model.candidates(pad(rows).to(self.device), settings)
+            for row in find_translations(self.model, source, settings, self.language_model)
         ]
 
     def log_probabilities(
@@ -195,7 +182,8 @@ class Translator(BatchTranslator):
         )
         texts = [""] * len(rows)
         for indices in self._batches(rows):
-            tokens = self.model.reconstruct(
+            tokens = reconstruct(
+                self.model,
                 pad([rows[i] for i in indices]).to(self.device),
                 pad([target_rows[i] for i in indices]).to(self.device),
             )

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vqnmt.evaluation import plot_bleu_latency, plot_code_usage, plot_training, plots
-from vqnmt.evaluation.plots import _overlap
+from vqnmt.evaluation.plots import _overlap, _pareto_front, _Point, engine_and_kind
 
 
 def pixels(path):
@@ -44,7 +44,7 @@ def test_training(tmp_path):
     plot_training([row for row in training_rows() if "train/total" in row], path)
     assert pixels(path).shape == (600, 1200, 3)
     plot_training([], path)
-    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+    assert {file.name for file in tmp_path.iterdir()} == {"picture.png", "picture.svg"}
 
 
 def test_only_losses_are_drawn(tmp_path):
@@ -113,11 +113,11 @@ def point(make_record):
 
 
 def test_bleu_latency(tmp_path, make_record, point):
-    records = [point("AR beam 4", 60.0, 34.0), point("student", 12.0, 30.0)]
+    records = [point("ar_beam4", 60.0, 34.0), point("student_onnx_int8", 12.0, 30.0)]
     path = tmp_path / "picture.png"
     plot_bleu_latency(records, path)
     picture = pixels(path)
-    assert picture.shape == (630, 1200, 3)
+    assert picture.shape == (660, 1200, 3)
     assert colour_count(picture, BLUE) > 100
     assert colour_count(picture, VERMILION) > 100
     # A system without latency is left out; many at one place still find room for their names.
@@ -140,6 +140,40 @@ def test_bleu_axis_does_not_go_below_0(tmp_path, monkeypatch, point, bleus):
     plot_bleu_latency([point(f"s{bleu}", 10.0, bleu) for bleu in bleus], tmp_path / "picture.png")
     ((low, high),) = limits
     assert 0 <= low <= min(bleus) and high > max(bleus)
+
+
+def test_colour_is_the_engine_and_marker_the_kind_of_system():
+    found = {name: engine_and_kind(name) for name in ("ar_beam4", "student_onnx_int8")}
+    assert found["ar_beam4"] == ("PyTorch", "autoregressive")
+    assert found["student_onnx_int8"] == ("ONNX Runtime", "discrete codes")
+    deep = engine_and_kind("deep_shallow_ctranslate2_int8_greedy")
+    assert deep == ("CTranslate2", "deep-shallow")
+    assert engine_and_kind("nat_kd") == ("PyTorch", "fertility NAT")
+    assert engine_and_kind("nat_kd_npd10")[1] == "rescored by the teacher"
+    assert engine_and_kind("best_rescored")[1] == "rescored by the teacher"
+
+
+def test_pareto_front_holds_what_no_other_point_beats_in_both():
+    generator = np.random.default_rng(0)
+    points = [_Point(str(i), *generator.random(2), *generator.random(2)) for i in range(50)]
+    expected = {
+        point.name
+        for point in points
+        if not any(o.median < point.median and o.bleu > point.bleu for o in points)
+    }
+    front = _pareto_front(points)
+    assert {point.name for point in front} == expected
+    assert [point.median for point in front] == sorted(point.median for point in front)
+
+
+def test_skipped_steps_are_no_loss(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    rows = [{"step": 1, "train/total": 2.0, "train/skipped_steps": 0}]
+    plot_training(rows, tmp_path / "a.png")
+    (panel,) = figures[0].axes
+    assert [line.get_label() for line in panel.lines if line.get_label() != "_"] == ["total"]
+    assert panel.get_yscale() == "log"
 
 
 def test_overlap():
@@ -175,7 +209,7 @@ def test_latencies_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, make_reco
                     "latency_ms.p90": ms * 1.1,
                 },
             )
-            for i, (name, ms) in enumerate({"a": 2.0, "b": 4.0, "c": slowest}.items())
+            for i, (name, ms) in enumerate({"a": 2.0, "b_onnx": 4.0, "c": slowest}.items())
         ]
         plot_bleu_latency(records, tmp_path / "c.png")
         return pixels(tmp_path / "c.png")

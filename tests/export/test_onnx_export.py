@@ -22,11 +22,11 @@ from vqnmt.export.runtime import (
     OnnxTranslator,
     onnx_session,
 )
+from vqnmt.generation import LatentTranslation, find_translations
 from vqnmt.language_model import TrigramModel, Use
 from vqnmt.layers import TransformerConfig
 from vqnmt.model_folder import CHECKSUMS, EXPORTED
 from vqnmt.models import LatentConfig, LatentTransformer
-from vqnmt.models.codes import LatentTranslation
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.translation import Translation, load_translator
 from vqnmt.translator import Translator
@@ -61,11 +61,17 @@ def build(
     model.embedding.written = written
     model.blank_penalty.fill_(0.7)
     model.repeatable.copy_(torch.rand(VOCABULARY) < 0.5)
-    if model.config.output == "ctc":
-        text = np.random.default_rng(seed).integers(4, VOCABULARY, size=4000)
-        model.language_model = TrigramModel.count(text, np.arange(0, 4001, 10), VOCABULARY)
-        model.language_model.use = Use(0.5, 0.4, 0.3)
     return model
+
+
+def trigrams(model: LatentTransformer) -> TrigramModel | None:
+    """Return the language model that `model` is read with."""
+    if model.config.output != "ctc":
+        return None
+    text = np.random.default_rng(0).integers(4, VOCABULARY, size=4000)
+    found = TrigramModel.count(text, np.arange(0, 4001, 10), VOCABULARY)
+    found.use = Use(0.5, 0.4, 0.3)
+    return found
 
 
 def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
@@ -84,7 +90,7 @@ def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
         repeatable=model.repeatable.nonzero()[:, 0].tolist(),
     )
     session = onnx_session(proto, 1)
-    return OnnxTranslator(session, config, None, model.language_model)  # type: ignore[arg-type]
+    return OnnxTranslator(session, config, None, trigrams(model))  # type: ignore[arg-type]
 
 
 def random_rows() -> list[list[int]]:
@@ -103,7 +109,9 @@ def test_the_graph_translates_as_the_model_does(variant, language_model: bool) -
     model, rows = build(**variant), random_rows()
     exported = engine(model)
     settings = SearchSettings(language_model=language_model)
-    expected = [found[0] for found in model.candidates(padded(rows), settings)]
+    expected = [
+        found[0] for found in find_translations(model, padded(rows), settings, trigrams(model))
+    ]
     assert len({len(found.codes.symbols) for found in expected}) > 1
     assert sum(len(found.tokens) for found in expected) > 20
     together = exported.find(rows, settings)
@@ -128,7 +136,7 @@ def test_the_graph_searches_as_the_model_does(variant) -> None:
     model, rows = build(**variant), random_rows()
     exported = engine(model)
     for settings in SEARCHES:
-        expected = model.candidates(padded(rows), settings)
+        expected = find_translations(model, padded(rows), settings, trigrams(model))
         assert {len(row) for row in expected} == {settings.candidates}
         penalty = settings.length_penalty
         same_candidates(exported.find(rows, settings), expected, penalty)
@@ -154,7 +162,7 @@ def same_candidates(
 def test_no_more_candidates_than_there_are_code_sequences() -> None:
     model, rows = build(quantizer={"codebook_size": 2}), [[5], [6, 7, 8, 9]]
     settings = SearchSettings(candidates=12)
-    expected = model.candidates(padded(rows), settings)
+    expected = find_translations(model, padded(rows), settings, trigrams(model))
     # Up to 2 codes of 2 kinds, 7 sequences, for the first; up to 3 codes, 15, for the second.
     assert [len(row) for row in expected] == [7, 12]
     assert len({tuple(codes.symbols) for codes, *_ in expected[0]}) == 7
@@ -168,7 +176,8 @@ def test_a_sentence_without_codes_has_its_translation_too() -> None:
     with torch.no_grad():
         model.code_output.bias[model.end_of_codes] = 100.0
     rows = [[5, 6], [7]]
-    expected = model.generate(padded(rows))
+    found = find_translations(model, padded(rows), SearchSettings(), trigrams(model))
+    expected = [candidates[0] for candidates in found]
     for batch in ([rows[0]], rows):
         for (found,), wanted in zip(
             engine(model).find(batch, SearchSettings()), expected, strict=False

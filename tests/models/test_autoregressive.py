@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.searching import generate
 from vqnmt.models.tokens import BOS, EOS, PAD, UNK
 from vqnmt.search import search
 
@@ -73,16 +74,16 @@ def test_padding_a_batch_changes_no_loss_and_no_score(make_autoregressive, pairs
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_batch_translates_as_its_sentences_do(make_autoregressive, pairs, beam):
     model = make_autoregressive().eval()
-    together = model.generate(pairs[0], beam)
+    together = generate(model, pairs[0], beam)
     for found, source in zip(together, pairs[0], strict=True):
-        (alone,) = model.generate(torch.tensor([real(source)]), beam)
+        (alone,) = generate(model, torch.tensor([real(source)]), beam)
         assert found.symbols == alone.symbols
         assert found.log_probability == pytest.approx(alone.log_probability, rel=1e-4)
 
 
 def test_greedy_takes_the_best_allowed_piece_of_each_step(make_autoregressive, pairs):
     model = make_autoregressive().eval()
-    for found, source in zip(model.generate(pairs[0]), pairs[0], strict=True):
+    for found, source in zip(generate(model, pairs[0]), pairs[0], strict=True):
         state = model.decoder.start(*model.encode(torch.tensor([real(source)])))
         tokens, last = [], BOS
         while len(tokens) < 2 * len(real(source)) + 10:
@@ -96,7 +97,7 @@ def test_greedy_takes_the_best_allowed_piece_of_each_step(make_autoregressive, p
 
 def test_an_empty_source_can_be_translated(make_autoregressive):
     model = make_autoregressive().eval()
-    (found,) = model.generate(torch.zeros(1, 0, dtype=torch.long))
+    (found,) = generate(model, torch.zeros(1, 0, dtype=torch.long))
     assert len(found.symbols) <= 10
 
 
@@ -144,5 +145,5 @@ def test_learns_eight_pairs_by_heart(make_autoregressive):
         optimizer.step()
     model.eval()
     for beam in (1, 4):
-        found = [hypothesis.symbols for hypothesis in model.generate(source, beam)]
+        found = [hypothesis.symbols for hypothesis in generate(model, source, beam)]
         assert found == [real(row) for row in target]

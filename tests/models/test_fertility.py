@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.searching import generate
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.generation import find_translations
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveTransformer, FertilityConfig, FertilityTransformer
 from vqnmt.models.fertility import copies, count_fertilities
@@ -160,9 +162,9 @@ def test_an_empty_target_costs_its_fertilities(make_fertility):
 
 def test_many_positions_are_scored_in_parts(make_fertility, pairs, monkeypatch):
     model, (source, _) = make_fertility().eval(), pairs
-    whole = model.generate(source)
+    whole = generate(model, source)
     monkeypatch.setattr("vqnmt.models.fertility._POSITIONS", 2)
-    for one, other in zip(whole, model.generate(source), strict=True):
+    for one, other in zip(whole, generate(model, source), strict=True):
         assert one.symbols == other.symbols
         assert one.log_probability == pytest.approx(other.log_probability, rel=1e-4)
 
@@ -182,7 +184,7 @@ def test_learns_eight_pairs_by_heart(make_fertility):
         model(source, target).total.backward()
         optimizer.step()
     model.eval()
-    found = model.generate(source)
+    found = generate(model, source)
     assert [hypothesis.symbols for hypothesis in found] == [real(row) for row in target]
     with torch.no_grad():
         likely = -model(source, target).total.item() * int((target != PAD).sum())
@@ -191,22 +193,22 @@ def test_learns_eight_pairs_by_heart(make_fertility):
 
 def test_candidates_are_drawn_around_the_best(make_fertility, pairs):
     model, (source, _) = make_fertility(max_fertility=4).eval(), pairs
-    found = model.candidates(source, SearchSettings(candidates=20))
-    best = model.generate(source)
+    found = find_translations(model, source, SearchSettings(candidates=20))
+    best = generate(model, source)
     assert [len(row) for row in found] == [20] * 4
     for first, row in zip(best, found, strict=True):
         assert row[0].symbols == first.symbols
         assert row[0].log_probability == pytest.approx(first.log_probability, rel=1e-4)
     assert len({len(h.symbols) for h in found[0]}) > 3
     # Almost no temperature: nothing but the best is drawn.
-    cold = model.candidates(source, SearchSettings(candidates=5, temperature=1e-4))
+    cold = find_translations(model, source, SearchSettings(candidates=5, temperature=1e-4))
     assert all(h.symbols == row[0].symbols for row in cold for h in row)
 
 
 def test_a_sentence_alone_translates_as_in_a_batch(make_fertility, pairs):
     model, (source, _) = make_fertility().eval(), pairs
-    for x, together in zip(source, model.generate(source), strict=True):
-        alone = model.generate(torch.tensor([real(x)]))[0]
+    for x, together in zip(source, generate(model, source), strict=True):
+        alone = generate(model, torch.tensor([real(x)]))[0]
         assert alone.symbols == together.symbols
         assert alone.log_probability == pytest.approx(together.log_probability, rel=1e-4)
 
@@ -215,7 +217,7 @@ def test_length_has_a_limit(make_fertility, pairs):
     model, (source, _) = make_fertility().eval(), pairs
     with torch.no_grad():
         model.fertility.bias[50] += 100.0
-    found = model.generate(source)
+    found = generate(model, source)
     assert [len(h.symbols) for h in found] == length_limits(source).tolist()
 
 

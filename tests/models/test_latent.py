@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tests.models.searching import generate
 from vqnmt.errors import VqnmtError
+from vqnmt.generation import pad_codes, reconstruct
 from vqnmt.models import LatentConfig
-from vqnmt.models.latent import pad_codes, prediction_loss, uniform_copy
+from vqnmt.models.latent import prediction_loss, uniform_copy
 from vqnmt.models.tokens import PAD
 from vqnmt.models.warm_start import copy_weights
 
@@ -288,10 +290,10 @@ def test_uniform_copy_reads_the_source_at_the_same_relative_place(positions):
 @pytest.mark.parametrize("compression", [0, 1, 3])
 def test_a_batch_translates_as_its_sentences_do(make_latent, pairs, output, beam, compression):
     model = make_latent(output=output, compression=compression).eval()
-    together = model.generate(pairs[0], beam)
+    together = generate(model, pairs[0], beam)
     assert len(together) == 4
     for (hypothesis, tokens, _), (source, _) in zip(together, singles(pairs), strict=True):
-        ((alone, alone_tokens, _),) = model.generate(source, beam)
+        ((alone, alone_tokens, _),) = generate(model, source, beam)
         assert hypothesis.symbols == alone.symbols
         assert hypothesis.log_probability == pytest.approx(alone.log_probability, rel=1e-4)
         assert tokens == alone_tokens
@@ -301,7 +303,7 @@ def test_a_batch_translates_as_its_sentences_do(make_latent, pairs, output, beam
 
 def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pairs):
     model = make_latent().eval()
-    found = [translation.codes for translation in model.generate(pairs[0])]
+    found = [translation.codes for translation in generate(model, pairs[0])]
     for hypothesis, (source, _) in zip(found, singles(pairs), strict=True):
         codes = torch.tensor([hypothesis.symbols], dtype=torch.long)
         vectors = model.quantizer.codes_to_vectors(codes)
@@ -315,8 +317,8 @@ def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pair
 @OUTPUTS
 def test_reconstruct_does_not_depend_on_the_batch(make_latent, pairs, output):
     model = make_latent(output=output).eval()
-    together = model.reconstruct(*pairs)
-    assert together == [model.reconstruct(*pair)[0] for pair in singles(pairs)]
+    together = reconstruct(model, *pairs)
+    assert together == [reconstruct(model, *pair)[0] for pair in singles(pairs)]
 
 
 def test_a_sentence_without_codes_and_an_empty_source_translate(make_latent):
@@ -324,7 +326,7 @@ def test_a_sentence_without_codes_and_an_empty_source_translate(make_latent):
     with torch.no_grad():
         model.code_output.bias[model.end_of_codes] = 100.0
     for source in (torch.tensor([[5, 6], [7, PAD]]), torch.zeros(1, 0, dtype=torch.long)):
-        for hypothesis, tokens, spans in model.generate(source):
+        for hypothesis, tokens, spans in generate(model, source):
             assert hypothesis.symbols == spans == []
             assert isinstance(tokens, list)
 
@@ -334,8 +336,8 @@ def test_reconstruct_of_an_empty_target(make_latent, pairs):
         model = make_latent(output=output).eval()
         target = pairs[1].clone()
         target[1] = PAD
-        assert len(model.reconstruct(pairs[0], target)) == 4
-        assert len(model.reconstruct(pairs[0][:1], torch.zeros(1, 0, dtype=torch.long))) == 1
+        assert len(reconstruct(model, pairs[0], target)) == 4
+        assert len(reconstruct(model, pairs[0][:1], torch.zeros(1, 0, dtype=torch.long))) == 1
 
 
 def test_pad_codes():
@@ -395,11 +397,11 @@ def test_blank_penalty_moves_the_best_path_towards_words(make_latent):
     source, target = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[4, 9, 5, 6]])
     hidden, seen = [], model.embedding.logits
     model.embedding.logits = lambda h: hidden.append(seen(h)) or hidden[-1].clone()
-    free = model.reconstruct(source, target)
+    free = reconstruct(model, source, target)
     (scores,) = hidden  # (1, P, V)
     margin = (scores[..., 0] - scores[..., 1:].amax(dim=-1)).max()
     model.blank_penalty.fill_(margin.item() + 1e-3)  # no position prefers the blank any more
     words = scores[0, :, 1:].argmax(dim=-1) + 1
-    assert model.reconstruct(source, target) == [words.unique_consecutive().tolist()]
+    assert reconstruct(model, source, target) == [words.unique_consecutive().tolist()]
     assert free == [[t for t in scores[0].argmax(-1).unique_consecutive().tolist() if t]]
     assert torch.equal(model.state_dict()["blank_penalty"], model.blank_penalty)

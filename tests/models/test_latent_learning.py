@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.models.searching import generate
+from vqnmt.generation import reconstruct
 from vqnmt.layers import TransformerConfig
 from vqnmt.models.tokens import PAD
 
@@ -33,6 +35,6 @@ def test_learns_eight_pairs_by_heart(make_latent, output, name):
         model.after_optimizer_step()
     model.eval()
     expected = [real(row) for row in target]
-    assert model.reconstruct(source, target) == expected
+    assert reconstruct(model, source, target) == expected
     for beam in (1, 4):
-        assert [found.tokens for found in model.generate(source, beam)] == expected
+        assert [found.tokens for found in generate(model, source, beam)] == expected

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.models.searching import generate
+from vqnmt.generation import reconstruct
 from vqnmt.models.pretrained import TranslationModel
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash"]
@@ -40,7 +42,7 @@ def test_trains_with_every_quantizer(make_latent, name):
     statistics = model.quantizer.epoch_statistics()
     assert statistics.used_codes >= 2 and statistics.positions > 0
     model.eval()
-    for codes, tokens, _ in model.generate(source):
+    for codes, tokens, _ in generate(model, source):
         assert all(0 <= code < 16 for code in codes.symbols)
         assert all(0 <= token < 12 for token in tokens)
 
@@ -54,8 +56,8 @@ def test_saved_models_quantize_alike(make_latent, pairs, tmp_path, name):
     source, target = pairs
     expected, found = model(source, target), loaded(source, target)
     assert torch.equal(found.total, expected.total)
-    assert loaded.reconstruct(source, target) == model.reconstruct(source, target)
-    assert loaded.generate(source) == model.generate(source)
+    assert reconstruct(loaded, source, target) == reconstruct(model, source, target)
+    assert generate(loaded, source) == generate(model, source)
     codes = torch.arange(16)
     vectors = loaded.quantizer.codes_to_vectors(codes)
     assert torch.equal(vectors, model.quantizer.codes_to_vectors(codes))

@@ -58,13 +58,13 @@ class Reader:
 
     vocabulary = range(10)
 
-    def __init__(self, model: LatentTransformer, best_path: int) -> None:
-        self.model, self.best_path = model, best_path
+    def __init__(self, best_path: int) -> None:
+        self.language_model, self.best_path = None, best_path
 
     def translate(self, sentences: list[str]) -> list[Translation]:
         words = self.best_path
-        if self.model.language_model is not None:
-            words = {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(self.model.language_model.use, 5)
+        if self.language_model is not None:
+            words = {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(self.language_model.use, 5)
         return [Translation(" ".join(REFERENCE.split()[:words])) for _ in sentences]
 
 
@@ -75,11 +75,12 @@ def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output, be
     size = TransformerConfig(dim=8, feedforward=8, heads=2)
     config = LatentConfig(transformer=size, output=output, upsampling=2 if output == "ctc" else 1)
     model = LatentTransformer(config, 10)
-    observer = LatentObserver(Reader(model, best_path), ParallelText([SOURCE], [REFERENCE]), "de")
+    reader = Reader(best_path)
+    observer = LatentObserver(reader, ParallelText([SOURCE], [REFERENCE]), "de")
     targets = TokenizedText(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]))
     observer.add_language_model(model, targets)
     if output != "ctc" or best_path == 8:
-        assert model.language_model is None, "the best path alone is better"
+        assert reader.language_model is None, "the best path alone is better"
         return
-    assert model.language_model.use == Use(0.3, 2.0, 1.0)
-    assert model.language_model.log_probability(1, 5, 6) > -0.7
+    assert reader.language_model.use == Use(0.3, 2.0, 1.0)
+    assert reader.language_model.log_probability(1, 5, 6) > -0.7

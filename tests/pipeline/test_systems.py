@@ -7,6 +7,7 @@ import torch
 
 from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.generation import find_translations
 from vqnmt.models import FertilityConfig, FertilityTransformer, LatentConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig
@@ -33,7 +34,7 @@ def test_noisy_parallel_decoding_takes_what_the_teacher_scores_best(teacher) -> 
     for sentence in SENTENCES:
         row = torch.tensor(teacher.vocabulary.encode([sentence]))
         torch.manual_seed(7)
-        (drawn,) = model.candidates(row, SearchSettings(candidates=10))
+        (drawn,) = find_translations(model, row, SearchSettings(candidates=10))
         values = {}
         for text in teacher.vocabulary.decode([hypothesis.symbols for hypothesis in drawn]):
             tokens = teacher.vocabulary.encode([text])
@@ -54,7 +55,7 @@ def test_beam_is_that_of_the_decoding(teacher) -> None:
 
 def test_language_model_is_that_of_the_decoding(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
-    model = student.model.language_model
+    model = student.language_model
     model.use = model.use._replace(weight=3.0)
     found = System(student, DecodingConfig(language_model=False)).translate(SENTENCES)
     assert found == student.translate(SENTENCES, language_model=False)

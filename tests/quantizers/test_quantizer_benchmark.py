@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vqnmt.evaluation.records import read_records
-from vqnmt.evaluation.speed import median_ratio, peak_memory, speed_table, time_in_turn
+from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
+from vqnmt.experiments.tables import quantizer_speed_table
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 
@@ -53,7 +54,7 @@ def test_records_of_a_small_run(script, tmp_path, monkeypatch):
     records = read_records(path)
     names = ["ema", "soft_em", "hard_em", "gradient"]
     assert [record.system for record in records] == names + names
-    assert speed_table(records) in outcome.out
+    assert quantizer_speed_table(records) in outcome.out
     for record in records:
         metrics = record.metrics
         assert record.overrides == ["pairs=2"] and record.seed == 1

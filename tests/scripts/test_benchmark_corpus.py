@@ -9,7 +9,7 @@ import numpy as np
 from vqnmt.data import synthetic
 from vqnmt.data.synthetic import write_synthetic
 from vqnmt.evaluation.records import read_records
-from vqnmt.evaluation.scaling import preparation_table
+from vqnmt.experiments.tables import preparation_table
 
 STAGES = ("corpus", "vocabulary", "tokens", "plan")
 

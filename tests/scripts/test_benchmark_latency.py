@@ -1,13 +1,11 @@
 """The benchmark of engines and the profile on the toy run: records, tables, picture."""
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 
 from vqnmt.evaluation.footprint import Footprint
 from vqnmt.evaluation.scores import score
@@ -19,11 +17,7 @@ pytest.importorskip("ctranslate2")
 @pytest.mark.slow
 def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> None:
     footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
-    traced = functools.partial(torch.compile, backend="eager")
-    with (
-        mock.patch("vqnmt.evaluation.engines.measure_footprint", return_value=footprint),
-        mock.patch("torch.compile", traced),  # machine code takes a minute
-    ):
+    with mock.patch("vqnmt.evaluation.engines.measure_footprint", return_value=footprint):
         outcome = script(
             *("benchmark_latency", "--run", finished_run.folder, "--sentences", 6),
             *("--deep-shallow", finished_run.folder / "teacher"),
@@ -35,7 +29,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     searches = [f"{p}_{s}" for p in ("fp32", "int8") for s in ("greedy", "beam4")]
     assert list(records) == [
         *("ar_greedy", "ar_beam4", *(f"ctranslate2_{name}" for name in searches)),
-        *("student", "student_rescored", "student_compiled"),
+        *("student", "student_rescored"),
         *("student_onnx_fp32", "student_onnx_fp32_rescored"),
         *("student_onnx_int8", "student_onnx_int8_rescored"),
         *("deep_shallow_greedy", "deep_shallow_beam4"),
@@ -49,11 +43,9 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     bleu = score([t.text for t in teacher], references, "de").bleu
     for name in ("ar_greedy", "ctranslate2_fp32_greedy", "deep_shallow_greedy"):
         assert records[name]["metrics"]["bleu.test"] == pytest.approx(bleu)
-    students = [
-        records[f"student{engine}"]["metrics"] for engine in ("", "_compiled", "_onnx_fp32")
-    ]
+    students = [records[f"student{engine}"]["metrics"] for engine in ("", "_onnx_fp32")]
     assert len({metrics["bleu.test"] for metrics in students}) == 1
-    assert [metrics["differing_translations"] for metrics in students] == [0, 0, 0]
+    assert [metrics["differing_translations"] for metrics in students] == [0, 0]
     assert records["ctranslate2_fp32_greedy"]["metrics"]["differing_translations"] == 0
     rescored = [records[f"student{engine}_rescored"]["metrics"] for engine in ("", "_onnx_fp32")]
     assert len({metrics["bleu.test"] for metrics in rescored}) == 1

@@ -42,7 +42,7 @@ def main(kind: str, folder: Path, signalled: int) -> int:
 
 def exact(folder: Path, *kinds: str) -> dict[str, Any]:
     trainers = {kind: train_exact(kind, folder / kind) for kind in kinds}
-    return {kind: trainer.distributed.weights() for kind, trainer in trainers.items()}
+    return {kind: trainer.inner.state_dict() for kind, trainer in trainers.items()}
 
 
 def train(kind: str, folder: Path, rank: int, signalled: int) -> tuple[dict[str, Any], int]:

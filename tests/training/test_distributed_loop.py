@@ -26,9 +26,7 @@ from .conftest import (
 pytestmark = pytest.mark.distributed
 
 
-def launch(
-    kind: str, folder: Path, signalled: int = -1, status: int = 0, sharded: bool = False
-) -> list[dict]:
+def launch(kind: str, folder: Path, signalled: int = -1, status: int = 0) -> list[dict]:
     """Run two processes to their end, which must have `status`; return what each left."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
@@ -46,7 +44,6 @@ def launch(
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "GLOO_SOCKET_IFNAME": "lo",
-            "ACCELERATE_USE_FSDP": str(sharded).lower(),
         }
         worker = Path(__file__).with_name("distributed_worker.py")
         command = [sys.executable, str(worker), kind, str(folder), str(signalled)]
@@ -92,12 +89,9 @@ def exact_single(tmp_path_factory) -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    ("kinds", "sharded"), [(EXACT, False), (EXACT[:1], True)], ids=["replicated", "sharded"]
-)
-def test_two_processes_train_as_one(tmp_path, exact_single, kinds, sharded, capsys):
-    found = launch(" ".join(("exact", *kinds)), tmp_path, sharded=sharded)
-    for kind in kinds:
+def test_two_processes_train_as_one(tmp_path, exact_single, capsys):
+    found = launch(" ".join(("exact", *EXACT)), tmp_path)
+    for kind in EXACT:
         folder, expected = exact_single[kind]
         assert_close_rows(tmp_path / kind, folder)
         codebook = [name for name in expected if "codebook." in name]
@@ -124,7 +118,7 @@ def test_one_processes_checkpoint_is_resumed_by_two(tmp_path, exact_single):
     shutil.copytree(folder, tmp_path / "ema")
     for path in (tmp_path / "ema").glob("*-50-*"):
         path.unlink()
-    launch("exact ema", tmp_path, sharded=True)
+    launch("exact ema", tmp_path)
     assert_close_rows(tmp_path / "ema", folder)
 
 

@@ -8,7 +8,6 @@ import torch
 from vqnmt.errors import VqnmtError
 from vqnmt.models import Losses
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.distribution import DistributedModel
 from vqnmt.training.faults import WARM, LatentGuard, SkipRule
 from vqnmt.training.metrics import read_metrics
 
@@ -150,14 +149,6 @@ def test_the_rule_goes_on_from_its_state():
     for norm in [*norms[30:], 1e3, math.nan, 1.0]:
         assert one.accepts(norm) == other.accepts(norm)
     assert one.state() == other.state()
-
-
-@pytest.mark.parametrize("kind", ["gradient", "gumbel_softmax"])
-def test_a_quantizer_that_moves_its_own_weights_is_not_sharded(kind, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(DistributedModel, "processes", 2)
-    with pytest.raises(VqnmtError, match=r"Quantizer quantizer has weights.*choose quantizer=ema"):
-        DistributedModel(tiny_model(kind))
 
 
 def test_a_validation_of_broken_weights_is_still_an_error():

@@ -11,10 +11,10 @@ import torch
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.footprint import measure_footprint
 from vqnmt.evaluation.latency import measure_latency, speedup
-from vqnmt.evaluation.latency_table import BATCHES, ratios_to_peers
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
 from vqnmt.evaluation.speed import time_in_turn
+from vqnmt.experiments.tables import THROUGHPUT_BATCHES
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.translation import DTYPES, BatchTranslator, load_translator
 
@@ -81,7 +81,7 @@ def engine_systems(
     Returns:
         By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
         of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
-        the student: `student`, `student_compiled`, `student_onnx_fp32`, `student_onnx_int8`, and
+        the student: `student`, `student_onnx_fp32`, `student_onnx_int8`, and
         `student_rescored`, `student_onnx_fp32_rescored`, `student_onnx_int8_rescored`, where `ar`
         chooses in the same precision, of the exports in CTranslate2. On a GPU no exports, but
         `student_bf16`, `ar_fp16_greedy` and so on.
@@ -94,8 +94,6 @@ def engine_systems(
         for dtype in ("fp32",) if device == "cpu" else DTYPES:
             suffix = "" if dtype == "fp32" else f"_{dtype}"
             loads[label + suffix] = model, {"dtype": dtype}, f"ar{suffix}_greedy"
-            if latent:
-                loads[f"{label}{suffix}_compiled"] = model, {"dtype": dtype, "compile": True}, ""
         for precision in PRECISIONS if device == "cpu" else ():
             prefix = "" if label == "ar" else f"{label}_"
             name = f"{prefix}{'onnx' if latent else 'ctranslate2'}_{precision}"
@@ -106,7 +104,7 @@ def engine_systems(
             searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
             for suffix, beam in searches.items():
                 systems[name + suffix] = EngineSystem(folder, model, translator, beam, options)
-            if latent and rescorer:
+            if latent:
                 systems[f"{name}_rescored"] = EngineSystem(
                     folder, model, translator, _CANDIDATES, options, systems[rescorer]
                 )
@@ -164,7 +162,7 @@ def measure_engines(
             "latency_rounds": latency.rounds,
             "speedup_over_ar_beam4": speedup(timed["ar_beam4"], latency),
         }
-    for size in BATCHES:
+    for size in THROUGHPUT_BATCHES:
         batches = [text.sources[i : i + size] for i in range(0, len(text), size)]
         work = {name: _translates(system, batches) for name, system in systems.items()}
         times = time_in_turn(work, rounds, device)
@@ -196,3 +194,39 @@ def _translates(system: EngineSystem, batches: list) -> Callable[[], None]:
             system.translate(batch)
 
     return work
+
+
+def ratios_to_peers(
+    metrics: Mapping[str, Mapping[str, Metric]],
+) -> dict[str, dict[str, Metric]]:
+    """Compare each system's median latency and throughput with CTranslate2's better precision.
+
+    Args:
+        metrics: Of each system, by name; CTranslate2's names begin with `ctranslate2_` and end in
+            `_greedy` or `_beam4`.
+
+    Returns:
+        For each system `ratio_to_ctranslate2_greedy` and `ratio_to_ctranslate2_beam4`, their time
+        over its own, and likewise `throughput_ratio_to_ctranslate2_greedy` at batch 32.
+    """
+
+    def values(search: str, key: str) -> list[float]:
+        return [
+            float(found[key])
+            for name, found in metrics.items()
+            if name.startswith("ctranslate2_") and name.endswith(search) and key in found
+        ]
+
+    ratios: dict[str, dict[str, Metric]] = {name: {} for name in metrics}
+    for search in ("greedy", "beam4"):
+        times = values(f"_{search}", "latency_ms.median")
+        for name, found in metrics.items():
+            if times and "latency_ms.median" in found:
+                own = float(found["latency_ms.median"])
+                ratios[name][f"ratio_to_ctranslate2_{search}"] = min(times) / own
+    rates = values("_greedy", "sentences_per_second.batch_32")
+    for name, found in metrics.items():
+        if rates and "sentences_per_second.batch_32" in found:
+            own = float(found["sentences_per_second.batch_32"])
+            ratios[name]["throughput_ratio_to_ctranslate2_greedy"] = own / max(rates)
+    return ratios

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vqnmt.evaluation.records import Record
-from vqnmt.evaluation.report import Picture, markdown_table
+from vqnmt.evaluation.report import Picture
+from vqnmt.evaluation.tables import (
+    MINUTES,
+    PARAMETERS,
+    SYSTEM,
+    Column,
+    markdown_table,
+    record_table,
+)
 from vqnmt.files import atomic_write_text
 
 PAPER = {
@@ -22,31 +30,20 @@ def image_table(records: Sequence[Record]) -> str:
 
     `rate` is that of the learnt prior, `uniform` that of the uniform one.
     """
-    columns = {
-        "bits/dim": ("bits_per_dim", "{:.3f}"),
-        "reconstr.": ("reconstruction_bits", "{:.3f}"),
-        "rate": ("rate_bits", "{:.3f}"),
-        "uniform": ("rate_bits_uniform", "{:.3f}"),
-        "used": ("used_codes", "{:,}"),
-    }
-    rows = [
-        [
-            *(record.system, str(record.metrics.get("budget", "-"))),
-            f"{PAPER[record.system]:.2f}" if record.system in PAPER else "-",
-            *(
-                form.format(record.metrics[key]) if key in record.metrics else "-"
-                for key, form in columns.values()
-            ),
-            f"{record.parameters / 1e6:.1f}M",
-            f"{record.wall_seconds / 60:.1f}",
-            f"{record.metrics['train_images_per_second']:,.0f}"
-            if "train_images_per_second" in record.metrics
-            else "-",
-        ]
-        for record in records
+    columns = [
+        SYSTEM,
+        Column("budget", "budget"),
+        Column("paper", lambda record: PAPER.get(record.system), "{:.2f}"),
+        Column("bits/dim", "bits_per_dim", "{:.3f}"),
+        Column("reconstr.", "reconstruction_bits", "{:.3f}"),
+        Column("rate", "rate_bits", "{:.3f}"),
+        Column("uniform", "rate_bits_uniform", "{:.3f}"),
+        Column("used", "used_codes", "{:,}"),
+        PARAMETERS,
+        MINUTES,
+        Column("images/s", "train_images_per_second", "{:,.0f}"),
     ]
-    header = ["system", "budget", "paper", *columns, "param.", "min.", "images/s"]
-    return markdown_table(header, rows, text_columns=2)
+    return record_table(records, columns, text_columns=2)
 
 
 def write_image_report(

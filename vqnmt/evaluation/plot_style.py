@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,10 +47,14 @@ def thousands(panel: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Write `figure` as a PNG file, whole or not at all.
+    """Write `figure` to the PNG file `path` and to an SVG file beside it, each whole or not at all.
 
     Raises:
-        VqnmtError: It cannot be written.
+        VqnmtError: A file cannot be written.
     """
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    path = Path(path)
+    # Without a date and with fixed identifiers equal figures give equal files.
+    with matplotlib.rc_context({"svg.hashsalt": "vqnmt"}):
+        for kind, metadata in (("png", None), ("svg", {"Date": None})):
+            with atomic_path(path.with_suffix(f".{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)

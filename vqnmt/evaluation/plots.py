@@ -1,8 +1,9 @@
-"""Pictures of a run as PNG files, legible at 800 pixels of width and without colour vision."""
+"""Pictures of a run, legible at 800 pixels of width and without colour vision."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from vqnmt.evaluation.plot_style import (
@@ -28,7 +31,7 @@ from vqnmt.evaluation.records import Record
 # Logged beside the losses under `train/`, in other units: rates and the quantizer's statistics.
 _NOT_LOSSES = {
     *("learning_rate", "tokens_per_second", "images_per_second"),
-    *("quantisation_error", "posterior_entropy"),
+    *("quantisation_error", "posterior_entropy", "skipped_steps"),
 }
 _MAX_COLUMNS = 512  # of the code heat map: about one for each pixel at 800 pixels
 
@@ -216,41 +219,93 @@ def _used_and_perplexity(usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (usage > 0).sum(axis=1), np.exp(entropy)
 
 
+# In every picture of systems the colour is the engine and the marker the kind of system.
+ENGINES = {"PyTorch": COLOURS[0], "ONNX Runtime": COLOURS[1], "CTranslate2": COLOURS[2]}
+KINDS = {
+    "autoregressive": "o",
+    "deep-shallow": "s",
+    "fertility NAT": "^",
+    "discrete codes": "D",
+    "rescored by the teacher": "P",
+}
+
+
+def engine_and_kind(system: str) -> tuple[str, str]:
+    """Read from the name of a system its engine and its kind, keys of `ENGINES` and `KINDS`."""
+    engine = "PyTorch"
+    if "onnx" in system:
+        engine = "ONNX Runtime"
+    elif "ctranslate2" in system:
+        engine = "CTranslate2"
+    if "rescored" in system or "npd" in system:
+        return engine, "rescored by the teacher"
+    if "deep_shallow" in system:
+        return engine, "deep-shallow"
+    if system.startswith("nat"):
+        return engine, "fertility NAT"
+    if system.startswith(("ar_", "ctranslate2_")):
+        return engine, "autoregressive"
+    return engine, "discrete codes"
+
+
+class _Point(NamedTuple):
+    name: str
+    median: float
+    p90: float
+    bleu: float
+    interval: float
+    """Half the 95% interval of BLEU over resampled test sentences; 0 where none is known."""
+
+
 def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str = "test") -> None:
     """Draw BLEU against latency at batch 1, one labelled point for each system.
 
-    The whisker reaches from the median to the 90th percentile. Up and to the left is better.
+    Up and to the left is better: the grey line is the Pareto front, the systems that no other one
+    beats in both. Horizontal whiskers reach from the median to the 90th percentile, vertical ones
+    over the 95% bootstrap interval where the record has one.
 
     Args:
         records: Those without latency or without BLEU on `test_set` are left out.
-        path: The PNG file to write.
+        path: The PNG file to write; the SVG is written beside it.
         test_set: Whose BLEU is drawn.
 
     Raises:
         VqnmtError: The picture cannot be written.
     """
-    points = []  # name, median, p90, BLEU
+    points = []
     for record in records:
         needed = ("latency_ms.median", "latency_ms.p90", f"bleu.{test_set}")
         if all(key in record.metrics for key in needed):
             median, p90, bleu = (float(record.metrics[key]) for key in needed)
-            points.append((record.system, median, p90, bleu))
+            interval = float(record.metrics.get(f"bleu_interval.{test_set}", 0.0))
+            points.append(_Point(record.system, median, p90, bleu, interval))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
         panel = figure.subplots()
-        for index, (_, median, p90, bleu) in enumerate(points):
-            colour, marker = COLOURS[index % 7], MARKERS[index % 7]
+        front = _pareto_front(points)
+        panel.plot(
+            [point.median for point in front],
+            [point.bleu for point in front],
+            color="#999999",
+            linewidth=1,
+            zorder=2,
+        )
+        for name, median, p90, bleu, interval in points:
+            engine, kind = engine_and_kind(name)
             # Over the axes, on which a point at BLEU 0 lies.
-            style: dict[str, Any] = {"color": colour, "clip_on": False, "zorder": 3}
-            panel.plot([median], [bleu], linestyle="", marker=marker, markersize=8, **style)
+            style: dict[str, Any] = {"color": ENGINES[engine], "clip_on": False, "zorder": 3}
+            panel.plot([median], [bleu], linestyle="", marker=KINDS[kind], markersize=8, **style)
             panel.plot([median, p90], [bleu, bleu], linewidth=1, **style)
+            if interval:
+                ends = [max(bleu - interval, 0.0), bleu + interval]
+                panel.plot([median, median], ends, linewidth=1, **style)
         panel.set(
-            title="Quality and time for one sentence (the lines reach to the 90th percentile)",
+            title="Quality and time for one sentence (lines: 90th percentile, 95% interval)",
             xlabel="latency at batch 1, median (ms)",
             ylabel=f"BLEU on {test_set}",
         )
-        fastest = min((median for _, median, _, _ in points), default=1.0)
-        slowest = max((p90 for _, _, p90, _ in points), default=1.0)
+        fastest = min((point.median for point in points), default=1.0)
+        slowest = max((point.p90 for point in points), default=1.0)
         if slowest > 20 * fastest:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -263,31 +318,55 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         low, high = panel.get_ylim()
         if low < 0:  # there is no negative BLEU
             panel.set_ylim(0, max(high, 1))
+        if points:
+            _add_legend(figure, [engine_and_kind(point.name) for point in points])
         _label_points(figure, panel, points)
         save_figure(figure, path)
 
 
-def _label_points(
-    figure: Figure, panel: Axes, points: Sequence[tuple[str, float, float, float]]
-) -> None:
+def _pareto_front(points: Sequence[_Point]) -> list[_Point]:
+    """Keep the points that no other point beats in both time and BLEU, the fastest first."""
+    front: list[_Point] = []
+    for point in sorted(points, key=lambda point: (point.median, -point.bleu)):
+        if not front or point.bleu > front[-1].bleu:
+            front.append(point)
+    return front
+
+
+def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]]) -> None:
+    """Name the colours and markers that are in use."""
+    engines = [engine for engine in ENGINES if engine in {one for one, _ in shown}]
+    kinds = [kind for kind in KINDS if kind in {one for _, one in shown}]
+    handles = [Patch(color=ENGINES[engine], label=engine) for engine in engines]
+    for kind in kinds:
+        style: dict[str, Any] = {"color": "#555555", "linestyle": "", "marker": KINDS[kind]}
+        handles.append(Line2D([], [], label=kind, **style))  # type: ignore[arg-type]
+    handles.append(Line2D([], [], color="#999999", linewidth=1, label="Pareto front"))  # type: ignore[arg-type]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2
+    )
+
+
+def _label_points(figure: Figure, panel: Axes, points: Sequence[_Point]) -> None:
     """Write each system's name where it covers neither a point nor another name."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # settles the layout, so that extents in pixels are known
     figure.set_layout_engine("none")
     frame = panel.get_window_extent()
     taken, whiskers = [], []  # boxes in pixels: x0, y0, x1, y1
-    for _, median, p90, bleu in points:
+    for _, median, p90, bleu, _ in points:
         (left, y), (right, _) = panel.transData.transform([(median, bleu), (p90, bleu)])
         whiskers.append((right - left) * 72 / figure.dpi)  # its length in points
         taken.append((left - 7, y - 7, max(left + 7, right), y + 7))
-    for (name, median, _, bleu), whisker in zip(points, whiskers, strict=True):
+    for (name, median, _, bleu, _), whisker in zip(points, whiskers, strict=True):
+        label = re.sub("ctranslate2_|onnx_", "", name)  # the colour says so
         # Above, right of the whisker, below, left, then ever further above and below.
         near = [(-4, 8, "left", "bottom"), (max(whisker, 4) + 5, 0, "left", "center")]
         near += [(-4, -8, "left", "top"), (-9, 0, "right", "center")]
         far = [(12, sign * (8 + 13 * level)) for level in range(1, 8) for sign in (1, -1)]
         for x, y, horizontal, vertical in [*near, *((*place, "left", "center") for place in far)]:
             text = panel.annotate(
-                name,
+                label,
                 (median, bleu),
                 xytext=(x, y),
                 textcoords="offset points",
@@ -308,7 +387,7 @@ def _label_points(
                 break
             text.remove()
         else:
-            panel.annotate(name, (median, bleu), (8, 0), textcoords="offset points")
+            panel.annotate(label, (median, bleu), (8, 0), textcoords="offset points")
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

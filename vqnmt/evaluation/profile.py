@@ -14,8 +14,8 @@ from time import perf_counter
 import numpy as np
 
 from vqnmt.data.vocabulary import EOS_ID
-from vqnmt.evaluation.latency_table import ENGINE_PARTS
 from vqnmt.evaluation.records import Metric
+from vqnmt.experiments.tables import ENGINE_PARTS
 from vqnmt.export.graph import FLOAT, Graph, model_proto
 from vqnmt.export.runtime import OnnxTranslator, onnx_session
 from vqnmt.models import LatentTransformer

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqnmt.evaluation.records import Record
+from vqnmt.evaluation.tables import PARAMETERS, TABLE_WIDTH, Column, markdown_table
 from vqnmt.files import atomic_write_text
-
-TABLE_WIDTH = 99  # characters; a terminal of 100 columns does not wrap it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +55,14 @@ class Example:
     """The student's latent codes."""
 
 
+COSTS = (
+    Column("median ms", "latency_ms.median", "{:.1f}"),
+    Column("p90 ms", "latency_ms.p90", "{:.1f}"),
+    Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
+    PARAMETERS,
+)
+
+
 def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
@@ -66,7 +73,7 @@ def results_table(records: Sequence[Record]) -> str:
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
     header = ["system", *(["test set"] if several else []), "BLEU", "chrF++"]
-    header += ["median ms", "p90 ms", "speed-up", "param."]
+    header += [column.title for column in COSTS]
     rows: list[list[str]] = []
     seen: set[int] = set()
     for test_set in test_sets or [""]:
@@ -75,8 +82,8 @@ def results_table(records: Sequence[Record]) -> str:
             if index in seen and not any(key in record.metrics for key in keys):
                 continue
             row = [_label(record, records), *([test_set] if several else [])]
-            row += [_number(record, key, "{:.2f}") for key in keys]
-            row += ["", "", "", ""] if index in seen else _cost(record)
+            row += [Column("", key, "{:.2f}").cell(record) for key in keys]
+            row += [column.cell(record) if index not in seen else "" for column in COSTS]
             seen.add(index)
             rows.append(row)
     width = TABLE_WIDTH - sum(
@@ -203,47 +210,10 @@ def _label(record: Record, records: Sequence[Record]) -> str:
     return label
 
 
-def _cost(record: Record) -> list[str]:
-    return [
-        _number(record, "latency_ms.median", "{:.1f}"),
-        _number(record, "latency_ms.p90", "{:.1f}"),
-        _number(record, "speedup_over_ar_beam4", "{:.2f}×"),
-        _size(record.parameters),
-    ]
-
-
-def _size(parameters: int) -> str:
-    """Write a number of parameters with one decimal: 7.3M, and 12.3K below 0.1M."""
-    return f"{parameters / 1e6:.1f}M" if parameters >= 1e5 else f"{parameters / 1e3:.1f}K"
-
-
-def _number(record: Record, key: str, form: str) -> str:
-    return form.format(record.metrics[key]) if key in record.metrics else "-"
-
-
-def markdown_table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
-    """Align a table: the first `text_columns` columns to the left, numbers to the right."""
-    # A rule needs two characters: a dash and a colon.
-    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = [
-        ("-" * width if index < text_columns else "-" * (width - 1) + ":")
-        for index, width in enumerate(widths)
-    ]
-    lines = []
-    for row in [header, rule, *rows]:
-        cells = [
-            cell.ljust(width) if index < text_columns else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
     """Lay out pairs of free text as a Markdown table."""
-    lines = [f"| {_escape(left)} | {_escape(right)} |", "| --- | --- |"]
-    lines += [f"| {_escape(one)} | {_escape(other)} |" for one, other in rows]
-    return "\n".join(lines)
+    cells = [[_escape(one), _escape(other)] for one, other in rows]
+    return markdown_table([_escape(left), _escape(right)], cells, text_columns=2)
 
 
 def _escape(text: str) -> str:

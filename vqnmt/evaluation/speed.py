@@ -1,4 +1,4 @@
-"""Time and peak memory of pieces of work, such as one training step, and the table of both.
+"""Time and peak memory of pieces of work, such as one training step.
 
 What would falsify a comparison, and what is done about it:
 
@@ -24,8 +24,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from vqnmt.evaluation.latency import turn_order
-from vqnmt.evaluation.records import Record
-from vqnmt.evaluation.report import markdown_table
 from vqnmt.progress import Progress
 
 
@@ -95,35 +93,6 @@ def peak_memory(work: Callable[[], object], device: torch.device | str = "cpu") 
         held += event["args"]["Bytes"]
         peak = max(peak, held)
     return peak
-
-
-def speed_table(records: Sequence[Record]) -> str:
-    """Lay out records of speed as Markdown, "theirs" being the peer that each one was timed with.
-
-    The columns: milliseconds of a step, theirs, the ratio of the two, the ratio to our own `ema`,
-    peak MiB, theirs, the ratio of the two. At most `TABLE_WIDTH` characters wide with the
-    systems that the program names.
-    """
-    columns = {
-        "N": ("N", 1.0, "{:.0f}"),
-        "d": ("d", 1.0, "{:.0f}"),
-        "K": ("K", 1.0, "{:.0f}"),
-        "ms": ("time_ms", 1.0, "{:.0f}"),
-        "theirs": ("peer_time_ms", 1.0, "{:.0f}"),
-        "ratio": ("time_ratio", 1.0, "{:.2f}"),
-        "to ema": ("time_ratio_to_ema", 1.0, "{:.2f}"),
-        "MiB": ("peak_memory_bytes", 2.0**20, "{:.0f}"),
-        "theirs ": ("peer_peak_memory_bytes", 2.0**20, "{:.0f}"),
-        "ratio ": ("peak_memory_ratio", 1.0, "{:.3f}"),
-    }
-    rows = []
-    for record in records:
-        cells = [record.system, "GPU" if "gpu" in record.hardware else "CPU"]
-        for key, unit, form in columns.values():
-            value = record.metrics.get(key)
-            cells.append("-" if value is None else form.format(float(value) / unit))
-        rows.append(cells)
-    return markdown_table(["system", "on", *columns], rows, text_columns=2)
 
 
 def _synchronize(device: torch.device | str) -> None:

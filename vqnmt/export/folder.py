@@ -119,8 +119,8 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
         proto = latent_graph(module, translator.max_source_tokens, int8)
         with atomic_path(folder / "model.onnx") as path:
             path.write_bytes(proto.SerializeToString())
-        if module.language_model is not None:
-            module.language_model.save(folder / LANGUAGE_MODEL)
+        if translator.language_model is not None:
+            translator.language_model.save(folder / LANGUAGE_MODEL)
         config = module.config
         return {
             "compression": config.compression,

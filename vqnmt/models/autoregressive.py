@@ -11,8 +11,7 @@ from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.transformer import DecoderLayer
 from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
-from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
-from vqnmt.search import Hypothesis, SearchSettings, find_candidates
+from vqnmt.models.tokens import BOS, PAD, append_eos
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,23 +109,3 @@ class AutoregressiveTransformer(nn.Module):
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Score the next piece after `tokens` (N,); returns (N, W)."""
         return self.embedding.logits(self.decoder.step(self.embedding(tokens), state))
-
-    def generate(
-        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
-    ) -> list[Hypothesis]:
-        """Translate `source` (B, S) by greedy search (`beam` 1) or beam search."""
-        settings = SearchSettings(beam=beam, length_penalty=length_penalty)
-        return [found[0] for found in self.candidates(source, settings)]
-
-    @torch.inference_mode()
-    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[Hypothesis]]:
-        """Translate `source` (B, S) in several ways, see `vqnmt.search.find_candidates`."""
-        return find_candidates(
-            self.step,
-            self.decoder.start(*self.encode(source)),
-            length_limits(source),
-            begin=BOS,
-            end=EOS,
-            settings=settings,
-            forbidden=(PAD, BOS),
-        )

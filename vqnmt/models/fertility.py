@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.decoding import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.dropout import Dropout
@@ -22,7 +21,6 @@ from vqnmt.layers.transformer import Attention, attention_mask
 from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
-from vqnmt.search import Hypothesis
 
 # Positions whose scores over all pieces are held at once.
 _POSITIONS = 4096
@@ -134,34 +132,25 @@ class FertilityTransformer(nn.Module):
 
     # --- translation -------------------------------------------------------------------------
 
-    def generate(
-        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
-    ) -> list[Hypothesis]:
-        """Translate `source` (B, S) with the best fertility of each token.
-
-        `beam` and `length_penalty` are other models'; there is nothing to search here.
-        """
-        return [found[0] for found in self.candidates(source, SearchSettings())]
-
-    @torch.inference_mode()
-    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[Hypothesis]]:
-        """Translate `source` (B, S) under several fertility sequences, all in one batch.
+    def draw(
+        self, source: Tensor, count: int, temperature: float
+    ) -> tuple[list[list[int]], list[float]]:
+        """Write `count` translations of each sentence of `source` (B, S), all in one batch.
 
         The first has the best fertility of each token; the others are drawn from
-        p ** (1 / temperature), temperature 1 if none is given (noisy parallel decoding, Gu et al.
-        2018, section 4). Equal ones may be among them.
+        p ** (1 / temperature) (noisy parallel decoding, Gu et al. 2018, section 4). Equal ones may
+        be among them.
 
         Returns:
-            For each sentence its candidates, with the log-probability in nats of the fertilities
-            and the tokens.
+            The tokens of B * count translations, those of a sentence side by side, and the
+            log-probability in nats of the fertilities and tokens of each.
         """
-        count = settings.candidates
         memory, memory_mask = self.encode(source)
         log_p = self.fertility_log_probabilities(memory)  # (B, S, F + 1)
         state = self.decoder.start(memory, memory_mask)
         fertilities = log_p.argmax(dim=-1)[None]  # (1, B, S)
         if count > 1:
-            weights = (log_p / (settings.temperature or 1.0)).softmax(dim=-1)
+            weights = (log_p / temperature).softmax(dim=-1)
             drawn = torch.distributions.Categorical(weights).sample((count - 1,))
             fertilities = torch.cat([fertilities, drawn])  # (count, B, S)
         fertilities = fertilities.transpose(0, 1).flatten(0, 1)  # (B * count, S)
@@ -175,11 +164,8 @@ class FertilityTransformer(nn.Module):
         totals = log_p.gather(2, fertilities[..., None])[..., 0].masked_fill(source == PAD, 0)
         totals = totals.sum(dim=1).index_add(0, mask.nonzero()[:, 0], values)  # (B * count,)
         written = iter(tokens.tolist())
-        found = [
-            Hypothesis([next(written) for _ in range(length)], total)
-            for length, total in zip(mask.sum(dim=1).tolist(), totals.tolist(), strict=True)
-        ]
-        return [found[i : i + count] for i in range(0, len(found), count)]
+        lengths = mask.sum(dim=1).tolist()
+        return [[next(written) for _ in range(length)] for length in lengths], totals.tolist()
 
     @staticmethod
     def _within_limits(fertilities: Tensor, source: Tensor) -> Tensor:

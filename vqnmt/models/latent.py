@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.ctc import MOST_LIKELY, read_likely
 from vqnmt.errors import VqnmtError
-from vqnmt.language_model import TrigramModel
 from vqnmt.layers import (
     Compressor,
     Decoder,
@@ -24,13 +22,12 @@ from vqnmt.layers import (
     Upsample,
 )
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
-from vqnmt.models.codes import LatentTranslation, pad_codes, prediction_loss, uniform_copy
+from vqnmt.models.codes import prediction_loss, uniform_copy
 from vqnmt.models.embedding import TiedEmbedding
 from vqnmt.models.losses import Losses
-from vqnmt.models.outputs import OUTPUTS, read
-from vqnmt.models.tokens import PAD, UNK, append_eos, length_limits
+from vqnmt.models.outputs import OUTPUTS
+from vqnmt.models.tokens import PAD, UNK, append_eos
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
-from vqnmt.search import SearchSettings, find_candidates
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,8 +146,6 @@ class LatentTransformer(nn.Module):
         self.register_buffer("blank_penalty", torch.zeros(()))
         # (V,): pieces that a translation may have twice in a row; training says which.
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
-        # Of the targets; kept beside the weights, see `vqnmt.translator`. None: never read with.
-        self.language_model: TrigramModel | None = None
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -288,55 +283,6 @@ class LatentTransformer(nn.Module):
             inputs = self.code_embedding(vectors)
         return self.code_output(self.predictor.step(inputs, state))
 
-    def generate(
-        self, source: Tensor, beam: int = 1, length_penalty: float = 1.0
-    ) -> list[LatentTranslation]:
-        """Translate `source` (B, S): predict the codes, then decode all tokens at once."""
-        settings = SearchSettings(beam=beam, length_penalty=length_penalty)
-        return [found[0] for found in self.candidates(source, settings)]
-
-    @torch.inference_mode()
-    def candidates(self, source: Tensor, settings: SearchSettings) -> list[list[LatentTranslation]]:
-        """Translate `source` (B, S) in several ways: from each code sequence that is found.
-
-        Returns:
-            For each sentence its candidates, in the order of `vqnmt.search.find_candidates`.
-        """
-        memory, memory_mask = self.encode(source)
-        limits = length_limits(source).div(2**self.config.compression, rounding_mode="floor") + 1
-        found = find_candidates(
-            self.step,
-            self.predictor.start(memory, memory_mask),
-            limits,
-            begin=self.end_of_codes,
-            end=self.end_of_codes,
-            settings=settings,
-        )
-        rows = [i for i, hypotheses in enumerate(found) for _ in hypotheses]
-        codes, mask = pad_codes([h.symbols for hs in found for h in hs], source.device)
-        if rows != list(range(len(source))):
-            index = torch.tensor(rows, device=source.device)
-            memory, memory_mask = memory[index], memory_mask[index]
-        decoded = iter(
-            self._decode_codes(codes, mask, memory, memory_mask, settings.language_model)
-        )
-        translations: list[list[LatentTranslation]] = []
-        for hypotheses in found:
-            translations.append([])
-            for hypothesis in hypotheses:
-                tokens, spans = next(decoded)
-                spans = spans[: len(hypothesis.symbols)]
-                translations[-1].append(LatentTranslation(hypothesis, tokens, spans))
-        return translations
-
-    @torch.inference_mode()
-    def reconstruct(self, source: Tensor, target: Tensor) -> list[list[int]]:
-        """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
-        memory, memory_mask = self.encode(source)
-        z_e, mask = self.compress(target, memory, memory_mask)
-        decoded = self._decode_codes(self.quantizer.nearest(z_e), mask, memory, memory_mask, False)
-        return [tokens for tokens, _ in decoded]
-
     def best_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -352,15 +298,15 @@ class LatentTransformer(nn.Module):
         return best, self.output.starts(best, output_mask, self.repeatable)
 
     def likely_pieces(
-        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode `codes` (B, L), mask (B, L), to the likeliest pieces of each output position.
+        """Decode `codes` (B, L), mask (B, L), to the `count` likeliest pieces of each position.
 
         Returns:
             Their logits and the pieces, both (B, P, n), the best first; the positions' mask (B, P).
         """
         logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
-        values, pieces = logits.topk(min(MOST_LIKELY, logits.shape[-1]), dim=-1)
+        values, pieces = logits.topk(min(count, logits.shape[-1]), dim=-1)
         return values, pieces, output_mask
 
     def _piece_logits(
@@ -372,18 +318,3 @@ class LatentTransformer(nn.Module):
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
         return self.embedding.logits(hidden), output_mask
-
-    def _decode_codes(
-        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, language_model: bool
-    ) -> list[tuple[list[int], list[int]]]:
-        """Return the tokens of each sentence, and how many of them each code writes."""
-        if language_model and self.language_model is not None:
-            logits, pieces, output_mask = self.likely_pieces(codes, mask, memory, memory_mask)
-            arrays = logits.float().numpy(force=True), pieces.numpy(force=True)
-            lengths = output_mask.sum(dim=1).tolist()
-            stride = output_mask.shape[1] // codes.shape[1]
-            twice = set(self.repeatable.nonzero()[:, 0].tolist())
-            return read_likely(*arrays, lengths, stride, self.language_model, twice)
-        best, starts = self.best_pieces(codes, mask, memory, memory_mask)
-        spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
-        return list(zip(read(best, starts), spans.tolist(), strict=True))

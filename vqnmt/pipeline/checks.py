@@ -14,7 +14,6 @@ from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.facts import records_path
 from vqnmt.pipeline.image_config import ImagePipelineConfig
 from vqnmt.pipeline.teachers import check_teacher
-from vqnmt.training.distribution import check_sharding
 
 
 def check_settings(config: PipelineConfig) -> None:
@@ -31,7 +30,6 @@ def check_settings(config: PipelineConfig) -> None:
         student = _build(config.student, config)
         if config.student != "teacher" and config.warm_start and teacher is not None:
             copy_weights(student, teacher)
-    check_sharding(student)
     places = [] if config.records is None else [records_path(config.records, config.corpus)]
     check_places(config.run, places)
 
@@ -44,7 +42,7 @@ def check_image_settings(config: ImagePipelineConfig) -> None:
             records cannot be written.
     """
     with torch.device("meta"):
-        check_sharding(build_image_model(config.model, config.data.size))
+        build_image_model(config.model, config.data.size)
     check_places(config.run, config.records_paths)
 
 

@@ -116,7 +116,7 @@ class LatentObserver(BleuObserver):
         return float(values["valid/bleu_predicted"])
 
     def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
-        """Give a model with CTC output the trigrams of the targets that it was trained on.
+        """Give the translator of a CTC model the trigrams of the targets that it was trained on.
 
         Their use is chosen as `validate` chooses, weight and penalty of the blank first, then the
         bonus; a model that no weight helps gets none.
@@ -135,13 +135,13 @@ class LatentObserver(BleuObserver):
                 return self.bleu([one.text for one in translations], self.imitated)
 
             without, found = bleu(), {}
-            model.language_model = trigrams
+            self.translator.language_model = trigrams
             for use in uses:
                 trigrams.use = use
                 found[use] = bleu()
             best = max(uses, key=found.__getitem__)
             if found[best] <= without:
-                model.language_model = None
+                self.translator.language_model = None
                 return
             for bonus in PIECE_BONUSES:
                 trigrams.use = best._replace(piece_bonus=bonus)

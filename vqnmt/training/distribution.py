@@ -1,35 +1,20 @@
-"""One process's part of a model in training: the model alone, replicated (DDP) or sharded (FSDP).
+"""One process's part of a model in training: the model alone, or replicated (DDP)."""
 
-Accelerate starts the processes and replicates. Fully sharded data parallelism is PyTorch's own
-(`fully_shard`), because accelerate shards on GPUs only: each process keeps 1/N of every weight,
-gradient and optimiser state, and all weights are gathered for a forward and backward pass.
-"""
-
-import copy
-import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqnmt.errors import VqnmtError
-from vqnmt.quantizers.base import Quantizer
-
-SHARDING_SWITCH = "ACCELERATE_USE_FSDP"
-"""Environment variable that asks for sharding; `accelerate launch --use_fsdp` sets it."""
 
 
 def join_processes() -> None:
@@ -122,37 +107,11 @@ def _waiting_aloud(processes: int) -> Iterator[None]:
             signal.signal(signal.SIGINT, previous)
 
 
-def sharding() -> bool:
-    """Say whether weights are asked to be sharded over the processes that there are."""
-    asked = os.environ.get(SHARDING_SWITCH, "").lower() in ("1", "true")
-    return asked and PartialState().num_processes > 1
-
-
-def check_sharding(model: nn.Module) -> None:
-    """Refuse a model that cannot be sharded, where it is asked for.
-
-    Raises:
-        VqnmtError: Its quantizer has weights.
-    """
-    for name, module in model.named_modules():
-        weights = isinstance(module, Quantizer) and any(True for _ in module.parameters())
-        if sharding() and weights:
-            raise VqnmtError(
-                f"{SHARDING_SWITCH} is true, but the {type(module).__name__} {name} has "
-                "weights, which it moves itself: train it without sharding, or choose "
-                "quantizer=ema or soft_em"
-            )
-
-
 class DistributedModel:
-    """A model among the processes of a training.
+    """A model among the processes of a training, which accelerate starts and replicates.
 
     Args:
-        model: The same on every process. It is what the caller goes on to use: when sharding, a
-            copy is trained, and `gathered` brings its weights here.
-
-    Raises:
-        VqnmtError: It cannot be sharded.
+        model: The same on every process; it is moved to the process's device.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -163,18 +122,14 @@ class DistributedModel:
             # A curriculum may leave out parts of a model for a while.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.sharded = sharding()
-        self.whole = model
+        self.trained = model
+        """The module whose parameters the optimiser moves."""
         self.forward: nn.Module
         """What computes the losses."""
-        self.trained: nn.Module
-        """The module whose parameters the optimiser moves."""
-        if self.sharded:
-            self.forward = self.trained = self._shard(model)
-        elif self.processes > 1:
-            self.forward, self.trained = self.accelerator.prepare_model(model), model
+        if self.processes > 1:
+            self.forward = self.accelerator.prepare_model(model)
         else:
-            self.forward = self.trained = model.to(self.accelerator.device)
+            self.forward = model.to(self.accelerator.device)
 
     @property
     def processes(self) -> int:
@@ -186,85 +141,12 @@ class DistributedModel:
         """The number of this process, from 0."""
         return self.accelerator.process_index
 
-    def _shard(self, model: nn.Module) -> nn.Module:
-        check_sharding(model)
-        device = self.accelerator.device
-        model.to("cpu")
-        trained = copy.deepcopy(model).to(device)
-        for tensor in itertools.chain(trained.parameters(), trained.buffers()):
-            distributed.broadcast(tensor.data, src=0)  # as DistributedDataParallel does
-        fully_shard(trained, mesh=init_device_mesh(device.type, (self.processes,)))
-        return trained
-
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Enter for a batch; the processes add up their gradients in the `last` alone."""
-        if isinstance(self.forward, FSDPModule):
-            self.forward.set_requires_gradient_sync(last)
         if isinstance(self.forward, DistributedDataParallel) and not last:
             return self.forward.no_sync()
         return nullcontext()
 
     def clip_gradient(self, norm: float) -> float:
         """Scale the gradient down to `norm` if it is longer; return its norm before."""
-        found = nn.utils.clip_grad_norm_(self.trained.parameters(), norm)
-        return float(unsharded(found))
-
-    @contextmanager
-    def gathered(self) -> Iterator[nn.Module]:
-        """Yield the whole model, as trained so far, for validation; every process must enter."""
-        if not self.sharded:
-            yield self.whole
-            return
-        self.whole.load_state_dict(self.weights())
-        self.whole.to(self.accelerator.device)
-        try:
-            yield self.whole
-        finally:
-            for name, buffer in self.whole.named_buffers():  # validation may have chosen a value
-                self.trained.get_buffer(name).copy_(buffer)
-            self.whole.to("cpu")  # leaves the device to the training
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return all weights and buffers, unsharded; every process must call it."""
-        return {name: unsharded(value) for name, value in self.trained.state_dict().items()}
-
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load what `weights` returned, on whatever number of processes."""
-        own = self.trained.state_dict()
-        self.trained.load_state_dict(
-            {name: sharded_like(value, own[name]) for name, value in weights.items()}
-        )
-
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the state of `optimizer`, unsharded; every process must call it."""
-        state = optimizer.state_dict()
-        moments = {
-            index: {key: unsharded(value) for key, value in values.items()}
-            for index, values in state["state"].items()
-        }
-        return {"state": moments, "param_groups": state["param_groups"]}
-
-    def load_optimizer_state(
-        self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-    ) -> None:
-        """Load what `optimizer_state` returned, on whatever number of processes."""
-        parameters = list(itertools.chain(*(group["params"] for group in optimizer.param_groups)))
-        moments = {
-            index: {key: sharded_like(value, parameters[index]) for key, value in values.items()}
-            for index, values in state["state"].items()
-        }
-        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
-
-
-def unsharded(value: Tensor) -> Tensor:
-    """The unsharded `value`; every process must call it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def sharded_like(value: Tensor, other: Tensor) -> Tensor:
-    """Shard `value`, which every process has, as `other` is; a scalar stays whole."""
-    if not isinstance(other, DTensor) or value.shape != other.shape:
-        return value
-    return distribute_tensor(
-        value.to(other.device), other.device_mesh, other.placements, src_data_rank=None
-    )
+        return float(nn.utils.clip_grad_norm_(self.trained.parameters(), norm))

@@ -269,11 +269,10 @@ class Trainer:
             )
 
     def _validate(self) -> dict[str, Any]:
-        with self.distributed.gathered() as model:
-            model.eval()
-            with torch.no_grad():
-                values = self.observer.validate(model)
-            model.train()
+        self.inner.eval()
+        with torch.no_grad():
+            values = self.observer.validate(self.inner)
+        self.inner.train()
         score = self.observer.score(values)
         if self.best is None or score > self.best[1]:
             self.best = self.step, score
@@ -284,17 +283,16 @@ class Trainer:
     def _save(self, snapshot: bool) -> None:
         """Write a checkpoint that resumes every process; all processes must call it."""
         processes = gather_object([process_state(self.inner, self._meter)])
-        weights = self.distributed.weights()
-        optimizer = self.distributed.optimizer_state(self.optimizer)
         if not self.distributed.accelerator.is_main_process:
             return
+        weights = self.inner.state_dict()
         if snapshot:
             self.checkpoints.snapshot(self.step, weights)
         self.checkpoints.save(
             self.step,
             {
                 "model": weights,
-                "optimizer": optimizer,
+                "optimizer": self.optimizer.state_dict(),
                 "position": {name: getattr(self, name) for name in POSITION},
                 "skips": self.skips.state(),
                 "processes": processes,
@@ -310,15 +308,15 @@ class Trainer:
         if path is None:
             return
         state = self.checkpoints.load(path)
-        names = state["model"].keys() ^ distributed.trained.state_dict().keys()
+        names = state["model"].keys() ^ self.inner.state_dict().keys()
         if names:
             raise VqnmtError(
                 f"{path}: another version of vqnmt wrote it, whose model differs in "
                 f"{', '.join(sorted(names)[:3])}: remove {self.folder} to train anew, or go on "
                 "with that version"
             )
-        distributed.load_weights(state["model"])
-        distributed.load_optimizer_state(self.optimizer, state["optimizer"])
+        self.inner.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         for name in POSITION:
             setattr(self, name, state["position"][name])
         self.skips.load(state["skips"])

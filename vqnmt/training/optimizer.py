@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.distribution import sharded_like, unsharded
 
 # Odd quintic polynomials a s + b s^3 + c s^5, each the best for the range that the one before
 # leaves (Amsel et al. 2025, "The Polar Express"): three take [0.01, 1] to [0.73, 1.27], where the
@@ -66,14 +65,12 @@ class Muon(torch.optim.AdamW):
                 shape = p.shape[0], p.shape[1:].numel()
                 alike[min(shape), max(shape)].append(p)
         for (_, longer), matrices in alike.items():
-            # Sharded parameters: every process needs the whole matrix, and keeps its part of it.
-            updates = [_lying(unsharded(self._momentum(p)).flatten(1)) for p in matrices]
+            updates = [_lying(self._momentum(p).flatten(1)) for p in matrices]
             stack = orthogonalise(torch.stack(updates).to(self.dtype))  # (matrices, short, long)
             size = group["lr"] * UPDATE_SIZE * math.sqrt(longer)
             for p, update in zip(matrices, stack.to(matrices[0].dtype), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                whole = (update if _lies(p) else update.T).reshape(p.shape)
-                p.sub_(sharded_like(whole, p), alpha=size)
+                p.sub_((update if _lies(p) else update.T).reshape(p.shape), alpha=size)
                 p.grad = None
 
     def _momentum(self, p: Tensor) -> Tensor:

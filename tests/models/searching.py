@@ -1,0 +1,13 @@
+"""Translations of models as the tests ask for them."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from vqnmt.generation import find_translations
+from vqnmt.search import SearchSettings
+
+
+def generate(model: nn.Module, source: Tensor, beam: int = 1) -> list[Any]:
+    """Return the best translation of each row of `source` (B, S)."""
+    return [found[0] for found in find_translations(model, source, SearchSettings(beam=beam))]

@@ -1,0 +1,1 @@
+"""The paper's tables, ablations, comparisons and benchmarks. Only scripts import it."""
