@@ -33,3 +33,34 @@ def test_command_lines_of_the_readme_compose(monkeypatch):
     for arguments in commands:
         overrides = [word for word in arguments.split() if "=" in word]
         assert command_line.load_config("train_nmt", overrides)
+
+
+# "Roy et al. 2018", "Kim and Rush 2016", "Koehn 2004", also across the lines of a comment.
+CITATION = re.compile(r"\b[A-Z]\w+(?: et al\.| and [A-Z]\w+|(?:, [A-Z]\w+)+)? (?:19|20)\d\d\b(?!-)")
+NO_CITATION = {"IWSLT 2014"}
+CITING = [
+    path
+    for folder in ("vqnmt", "docs", "configs", "scripts", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in {".py", ".md", ".yaml"} and path != Path(__file__)
+]
+
+
+def citations(text):
+    return set(CITATION.findall(re.sub(r"\s+(?:# )?", " ", text))) - NO_CITATION
+
+
+def test_citations_resolve():
+    """A citation is an author and a year, as references.md has them, never the number of a file."""
+    references = (ROOT / "docs" / "references.md").read_text(encoding="utf-8")
+    entries = citations(" ".join(re.findall(r"^- \*\*(.+?)\*\*", references, re.MULTILINE)))
+    assert len(entries) > 12
+    unknown = {}
+    for path in [ROOT / "README.md", *CITING]:
+        text = path.read_text(encoding="utf-8")
+        if missing := citations(text) - entries:
+            unknown[str(path.relative_to(ROOT))] = missing
+        assert not re.search(r"documents? 0\d\d", text, re.IGNORECASE), path
+        for number in re.findall(r"arXiv (\d{4}\.\d{5})", text):
+            assert number in references, f"{path}: arXiv {number} is not in references.md"
+    assert not unknown

@@ -91,7 +91,7 @@ def select(
         translations: The teacher's.
         references: As many.
         path: The file of what is chosen, line by line.
-        least: The sentence-level chrF (Popovic 2015), 0 to 100, that counts as close.
+        least: The sentence-level chrF (Popović 2015), 0 to 100, that counts as close.
 
     Raises:
         VqnmtError: The file cannot be written.

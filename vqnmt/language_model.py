@@ -1,8 +1,8 @@
 """A trigram model of the text that a student writes, for the choice among likely readings.
 
-Interpolated Kneser-Ney smoothing with one discount an order (Ney, Essen and Kneser 1994; Chen and
-Goodman 1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays that are searched by
-bisection, so that a model loads at once and takes 12 bytes a trigram.
+Interpolated Kneser-Ney smoothing with one discount an order (Ney et al. 1994; Chen and Goodman
+1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays searched by bisection,
+so that a model loads at once and takes 12 bytes a trigram.
 """
 
 import zipfile

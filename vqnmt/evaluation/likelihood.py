@@ -3,8 +3,8 @@
     bits/dim = [-log p(x | z) - log p(z)] / (3 H W ln 2),
 
 averaged over all images; z are the codes by argmax, or a draw from a Gaussian posterior, whose
-rate is then the KL (documents 000, 003). It bounds -log2 p(x) from above, and equals it for a model
-without latents.
+rate is then the KL (Kingma and Welling 2014). It bounds -log2 p(x) from above, and equals it for a
+model without latents.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The tables of the translation systems, with the figures of document 002 beside ours.
+"""The tables of the translation systems, with the figures of Roy et al. 2018 beside ours.
 
 The paper's BLEU is of WMT14 English to German, tokenised, its latency of one GTX 1080: only the
 ratios to an autoregressive model of the same work are to be compared.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.report import markdown_table
 
-# Roy, Vaswani, Neelakantan, Parmar 2018: BLEU and speed-up over AR beam 4. The speed-ups of the
+# Roy et al. 2018: BLEU and speed-up over AR beam 4. The speed-ups of the
 # NAT, from Gu et al. 2018, are over another baseline.
 PAPER: dict[str, tuple[float, float | None]] = {
     "ar_beam4": (28.1, 1.0),

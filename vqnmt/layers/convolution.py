@@ -1,6 +1,6 @@
 """Residual, strided and transposed 1-d convolutions between tokens and latents.
 
-Document 002 (Roy et al. 2018): the compressor halves the length n_c times, the decompressor
+After Roy et al. 2018: the compressor halves the length n_c times, the decompressor
 doubles it n_c times. Sequences are (B, T, d) with a mask (B, T); masked positions are zeroed
 before every convolution, so that padding never reaches a real position.
 """

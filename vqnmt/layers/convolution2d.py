@@ -55,7 +55,7 @@ class Double(nn.Module):
 
 
 class GatedCausalBlock(nn.Module):
-    """One layer of a gated PixelCNN (van den Oord et al. 2016b, figure 2).
+    """One layer of a gated PixelCNN (van den Oord et al. 2016, figure 2).
 
     The vertical stack sees the rows above, the horizontal stack the positions to the left in the
     same row and, through the vertical stack, all above: there is no blind spot. Padding on one

@@ -1,6 +1,6 @@
 """The fertility NAT: how often each source token is copied sets the length, then one pass.
 
-Gu, Bradbury, Xiong, Li, Socher 2018. Shapes: B sentences, S source tokens, T target tokens,
+Gu et al. 2018. Shapes: B sentences, S source tokens, T target tokens,
 F + 1 fertilities 0 .. F, P decoder positions (the sum of a sentence's fertilities), d model width.
 
 Departures from the paper: attention over positions comes before a layer's self-attention, not

@@ -1,4 +1,4 @@
-"""The table of document 002: many systems on one teacher, each trained, scored and timed once."""
+"""The table of Roy et al. 2018: many systems on one teacher, each trained and scored once."""
 
 import dataclasses
 import hashlib

@@ -45,7 +45,10 @@ class Assignment:
 
 
 class StraightThrough(torch.autograd.Function):
-    """sg(z_q - z_e) + z_e (document 000) without its rounding: z_q forward, z_e backward."""
+    """sg(z_q - z_e) + z_e without its rounding: z_q forward, z_e backward.
+
+    The straight-through estimator of van den Oord et al. 2017.
+    """
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, quantized: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Codebook(nn.Module):
     """K vectors of dimension d with their moving averages.
 
     `accumulate` adds up counts and sums of any number of micro-batches; `step` sums them over
-    all processes and moves the codebook (document 002):
+    all processes and moves the codebook (Roy et al. 2018):
 
         c_j <- lambda c_j + (1 - lambda) n_j,    m_j <- lambda m_j + (1 - lambda) sum_i z_i,
         e_j = m_j / c_j.

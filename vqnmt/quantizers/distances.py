@@ -54,7 +54,7 @@ def score_blocks(
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """z_i = argmin_j ||z_e(x_i) - e_j||_2 (document 002).
+    """z_i = argmin_j ||z_e(x_i) - e_j||_2 (Roy et al. 2018).
 
     Args:
         vectors: `(N, d)` fp32; N may be 0.

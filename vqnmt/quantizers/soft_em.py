@@ -1,4 +1,4 @@
-"""Soft EM (document 002; Roy et al. 2018): m codes drawn from the posterior at each position."""
+"""Soft EM (Roy et al. 2018): m codes drawn from the posterior at each position."""
 
 import math
 
@@ -22,8 +22,8 @@ class SoftEMQuantizer(VectorQuantizer):
 
     E step: z_i^1..z_i^m ~ Multinomial(softmax(-||e_j - z_e(x_i)||^2 / (scale * temperature)));
     M step: c_j = 1/m sum_i sum_l 1[z_i^l = j], and likewise the sums, averaged over steps;
-    z_q(x_i) = 1/m sum_l e_{z_i^l} (document 002). In evaluation z_q is the nearest code alone:
-    set `samples_end=1` or `temperature_end` to bring training there gradually.
+    z_q(x_i) = 1/m sum_l e_{z_i^l} (Roy et al. 2018). In evaluation z_q is the nearest code
+    alone: set `samples_end=1` or `temperature_end` to bring training there gradually.
     """
 
     update = Update.AVERAGE
@@ -127,7 +127,7 @@ def draw(weights: Tensor, draws: int) -> Tensor:
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Soft counts and sums of document 002.
+    """Soft counts and sums (Roy et al. 2018, M step).
 
     Args:
         vectors: `(N, d)`.

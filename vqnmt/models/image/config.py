@@ -57,7 +57,7 @@ class PriorConfig:
     dropout: float = 0.1
     """Dropout in every layer."""
     joint: bool = False
-    """Whether the prior is trained along with the autoencoder (documents 000 and 001 leave that
+    """Whether the prior is trained along with the autoencoder (van den Oord et al. 2017 leave that
     open), and not afterwards on the codes of the finished one. `integers` is always joint."""
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class CodePrior(nn.Module, ABC):
 
 
 class UniformPrior(CodePrior):
-    """log K nats a code: the constant of document 000's bound."""
+    """log K nats a code: the constant KL of van den Oord et al. 2017."""
 
     def nats(self, codes: Tensor) -> Tensor:
         """-log p(z), (B,)."""
@@ -61,7 +61,7 @@ class UniformPrior(CodePrior):
 
 
 class PixelCNNPrior(CodePrior):
-    """A gated PixelCNN (van den Oord et al. 2016b), as documents 000 to 003 use it."""
+    """A gated PixelCNN (van den Oord et al. 2016) over the grid of codes."""
 
     def __init__(self, config: PriorConfig, codebook_size: int, shape: Shape) -> None:
         super().__init__(codebook_size, shape)
