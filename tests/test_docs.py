@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import vqnmt
+from vqnmt.pipeline.stage import as_text
+from vqnmt.settings import to_flat
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -18,10 +23,58 @@ def test_tables_are_those_of_the_records(page, monkeypatch):
     assert updated(text) == text
 
 
+def test_a_table_can_be_that_of_the_test_set_or_of_the_scores_alone(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from update_tables import updated
+
+    def shown(options):
+        return updated(f"<!-- records: results/translation/{options} -->\n<!-- end -->")
+
+    whole, test = shown("homeassistant-en-de.json"), shown("homeassistant-en-de.json test")
+    assert "| valid " in whole
+    assert "valid" not in test
+    assert test.count("\n| ar_") + test.count("\n| vq_") == 4
+    scores = shown("multi30k-en-de.json systems scores")
+    assert scores.count("| best ") == 1
+    assert scores.split("\n\n")[1] in shown("multi30k-en-de.json systems")
+
+
+def headings(page):
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in headings(path), target
+
+
+def test_reference_is_short():
+    """Trials, commits and slow hours belong in docs/notebook, which is not counted."""
+    words = {page.name: len(page.read_text(encoding="utf-8").split()) for page in REFERENCE}
+    assert sum(words.values()) < 10_000, words
+
+
+NAMED = re.compile(r"vqnmt(?:\.\w+|/\w+(?:\.py)?)+/?")
+
+
+@pytest.mark.skipif(not (ROOT / "vqnmt" / "decode").exists(), reason="before the new layout")
+def test_modules_that_the_reference_names_exist():
+    missing = []
+    for page in [ROOT / "README.md", *REFERENCE]:
+        for name in NAMED.findall(page.read_text(encoding="utf-8")):
+            parts = [part for part in re.split(r"[./]", name.removesuffix(".py")) if part]
+            while parts[-1] in vars(vqnmt) or parts[-1][0].isupper():  # vqnmt.load_translator
+                parts = parts[:-1]
+            path = ROOT.joinpath(*parts)
+            if not path.is_dir() and not path.with_suffix(".py").exists():
+                missing.append(f"{page.name}: {name}")
+    assert not missing
 
 
 def test_command_lines_of_the_readme_compose(monkeypatch):
@@ -33,6 +86,40 @@ def test_command_lines_of_the_readme_compose(monkeypatch):
     for arguments in commands:
         overrides = [word for word in arguments.split() if "=" in word]
         assert command_line.load_config("train_nmt", overrides)
+
+
+# A default in docs: a row "| `key` | default |" of a table, or "`key` (default `value`)" in a
+# sentence. "value; other with `group=name` and `name`" adds those of other choices.
+ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \|", re.MULTILINE)
+SENTENCE = re.compile(r"`([\w.]+)`\s+\(default\s+(`[^`]+`)\)")
+CONFIGS = ("train_nmt", "train_image", "compare_quantizers", "reproduce_translation")
+
+
+def test_defaults_that_docs_name_are_those_of_the_configs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    load_config = __import__("command_line").load_config
+    defaults = {name: to_flat(load_config(name, [])) for name in CONFIGS}
+    named, stated = set(), set()
+    for page in REFERENCE:
+        text = page.read_text(encoding="utf-8")
+        tables = re.findall(r"^\| key \| default \|.*?(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+        rows = [row for table in tables for row in ROW.findall(table)]
+        for key, cell in [*rows, *SENTENCE.findall(text)]:
+            config = next((name for name in CONFIGS if key in defaults[name]), None)
+            assert config, f"{page.name}: {key} is in no configuration"
+            first, *others = cell.replace("`", "").split("; ")
+            assert as_text(defaults[config][key]) == first, f"{page.name}: {key}"
+            for other in others:
+                value, _, choices = other.partition(" with ")
+                group, _, names = choices.partition("=")
+                for name in re.findall(r"\w+", names.replace(" and ", " ")):
+                    found = to_flat(load_config(config, [f"{group}={name}"]))[key]
+                    assert as_text(found) == value, f"{page.name}: {key} with {group}={name}"
+            stated.add(key)
+        named |= set(re.findall(r"`([\w.]+\.\w+)(?:=[^`]*)?`", text))
+    keys = {key for values in defaults.values() for key in values}
+    assert len(stated) > 20
+    assert not (named & keys) - stated, "switches that docs name without their default"
 
 
 # "Roy et al. 2018", "Kim and Rush 2016", "Koehn 2004", also across the lines of a comment.
