@@ -69,8 +69,8 @@ def test_modules_that_the_reference_names_exist():
     for page in [ROOT / "README.md", *REFERENCE]:
         for name in NAMED.findall(page.read_text(encoding="utf-8")):
             parts = [part for part in re.split(r"[./]", name.removesuffix(".py")) if part]
-            while parts[-1] in vars(vqnmt) or parts[-1][0].isupper():  # vqnmt.load_translator
-                parts = parts[:-1]
+            if parts[-1] in vqnmt.__all__:  # vqnmt.load_translator
+                parts.pop()
             path = ROOT.joinpath(*parts)
             if not path.is_dir() and not path.with_suffix(".py").exists():
                 missing.append(f"{page.name}: {name}")
