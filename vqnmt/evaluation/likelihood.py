@@ -27,15 +27,15 @@ class BoundLike(Protocol):
 
 
 class BoundedModel(Protocol):
-    """What is evaluated."""
+    """The interface of the models that are evaluated."""
 
     @property
     def dimensions(self) -> int:
-        """Numbers of an image."""
+        """Dimensions of an image."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
 
     def bound(self, images: Tensor) -> BoundLike:
         """Bound -log p(x) of `images` (B, 3, H, W) uint8."""

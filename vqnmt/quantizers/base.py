@@ -83,7 +83,7 @@ class Quantizer(nn.Module, ABC):
     """
 
     straight_through = True
-    """Whether z_e gets the gradient of the value as it is; else the value has its own."""
+    """Whether z_e gets the gradient of the value unchanged; otherwise the value has its own."""
 
     stochastic = False
     """Whether the value in training comes of codes that are drawn, not of the nearest alone."""
@@ -180,7 +180,7 @@ class Quantizer(nn.Module, ABC):
         """
 
     def clear(self) -> None:
-        """Forget what was accumulated since the last step; by default nothing is."""
+        """Discard what was accumulated since the last step; by default nothing is accumulated."""
 
     @property
     def initialised(self) -> bool:
@@ -188,7 +188,7 @@ class Quantizer(nn.Module, ABC):
         return True
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the annealed settings how far training is, from 0 to 1; by default nothing."""
+        """Set annealed settings; `fraction` of training done, 0 to 1. By default there are none."""
 
     def freeze(self) -> None:
         """Stop the codebook for good: nothing accumulates and `step` does nothing."""
@@ -210,7 +210,7 @@ class Quantizer(nn.Module, ABC):
         return self._counters[True].state()
 
     def load_running_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from the statistics that `running_state` returned."""
+        """Continue from the statistics that `running_state` returned."""
         self._counters[True].load(state)
 
     def _device(self) -> torch.device:

@@ -12,8 +12,8 @@ from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.distances import row_maxima, score_blocks
 from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
-# Logits so far below the highest are raised. e^-80 beside e^0 is nothing in fp32, and still a
-# normal number: exp, sums and products of what underflows take several times as long on a CPU.
+# Logits further below the highest are raised to this. e^-80 is negligible beside e^0 in fp32 and
+# still a normal number: operations on subnormal numbers take several times as long on a CPU.
 _LOGIT_RANGE = 80.0
 
 
@@ -47,7 +47,7 @@ class SoftEMQuantizer(VectorQuantizer):
         with torch.no_grad():
             seen = vectors.detach()
             if vectors.device.type != "cpu":
-                # The error waits for `step`, and indices found among NaN would abort the process.
+                # The error is raised by `step`; indices computed from NaN would abort the process.
                 seen = torch.where(finite, seen, 0.0)
             codes, samples, entropy = self._posterior(seen)
             nearest = self.codebook.lookup(codes).float()  # (N, d)

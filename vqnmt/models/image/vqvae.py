@@ -22,7 +22,7 @@ class VQVAE(CodeModel):
         -log p(x) <= -log p(x | z*) - log p(z*),   z* = argmin_j ||z_e(x) - e_j||.
 
     Args:
-        config: The size; `prior.joint` trains the prior along.
+        config: The settings; `prior.joint` trains the prior along with the model.
         image_size: H = W, a multiple of 2^halvings.
     """
 
@@ -90,7 +90,7 @@ class VQVAE(CodeModel):
         return sample_pixels(self.decode(self.prior.sample(count, self.device)))
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the annealed settings of the quantizer how far training is, from 0 to 1."""
+        """Set the quantizer's annealed settings; `fraction` of training done, 0 to 1."""
         self.quantizer.set_progress(fraction)
 
     def after_optimizer_step(self) -> None:
