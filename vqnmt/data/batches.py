@@ -146,5 +146,5 @@ def _written(targets: TokenizedText) -> int:
         part = np.bincount(targets.tokens[start : start + _TOKENS], minlength=len(counts))
         part[: len(counts)] += counts
         counts = part
-    from_here = counts[::-1].cumsum()[::-1]  # of piece i and all behind it
+    from_here = counts[::-1].cumsum()[::-1]  # of piece i and all after it
     return max(int((from_here > _STRAY * from_here[0]).sum()), UNK_ID + 1)

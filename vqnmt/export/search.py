@@ -92,7 +92,7 @@ def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tu
         before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
         real = graph.op("Cast", graph.op("And", below, before), to=INT64)
         count = graph.op("ReduceSum", real, one, keepdims=0)
-        # The end is scored too: it is the step behind the last symbol, if below the limit.
+        # The end is scored too: it is the step after the last symbol, if below the limit.
         scored = graph.op("LessOrEqual", places, graph.op("Unsqueeze", count, one))
         scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
         log_p = graph.op("Mul", log_p, scored)
