@@ -27,7 +27,7 @@ from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, Feed
 from vqnmt.models import LatentTransformer
 from vqnmt.models.tokens import PAD
 
-# The likeliest pieces are searched in blocks of as many, see `_likely_pieces`.
+# The likeliest pieces are searched in blocks of this size, see `_likely_pieces`.
 _BLOCK = 64
 # The graph holds tables of all codes.
 _MOST_CODES = 1 << 16
@@ -277,7 +277,7 @@ class _Writer:
     ) -> tuple[str, str]:
         """Decode codes (R, L) to the likeliest pieces of each output position, and their logits."""
         graph, model = self.graph, self.model
-        # Behind the last code stands its end or more: any vector will do. A sentence without
+        # After the last code comes its end or more: any vector will do. A sentence without
         # codes has code 0.
         graph.scope = "decompressor"
         vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)

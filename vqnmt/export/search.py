@@ -191,7 +191,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
     logits, caches = stepper.write(graph, list(names))
     graph.scope = outer.scope
     log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
-    # What has reached its limit is taken as it stands: it ends in a step that is not counted.
+    # What has reached its limit is taken as it is: it ends in a step that is not counted.
     length = graph.op("Add", "step", graph.constant(1))
     over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
     log_p = graph.op("Where", over, graph.constant(forced), log_p)

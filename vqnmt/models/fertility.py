@@ -203,7 +203,7 @@ class PositionalDecoder(Decoder):
     def forward(
         self, embedded: Tensor, state: DecoderState, mask: Tensor | None, causal: bool
     ) -> Tensor:
-        """Decode all positions of `embedded` (B, P, d), of which `mask` (B, P) are real."""
+        """Decode all positions of `embedded` (B, P, d); `mask` (B, P) marks the real ones."""
         assert mask is not None and not causal
         x, hidden = self.positions(embedded), attention_mask(mask)
         table = self.positions.table[: x.shape[1]]
@@ -216,7 +216,7 @@ class PositionalDecoder(Decoder):
 
 
 class PositionalAttention(nn.Module):
-    """Attention from positions over positions to the states that stand there: x + f(LN(x))."""
+    """Attention from positions over positions to the states at them: x + f(LN(x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -63,9 +63,9 @@ class LatentConfig:
     """Whether decoder positions also read the source at the same relative place (the uniform
     copy of Gu et al. 2018), which gives attention a place to start from."""
     word_dropout: float = 0.0
-    """Probability that the compressor reads an unknown word in place of a target token."""
+    """Probability that the compressor reads an unknown word instead of a target token."""
     code_noise: float = 0.0
-    """Probability that the decoder trains on the predictor's own choice in place of a code."""
+    """Probability that the decoder trains on the predictor's own choice instead of a code."""
     continuous_start: float = 0.15
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
@@ -156,7 +156,7 @@ class LatentTransformer(nn.Module):
 
     @property
     def end_of_codes(self) -> int:
-        """The predictor's symbol behind the last code."""
+        """The predictor's symbol after the last code."""
         return self.quantizer.codebook_size
 
     # --- parts -------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Quantizer(nn.Module, ABC):
     """Whether z_e gets the gradient of the value unchanged; otherwise the value has its own."""
 
     stochastic = False
-    """Whether the value in training comes of codes that are drawn, not of the nearest alone."""
+    """Whether the value in training comes from codes that are drawn, not from the nearest one."""
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def row_maxima(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest score of each row, and where it stands.
+    """The highest score of each row, and its index.
 
     On a CPU a maximum without its place is vectorised, and ten times as fast as one with it. So
     columns 32 apart are first folded into one by such a maximum, and places are looked for among

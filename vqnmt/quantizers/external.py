@@ -15,7 +15,7 @@ from vqnmt.quantizers.vector_quantizer import mean_square_error
 
 
 class ExternalQuantizer(LearntQuantizer):
-    """A quantizer of vector-quantize-pytorch, which the optimiser alone trains.
+    """A quantizer of vector-quantize-pytorch, which only the optimiser trains.
 
     Args:
         config: The settings.
