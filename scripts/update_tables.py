@@ -5,7 +5,7 @@ python scripts/update_tables.py [--check]
 A table is written between `<!-- records: FILE -->` and `<!-- end -->`. For records of translation
 words after FILE choose what is shown: nothing shows the systems of train_nmt.py, `systems` those of
 reproduce_translation.py, which are named by their experiments, `systems scores` only the first of
-their tables; `test` leaves out the validation set.
+their tables; `test` leaves out the validation set. `rows=a,b` keeps those rows of any table.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from vqnmt.evaluation.translation_tables import ablation_table, of_systems, tran
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- records: (\S+)((?: \w+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- records: (\S+)((?: [\w=,]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATIONS = "results/translation/ablations/"
 LATENCY = "results/latency/"
 
@@ -61,10 +61,14 @@ def updated(text: str) -> str:
             lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
         elif "systems" in options:
             lay_out = scores_table if "scores" in options else translation_tables
+        rows = lay_out(records)
+        for option in options:
+            if option.startswith("rows="):
+                rows = kept_rows(rows, option.removeprefix("rows=").split(","))
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
         threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
         note = f"Seed {seeds}; {device}{hardware['processor']}, {threads}."
-        return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[4]}"
+        return f"{match[1]}\n{rows}\n\n{note}\n\n{match[4]}"
 
     return BLOCK.sub(table, text)
 
@@ -73,6 +77,12 @@ def without_validation(record: Record) -> Record:
     """Return the record without the scores of the validation set."""
     metrics = {key: value for key, value in record.metrics.items() if not key.endswith(".valid")}
     return dataclasses.replace(record, metrics=metrics)
+
+
+def kept_rows(table: str, systems: Sequence[str]) -> str:
+    """Return the head of a Markdown table and the rows whose first cell is in `systems`."""
+    head, rule, *rows = table.split("\n")
+    return "\n".join([head, rule, *(row for row in rows if row.split()[1] in systems)])
 
 
 def scores_table(records: Sequence[Record]) -> str:

@@ -1,4 +1,4 @@
-"""The file formats of corpora, each read as a stream of (source, target) pairs.
+"""The shapes in which corpora come, each read as a stream of (source, target) pairs.
 
 A piece knows the two languages it holds; the caller asks for either direction.
 """
@@ -50,7 +50,7 @@ class LocalTsv:
         return [self.path]
 
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
-        """Yield the first two columns for any pair of languages."""
+        """Yield the first two columns, whatever the languages are."""
         return read_tsv(self.path)
 
 
@@ -66,7 +66,7 @@ class LocalParallel:
         return [self.source, self.target]
 
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
-        """Yield pairs of lines for any pair of languages."""
+        """Yield the lines side by side, whatever the languages are."""
         return read_parallel(self.source, self.target)
 
 
@@ -134,8 +134,8 @@ class ArchiveMembers:
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the members' sentences side by side.
 
-        A compressed archive can only be read from front to back, so both members are unpacked next
-        to it first.
+        A compressed archive can only be read front to back, so both members are unpacked beside
+        it while they are read.
         """
         archive = fetch(self.archive, cache)
         with tempfile.TemporaryDirectory(dir=_made(cache), prefix=".unpacked-") as folder:
@@ -231,7 +231,7 @@ def _made(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, members: list[str], folder: Path) -> list[Path]:
-    """Copy members into `folder` under our own names, so that an archive cannot choose a path."""
+    """Copy members into `folder` under names of our own, so that no archive chooses a path."""
     paths = [folder / f"{index}{Path(name).suffix}" for index, name in enumerate(members)]
     wanted = dict(zip(members, paths, strict=True))
     try:

@@ -210,7 +210,7 @@ class Quantizer(nn.Module, ABC):
         return self._counters[True].state()
 
     def load_running_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from the statistics that `running_state` returned."""
+        """Go on from the statistics that `running_state` returned."""
         self._counters[True].load(state)
 
     def _device(self) -> torch.device:
