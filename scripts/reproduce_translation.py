@@ -1,4 +1,4 @@
-"""Reproduce the translation table of document 002, or an ablation, on one corpus.
+"""Reproduce the translation table of Roy et al. 2018, or an ablation, on one corpus.
 
     python scripts/reproduce_translation.py [corpus=multi30k] [systems=[best]] [key=value ...]
     python scripts/reproduce_translation.py ablation=codebook_size [key=value ...]

@@ -2,11 +2,13 @@
 
 python scripts/update_tables.py [--check]
 
-A table stands between `<!-- records: FILE -->` and `<!-- end -->`. Of records of translation,
-`FILE` shows those of train_nmt.py, `FILE systems` those of reproduce_translation.py, which are
-named by their experiments.
+A table is written between `<!-- records: FILE -->` and `<!-- end -->`. For records of translation
+words after FILE choose what is shown: nothing shows the systems of train_nmt.py, `systems` those of
+reproduce_translation.py, which are named by their experiments, `systems scores` only the first of
+their tables; `test` leaves out the validation set. `rows=a,b` keeps those rows of any table.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ from vqnmt.experiments.tables import (
 from vqnmt.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- records: (\S+)( systems)? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- records: (\S+)((?: [\w=,]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATIONS = "results/translation/ablations/"
 LATENCY = "results/latency/"
 
@@ -51,7 +53,10 @@ def updated(text: str) -> str:
     """Return `text` with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
-        records = _records(match[2], compared=match[3] is not None)
+        options = match[3].split()
+        records = _records(match[2], compared="systems" in options)
+        if "test" in options:
+            records = [without_validation(record) for record in records]
         if not records:
             return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
         seeds = ", ".join(sorted({str(record.seed) for record in records}))
@@ -61,14 +66,35 @@ def updated(text: str) -> str:
             lay_out = ablation_table
         elif match[2].startswith(LATENCY):
             lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
-        elif match[3] is not None:
-            lay_out = translation_tables
+        elif "systems" in options:
+            lay_out = scores_table if "scores" in options else translation_tables
+        rows = lay_out(records)
+        for option in options:
+            if option.startswith("rows="):
+                rows = kept_rows(rows, option.removeprefix("rows=").split(","))
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
         threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
         note = f"Seed {seeds}; {device}{hardware['processor']}, {threads}."
-        return f"{match[1]}\n{lay_out(records)}\n\n{note}\n\n{match[4]}"
+        return f"{match[1]}\n{rows}\n\n{note}\n\n{match[4]}"
 
     return BLOCK.sub(table, text)
+
+
+def without_validation(record: Record) -> Record:
+    """Return the record without the scores of the validation set."""
+    metrics = {key: value for key, value in record.metrics.items() if not key.endswith(".valid")}
+    return dataclasses.replace(record, metrics=metrics)
+
+
+def kept_rows(table: str, systems: Sequence[str]) -> str:
+    """Return the head of a Markdown table and the rows whose first cell is in `systems`."""
+    head, rule, *rows = table.split("\n")
+    return "\n".join([head, rule, *(row for row in rows if row.split()[1] in systems)])
+
+
+def scores_table(records: Sequence[Record]) -> str:
+    """Return only the first of the tables of a comparison: quality and speed-up."""
+    return translation_tables(records).split("\n\n")[0]
 
 
 def _records(file: str, *, compared: bool) -> Sequence[Record]:

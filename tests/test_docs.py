@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import vqnmt
 from vqnmt.pipeline.stage import as_text
 from vqnmt.settings import to_flat
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -21,10 +23,60 @@ def test_tables_are_those_of_the_records(page, monkeypatch):
     assert updated(text) == text
 
 
+def test_a_table_can_show_a_part_of_its_records(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from update_tables import updated
+
+    def shown(options):
+        return updated(f"<!-- records: results/translation/{options} -->\n<!-- end -->")
+
+    whole, test = shown("homeassistant-en-de.json"), shown("homeassistant-en-de.json test")
+    assert "| valid " in whole
+    assert "valid" not in test
+    assert test.count("\n| ar_") + test.count("\n| vq_") == 4
+    scores = shown("multi30k-en-de.json systems scores")
+    assert scores.count("| best ") == 1
+    assert scores.split("\n\n")[1] in shown("multi30k-en-de.json systems")
+    two = shown("homeassistant-en-de.json test rows=ar_greedy,vq_ctc_skd_nc3")
+    assert re.findall(r"^\| (\w+)", two, re.MULTILINE) == ["system", "ar_greedy", "vq_ctc_skd_nc3"]
+
+
+def headings(page):
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in headings(path), target
+
+
+def test_reference_is_short():
+    """Trials, commits and slow hours belong in docs/notebook, which is not counted."""
+    words = {page.name: len(page.read_text(encoding="utf-8").split()) for page in REFERENCE}
+    assert sum(words.values()) < 10_000, words
+
+
+NAMED = re.compile(r"vqnmt(?:\.\w+|/\w+(?:\.py)?)+/?")
+
+
+@pytest.mark.skipif(not (ROOT / "vqnmt" / "decode").exists(), reason="before the new layout")
+def test_modules_that_the_reference_names_exist():
+    missing = []
+    for page in [ROOT / "README.md", *REFERENCE]:
+        for name in NAMED.findall(page.read_text(encoding="utf-8")):
+            parts = [part for part in re.split(r"[./]", name.removesuffix(".py")) if part]
+            if parts[-1] in vqnmt.__all__:  # vqnmt.load_translator
+                parts.pop()
+            path = ROOT.joinpath(*parts)
+            if not path.is_dir() and not path.with_suffix(".py").exists():
+                missing.append(f"{page.name}: {name}")
+    assert not missing
 
 
 def test_command_lines_of_the_readme_compose(monkeypatch):
@@ -38,20 +90,66 @@ def test_command_lines_of_the_readme_compose(monkeypatch):
         assert command_line.load_config("train_nmt", overrides)
 
 
-def test_defaults_that_training_md_names_are_those_of_the_configs(monkeypatch):
+# A default in docs: a row "| `key` | default |" of a table, or "`key` (default `value`)" in a
+# sentence. "value; other with `group=name` and `name`" adds those of other choices.
+ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \|", re.MULTILINE)
+SENTENCE = re.compile(r"`([\w.]+)`\s+\(default\s+(`[^`]+`)\)")
+CONFIGS = ("train_nmt", "train_image", "compare_quantizers", "reproduce_translation")
+
+
+def test_defaults_that_docs_name_are_those_of_the_configs(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     load_config = __import__("command_line").load_config
-    defaults = to_flat(load_config("train_nmt", []))
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE)
-    settings = [(key, cell) for key, cell in rows if key in defaults]
-    assert len(settings) > 10
-    for key, cell in settings:
-        first, *others = cell.replace("`", "").split("; ")
-        assert as_text(defaults[key]) == first, key
-        for other in others:
-            value, _, choices = other.partition(" with ")
-            group, _, names = choices.partition("=")
-            for name in re.findall(r"\w+", names.replace(" and ", " ")):
-                found = to_flat(load_config("train_nmt", [f"{group}={name}"]))[key]
-                assert as_text(found) == value, (key, name)
+    defaults = {name: to_flat(load_config(name, [])) for name in CONFIGS}
+    named, stated = set(), set()
+    for page in REFERENCE:
+        text = page.read_text(encoding="utf-8")
+        tables = re.findall(r"^\| key \| default \|.*?(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+        rows = [row for table in tables for row in ROW.findall(table)]
+        for key, cell in [*rows, *SENTENCE.findall(text)]:
+            config = next((name for name in CONFIGS if key in defaults[name]), None)
+            assert config, f"{page.name}: {key} is in no configuration"
+            first, *others = cell.replace("`", "").split("; ")
+            assert as_text(defaults[config][key]) == first, f"{page.name}: {key}"
+            for other in others:
+                value, _, choices = other.partition(" with ")
+                group, _, names = choices.partition("=")
+                for name in re.findall(r"\w+", names.replace(" and ", " ")):
+                    found = to_flat(load_config(config, [f"{group}={name}"]))[key]
+                    assert as_text(found) == value, f"{page.name}: {key} with {group}={name}"
+            stated.add(key)
+        named |= set(re.findall(r"`([\w.]+\.\w+)(?:=[^`]*)?`", text))
+    keys = {key for values in defaults.values() for key in values}
+    assert len(stated) > 20
+    assert not (named & keys) - stated, "switches that docs name without their default"
+
+
+# "Roy et al. 2018", "Kim and Rush 2016", "Koehn 2004", also across the lines of a comment.
+CITATION = re.compile(r"\b[A-Z]\w+(?: et al\.| and [A-Z]\w+|(?:, [A-Z]\w+)+)? (?:19|20)\d\d\b(?!-)")
+NO_CITATION = {"IWSLT 2014"}
+CITING = [
+    path
+    for folder in ("vqnmt", "docs", "configs", "scripts", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in {".py", ".md", ".yaml"} and path != Path(__file__)
+]
+
+
+def citations(text):
+    return set(CITATION.findall(re.sub(r"\s+(?:# )?", " ", text))) - NO_CITATION
+
+
+def test_citations_resolve():
+    """A citation is an author and a year, as references.md has them, never the number of a file."""
+    references = (ROOT / "docs" / "references.md").read_text(encoding="utf-8")
+    entries = citations(" ".join(re.findall(r"^- \*\*(.+?)\*\*", references, re.MULTILINE)))
+    assert len(entries) > 12
+    unknown = {}
+    for path in [ROOT / "README.md", *CITING]:
+        text = path.read_text(encoding="utf-8")
+        if missing := citations(text) - entries:
+            unknown[str(path.relative_to(ROOT))] = missing
+        assert not re.search(r"documents? 0\d\d", text, re.IGNORECASE), path
+        for number in re.findall(r"arXiv (\d{4}\.\d{5})", text):
+            assert number in references, f"{path}: arXiv {number} is not in references.md"
+    assert not unknown

@@ -17,11 +17,11 @@ from vqnmt.language_model import TrigramModel
 
 MOST_LIKELY = 8
 """Pieces of a position that a language model may choose from."""
-# Of them those that have more than a twentieth of the likeliest one's probability.
+# Of these only those above a twentieth of the likeliest one's probability.
 _LEAST_LIKELY = 1 / 20
 # Prefixes kept: 8 gave 0.05 BLEU more in twice the time.
 _PREFIXES = 4
-# Prefixes that are so far behind the best, in nats, hardly ever come back.
+# Prefixes this far below the best, in nats, are dropped: they hardly ever win.
 _TOO_FAR = 6.0
 
 
@@ -73,7 +73,7 @@ def read_likely(
 class _Prefixes:
     """The beginnings of a text that were looked at: a tree in lists, 0 being the empty one.
 
-    Numbers in place of tuples of pieces, which a dictionary would hash whole at each look.
+    Numbers instead of tuples of pieces, which a dictionary would hash whole at each look-up.
     """
 
     def __init__(self, language_model: TrigramModel) -> None:
@@ -87,7 +87,7 @@ class _Prefixes:
         self._longer: dict[int, int] = {}
 
     def extend(self, prefix: int, piece: int, position: int) -> int:
-        """Return `prefix` with `piece` behind it."""
+        """Return `prefix` followed by `piece`."""
         key = prefix * self.size + piece
         longer = self._longer.get(key)
         if longer is None:
@@ -124,9 +124,9 @@ def prefix_beam_search(
     Args:
         positions: At each position the likely pieces, `PAD_ID` for the blank, and how likely they
             are, up to a factor.
-        language_model: Says p(text), and has weight and bonus.
-        repeatable: The pieces that may be written twice in a row; another one that comes again
-            behind blanks is the same once more.
+        language_model: Gives p(text); has weight and bonus.
+        repeatable: The pieces that may be written twice in a row; any other piece that comes again
+            after blanks counts as the same occurrence.
         beam: Prefixes kept at each position.
 
     Returns:

@@ -45,7 +45,7 @@ def distill(
 
     Args:
         teacher: Our own `Translator` or any other.
-        sources: Training sentences; one that stands there several times is translated once.
+        sources: Training sentences; one that occurs several times is translated once.
         path: The file of translations. The folder `parts` beside it holds the parts, for this
             teacher, these sources and this beam only.
         beam: Beam of the search.
@@ -91,7 +91,7 @@ def select(
         translations: The teacher's.
         references: As many.
         path: The file of what is chosen, line by line.
-        least: The sentence-level chrF (Popovic 2015), 0 to 100, that counts as close.
+        least: The sentence-level chrF (Popović 2015), 0 to 100, that counts as close.
 
     Raises:
         VqnmtError: The file cannot be written.
@@ -118,7 +118,7 @@ def _plan(
     """Decide what is translated in which order.
 
     Returns:
-        The sources to translate, shortest first, each as the index where it first stands; for
+        The sources to translate, shortest first, each as the index where it first occurs; for
         each source the place of its translation in that order, -1 where it does not fit; and the
         number of distinct sources that do not fit.
     """

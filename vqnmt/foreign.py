@@ -159,13 +159,13 @@ def language_ids(tokenizer: Any) -> dict[str, int]:
         return {}
     if known := getattr(tokenizer, "lang_code_to_id", None):  # M2M100 (de), mBART (de_DE)
         return dict(known)
-    # NLLB has them among its special tokens alone (deu_Latn).
+    # NLLB has them only among its special tokens (deu_Latn).
     codes = [t for t in tokenizer.all_special_tokens if re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", t)]
     return dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
 
 
 def language_code(language: str, codes: Sequence[str]) -> str:
-    """Find the one of a tokenizer's `codes` that stands for `language`.
+    """Find the one of a tokenizer's `codes` that means `language`.
 
     Args:
         language: One of the codes, or a language of ISO 639-1 with or without a script or region
@@ -173,7 +173,7 @@ def language_code(language: str, codes: Sequence[str]) -> str:
         codes: Such as "de", "de_DE" or "deu_Latn".
 
     Raises:
-        VqnmtError: No code stands for the language, or several do.
+        VqnmtError: No code means the language, or several do.
     """
     language = language.replace("-", "_")
     base, *further = language.split("_")

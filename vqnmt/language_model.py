@@ -1,8 +1,8 @@
 """A trigram model of the text that a student writes, for the choice among likely readings.
 
-Interpolated Kneser-Ney smoothing with one discount an order (Ney, Essen and Kneser 1994; Chen and
-Goodman 1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays that are searched by
-bisection, so that a model loads at once and takes 12 bytes a trigram.
+Interpolated Kneser-Ney smoothing with one discount an order (Ney et al. 1994; Chen and Goodman
+1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays searched by bisection,
+so that a model loads at once and takes 12 bytes a trigram.
 """
 
 import math
@@ -45,7 +45,7 @@ class Tables:
     trigram_values: Floats
     """log p(c | a, b) of each."""
     pairs: Keys
-    """Sorted keys of a, b that stand before a piece."""
+    """Sorted keys of a, b that occur before a piece."""
     pair_values: Floats
     """Log of what each leaves to the bigrams."""
     bigrams: Keys
@@ -101,7 +101,7 @@ class TrigramModel:
         """Count the trigrams of a text; their use is to be chosen then.
 
         Args:
-            tokens: All sentences, one behind the other.
+            tokens: All sentences, concatenated.
             offsets: (sentences + 1,): sentence i is tokens[offsets[i] : offsets[i + 1]].
             vocabulary_size: V.
         """
@@ -110,7 +110,7 @@ class TrigramModel:
         inner = stream[2:] != BOS_ID  # a trigram may end at a piece or at the end
         keys = (stream[:-2] * size + stream[1:-1]) * size + stream[2:]
         trigrams, counts = np.unique(keys[inner], return_counts=True)
-        # Chen and Goodman's N1+: lower orders count what stands before, not how often.
+        # Chen and Goodman's N1+: lower orders count distinct predecessors, not how often.
         bigrams, bigram_counts = np.unique(trigrams % size**2, return_counts=True)
         pieces, piece_counts = np.unique(bigrams % size, return_counts=True)
 
@@ -136,7 +136,7 @@ class TrigramModel:
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
 
     def _log_probability(self, first: int, second: int, piece: int) -> float:
-        """Return log p(`piece` | `first`, `second`) in nats; BOS stands before a sentence."""
+        """Return log p(`piece` | `first`, `second`) in nats; BOS precedes a sentence."""
         tables, size = self.tables, self.size
         pair = first * size + second
         place = _index(self._trigrams, pair * size + piece)
@@ -265,7 +265,7 @@ def load_language_model(folder: Path, vocabulary_size: int) -> TrigramModel | No
 
 
 def _with_ends(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Keys:
-    """Put two BOS before each sentence and an EOS behind it."""
+    """Put two BOS before each sentence and an EOS after it."""
     count = len(offsets) - 1
     stream = np.full(len(tokens) + 3 * count, BOS_ID, dtype=np.int64)
     sentence = np.repeat(np.arange(count), np.diff(offsets))
@@ -283,7 +283,7 @@ def _discount(counts: NDArray[np.int64]) -> float:
 def _shares(
     keys: Keys, counts: NDArray[np.int64], size: int, kept: NDArray[np.bool_]
 ) -> tuple[Keys, NDArray[np.float64], NDArray[np.float64]]:
-    """Share each context's probability out among what was seen behind it, less the discount.
+    """Distribute each context's probability among what was seen after it, less the discount.
 
     Returns:
         The contexts, sorted; each key's share, 0 where it is not `kept`; and what each context

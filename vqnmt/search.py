@@ -27,7 +27,7 @@ class SearchState(Protocol):
     """What a step function keeps between steps, one row for each hypothesis."""
 
     def expand(self, hypotheses: int) -> None:
-        """Give each sentence so many rows, side by side; before the first step."""
+        """Give each sentence this many neighbouring rows; before the first step."""
 
     def select(self, index: Tensor) -> None:
         """Keep the rows `index`; of an expanded sentence all, or none."""

@@ -23,7 +23,7 @@ def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "
     Args:
         kind: A dataclass; a field without default must be given.
         values: Its fields by name.
-        path: The key under which `values` stand, for errors.
+        path: The key of `values`, for errors.
 
     Raises:
         VqnmtError: A key is unknown or missing, or a value has the wrong type or is out of
@@ -52,7 +52,7 @@ def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "
 
 
 def _located(text: str, names: list[str], path: str) -> str:
-    """Name the fields by where they stand.
+    """Name the fields by their paths.
 
     A dataclass does not know that: of "training.steps is 0", raised for the settings under
     `teacher_training`, this makes "teacher_training.steps is 0".

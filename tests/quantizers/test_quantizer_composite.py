@@ -34,7 +34,7 @@ def nearest(x: np.ndarray, e: np.ndarray) -> np.ndarray:
 
 
 def ema_step(e: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The first step of document 002 from counts of 1, decay 0.9, no smoothing."""
+    """The first step of Roy et al. 2018 from counts of 1, decay 0.9, no smoothing."""
     one_hot = np.eye(len(e))[nearest(x, e)]
     counts = 0.9 + 0.1 * one_hot.sum(0)
     return (0.9 * e + 0.1 * one_hot.T @ x) / counts[:, None]

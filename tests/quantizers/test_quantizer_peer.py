@@ -10,7 +10,7 @@ package = pytest.importorskip("vector_quantize_pytorch")
 
 @pytest.mark.parametrize(("decay", "epsilon"), [(0.9, 1e-5), (0.99, 0.1)])
 def test_ema_equals_the_peer_for_100_steps(decay, epsilon):
-    """The peer's options that make its equations those of document 002.
+    """The peer's options that make its equations those of Roy et al. 2018.
 
     Its counts too start at 1 and its sums at the vectors; k-means, the replacement of dead codes
     and the rotation trick (another gradient than straight-through) are off. It moves its codebook

@@ -1,7 +1,7 @@
 """The batches that training draws from tokenised text.
 
-Lengths are in tokens. A plan of batches follows from (seed, epoch) alone: every process computes
-the same plan and takes its share.
+Lengths are in tokens. A plan of batches depends only on (seed, epoch): every process computes the
+same plan and takes its share.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def plan_batches(
         epoch: Counts from 0.
 
     Returns:
-        The indices of each batch; every pair stands in exactly one.
+        The indices of each batch; every pair is in exactly one.
     """
     generator = np.random.default_rng((seed, epoch))
     shuffled = generator.permutation(len(source_lengths))
@@ -63,7 +63,7 @@ def pad(rows: Sequence[Sequence[int] | NDArray[Any]]) -> Tensor:
 _REPEATED = 0.01
 # Sentences in which that is counted.
 _COUNTED = 1_000_000
-# The part of the target's tokens that may be left out.
+# The share of the target's tokens that may count as unknown.
 _STRAY = 2e-5
 # Tokens counted at a time.
 _TOKENS = 10_000_000
@@ -114,9 +114,9 @@ class ParallelBatches:
         return len(self.kept)
 
     def repeatable(self, vocabulary_size: int) -> Tensor:
-        """Mark (V,) the pieces that stand twice in a row in the targets often enough.
+        """Mark (V,) the pieces that are often repeated in the targets.
 
-        A word hardly ever does ("the the" is an error), a letter of a spelt-out word may.
+        A repeated word is nearly always an error ("the the"), a repeated letter need not be.
         """
         ends = self.targets.offsets[: _COUNTED + 1]
         tokens = np.asarray(self.targets.tokens[: ends[-1]])
@@ -146,5 +146,5 @@ def _written(targets: TokenizedText) -> int:
         part = np.bincount(targets.tokens[start : start + _TOKENS], minlength=len(counts))
         part[: len(counts)] += counts
         counts = part
-    from_here = counts[::-1].cumsum()[::-1]  # of piece i and all behind it
+    from_here = counts[::-1].cumsum()[::-1]  # of piece i and all after it
     return max(int((from_here > _STRAY * from_here[0]).sum()), UNK_ID + 1)

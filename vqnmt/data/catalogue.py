@@ -40,7 +40,7 @@ class Entry:
     test_share: float = 0.01
     drop_copies: bool = False
     keep_pattern: str | None = None
-    # Decides nothing of the prepared files: no part of the fingerprint, which takes the repr.
+    # Changes nothing in the prepared files, so it is no part of the fingerprint (the repr).
     pairs: int | None = field(default=None, repr=False)
 
 
@@ -182,9 +182,9 @@ CATALOGUE: dict[str, Entry] = {
         keep_pattern=r"\{[^{}\s]*\}",
     ),
     # 20,000 pairs of Europarl v7: no public address serves this very slice; wmt14 has all of it.
-    # "test" is 1,000 pairs of news, not of Europarl. The slice's own validation files are left
-    # out because they are the first 1,000 pairs of newstest2014, which is a test set here:
-    # choosing a model by them would be choosing it on the test. Validation text is split off the
+    # "test" is 1,000 pairs of news, not of Europarl. The slice's own validation files are the
+    # first 1,000 pairs of newstest2014, a test set here, so they are left out: a model chosen by
+    # them would be chosen on the test set. Validation text is split off the
     # training text instead; a share of 0.05 is about 1,000 sentences.
     "europarl": Entry(
         languages=("en", "de"),

@@ -51,11 +51,11 @@ class ImageDataConfig:
     test_share: float = 0.1
     """name=folder only: the same for testing."""
     max_train: int | None = None
-    """Train on so many images only; None: on all."""
+    """Train on this many images; None: on all."""
     max_valid: int | None = None
-    """Validate on so many images only; None: on all."""
+    """Validate on this many images; None: on all."""
     max_test: int | None = None
-    """Test on so many images only; None: on all. Records of all images say so."""
+    """Test on this many images; None: on all. Records of all images say so."""
 
     def __post_init__(self) -> None:
         """Check every value.

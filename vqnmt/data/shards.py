@@ -1,8 +1,8 @@
-"""Work over a long text in shards: files that the machines share and that outlive a crash.
+"""Work over a long text in shards: files that machines share and that survive a crash.
 
 The first process of each machine, with all of its cores, makes every n-th shard. Then the first of
 all goes through them in their order, makes what it does not find, and merges: the result is the
-same whatever the number of machines, because a shard depends on its place in the text alone.
+same whatever the number of machines, because a shard depends only on its place in the text.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ class Shards:
     """The shards of one piece of work, in a hidden folder until it is done.
 
     Args:
-        folder: Where the work's result will stand.
-        keys: All that decides the shards; those of other keys are not seen.
+        folder: The folder of the result.
+        keys: Everything that decides the shards; shards of other keys are ignored.
     """
 
     def __init__(self, folder: Path, *keys: str | int) -> None:
@@ -71,7 +71,7 @@ class Shards:
         Args:
             make: Given m and n, yields the shards whose numbers are m modulo n, in their order:
                 those that are there as they are, the others made, and saved as far as wanted.
-            merge: Leaves the result of all shards, which are then removed.
+            merge: Writes the result of all shards, which are then removed.
         """
         state = PartialState()
         machines = 1

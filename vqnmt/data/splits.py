@@ -1,4 +1,4 @@
-"""Which sentence is for training, validation or testing, by a hash of the sentence alone."""
+"""Which sentence is for training, validation or testing, by a hash of the sentence."""
 
 import hashlib
 import unicodedata

@@ -1,8 +1,8 @@
 """A made-up parallel corpus of any size, to measure what large corpora cost.
 
 Words follow Zipf's law, frequent words are short, and lengths are spread as in WMT14
-English-German, about 26 and 25 words a side. Sentences mean nothing: nothing can be learnt of
-translation from them.
+English-German, about 26 and 25 words a side. The sentences have no meaning, so no translation
+can be learnt from them.
 """
 
 import gzip
@@ -35,7 +35,7 @@ def write_synthetic(source: Path, target: Path, pairs: int, seed: int) -> None:
         source: File of sources; compressed if its name ends in `.gz`.
         target: File of targets, likewise.
         pairs: How many.
-        seed: Fixes all that is drawn.
+        seed: Fixes all random draws.
 
     Raises:
         VqnmtError: A file cannot be written.

@@ -75,7 +75,7 @@ def tokenize_pairs(
         sources: Source sentences.
         targets: Their translations.
         vocabulary: Encodes both sides.
-        folder: Gets the tokens of both sides and tokens.json, which vouches for them.
+        folder: Gets the tokens of both sides and tokens.json, which marks them complete.
         fit: Judges the pairs.
         description: Whose pairs they are, for the progress report.
 
@@ -87,7 +87,7 @@ def tokenize_pairs(
         digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
         if _holds(folder, digest):
             digest = None
-        else:  # from here on nothing vouches for old files
+        else:  # from here on old files count as incomplete
             (folder / "tokens.json").unlink(missing_ok=True)
     (digest,) = broadcast_object_list([digest])
     if digest is None:
@@ -185,7 +185,7 @@ def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
 
 
 def _digest(settings: Sequence[str], *texts: Sequence[str]) -> str:
-    """Digest all that decides the tokens."""
+    """Digest everything that decides the tokens."""
     digest = hashlib.sha256(json.dumps([*settings, *map(len, texts)]).encode())
     for text in texts:
         for lines in chunks(text, CHUNK):

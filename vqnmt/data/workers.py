@@ -1,4 +1,4 @@
-"""A function over a long stream by all cores: in order, in bounded memory."""
+"""Applies a function to a long stream on all cores, in order and in bounded memory."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def _begin(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave no process behind where the one that started it was killed."""
+    """End the process if the one that started it was killed."""
     parent = parent_process()
     assert parent is not None
     parent.join()

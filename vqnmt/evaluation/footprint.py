@@ -1,4 +1,4 @@
-"""What a system costs before its first sentence: time to load and memory, in a fresh process."""
+"""Time to load and peak memory of a system, measured in a fresh process."""
 
 import json
 import os
@@ -38,7 +38,7 @@ print(json.dumps([load, peak]))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
-    """What a process needs that does nothing but translate sentence by sentence."""
+    """Cost of a process that only translates sentence by sentence."""
 
     load_seconds: float
     """From the start of the imports to the first translation, in seconds."""

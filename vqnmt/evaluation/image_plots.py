@@ -69,7 +69,7 @@ def beside(originals: NDArray[np.uint8], others: NDArray[np.uint8]) -> list[NDAr
 
 
 def square(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Rows of images (N, 3, H, W), as many as columns; what is left over is left out."""
+    """A square grid of images (N, 3, H, W); the remainder is left out."""
     columns = max(int(np.sqrt(len(images))), 1)
     return [images[i : i + columns] for i in range(0, columns * columns, columns)]
 
@@ -81,7 +81,7 @@ def nearest_patches(
     count: int,
     side: int,
 ) -> list[NDArray[np.uint8]]:
-    """The image patches whose encoder vectors lie nearest to the most used codes.
+    """The image patches whose encoder vectors are nearest to the most used codes.
 
     Args:
         images: (N, 3, H, W).
@@ -117,7 +117,7 @@ def plot_bits(metrics: Sequence[Mapping[str, float]], path: Path | str, title: s
     Args:
         metrics: The rows of a metrics.jsonl.
         path: The PNG file to write.
-        title: Stands above.
+        title: Of the picture.
 
     Raises:
         VqnmtError: The picture cannot be written.

@@ -1,4 +1,4 @@
-"""The table of document 002 (Roy et al. 2018) with our figures beside the paper's, and a report."""
+"""The CIFAR-10 table of Roy et al. 2018 with our figures beside the paper's, and a report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ from vqnmt.files import atomic_write_text
 PAPER = {
     "image_transformer": 2.92,
     "vae_gaussian": 4.51,
-    "vqvae_gradient": 4.67,  # van den Oord et al., as the table quotes it
+    "vqvae_gradient": 4.67,  # van den Oord et al. 2017, as the table quotes it
     "vqvae_ema": 4.83,
     "vqvae_em": 4.80,
 }
-"""Bits per dimension on CIFAR-10 in document 002's table, under our names of the systems."""
+"""Bits per dimension on CIFAR-10 in Roy et al. 2018, under our names of the systems."""
 
 
 def image_table(records: Sequence[Record]) -> str:

@@ -1,17 +1,15 @@
 """Latency at batch 1, from string to string: one harness for every system.
 
-What is timed is what a user waits for: text in, text out, with tokenisation, search and
-detokenisation. What would falsify a comparison, and what is done about it:
+Tokenisation, search and detokenisation are timed. Sources of error and the remedies:
 
 - The machine drifts (clock, heat, neighbours): the systems take turns of some sentences, so that a
-  bad minute hurts all of them alike.
-- A call leaves caches full of its own weights, and a user runs one system: a turn is long enough
-  that few of its sentences come just after another system.
-- Those few: the order rotates and reverses, so that each system comes first, last, and after each
-  other system.
+  slow minute affects all of them.
+- A call fills the caches with its own weights, and a user runs one system: a turn is long enough
+  that few of its sentences directly follow another system. The order rotates and reverses, so that
+  each system comes first, last, and after each other system.
 - A GPU works on after the call returns: `synchronize` runs before each reading of the clock.
-- First calls compile and allocate: they are warm-up and not counted.
-- Python's cyclic garbage collector strikes at random: it is off while the clock runs.
+- First calls compile and allocate: they are not counted.
+- Python's cyclic garbage collector runs at random times: it is off while the clock runs.
 """
 
 import gc
@@ -59,7 +57,7 @@ def measure_latency(
     rounds: int = 3,
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Latency]:
-    """Time every system on every sentence, one at a time, `TURN` sentences of each system in turn.
+    """Time every system on every sentence at batch 1, in turns of `TURN` sentences.
 
     Args:
         systems: From a system's name to its translation of one string.

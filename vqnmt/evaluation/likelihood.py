@@ -3,8 +3,8 @@
     bits/dim = [-log p(x | z) - log p(z)] / (3 H W ln 2),
 
 averaged over all images; z are the codes by argmax, or a draw from a Gaussian posterior, whose
-rate is then the KL (documents 000, 003). It bounds -log2 p(x) from above, and equals it for a model
-without latents.
+rate is then the KL (Kingma and Welling 2014). It bounds -log2 p(x) from above, and equals it for a
+model without latents.
 """
 
 import math
@@ -27,15 +27,15 @@ class BoundLike(Protocol):
 
 
 class BoundedModel(Protocol):
-    """What is evaluated."""
+    """The interface of the models that are evaluated."""
 
     @property
     def dimensions(self) -> int:
-        """Numbers of an image."""
+        """Dimensions of an image."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
 
     def bound(self, images: Tensor) -> BoundLike:
         """Bound -log p(x) of `images` (B, 3, H, W) uint8."""

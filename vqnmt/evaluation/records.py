@@ -1,4 +1,4 @@
-"""Run records: the one way by which a number enters `results/`.
+"""Run records: the only source of numbers in `results/`.
 
 A file of records is a JSON list of objects, one for each system of a run. The program writes
 them and generates every table from them; nobody edits them.
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, int, tuple[str, ...]]:
-        """System, corpus, seed and overrides: what a later measurement of the same replaces."""
+        """System, corpus, seed and overrides: a later record with the same key replaces it."""
         return self.system, self.corpus, self.seed, tuple(self.overrides)
 
 
@@ -104,7 +104,7 @@ def read_records(path: Path | str) -> list[Record]:
 
 
 def write_records(path: Path | str, records: Sequence[Record]) -> None:
-    """Add `records` to the file at `path`, whole or not at all.
+    """Add `records` to the file at `path`, all or none.
 
     A record in the file with the same system, corpus, seed and overrides is replaced in its
     place; the others stay; new ones come last. Of several processes one adds after the other.
@@ -168,15 +168,15 @@ def describe_hardware(device: torch.device | str = "cpu") -> dict[str, str | int
 def current_commit(file: Path | str = __file__) -> str:
     """Return the commit of the repository that tracks `file`.
 
-    "-dirty" is added when a tracked file outside `results/` has changed; "unknown" stands for
-    code outside git, such as an installed package.
+    "-dirty" is added when a tracked file outside `results/` has changed; "unknown" means code
+    outside git, such as an installed package.
     """
     folder, name = os.path.split(os.path.abspath(file))
     try:
         # A package installed inside somebody else's repository is not tracked by it.
         _git(folder, "ls-files", "--error-unmatch", name)
         commit = _git(folder, "rev-parse", "HEAD")
-        # Records are outputs: the first of a session must not taint the next.
+        # Records are outputs: the first one written must not make the next commit look dirty.
         changed = _git(
             folder,
             *("status", "--porcelain", "--untracked-files=no", "--"),

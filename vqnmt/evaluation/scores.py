@@ -10,7 +10,7 @@ from sacrebleu.significance import PairedTest, Result
 
 from vqnmt.errors import VqnmtError
 
-# Scripts that 13a would leave unsplit: sacrebleu's tokeniser, and the module that it needs.
+# Scripts that 13a would not split: sacrebleu's tokeniser, and the module that it needs.
 _TOKENIZERS = {"zh": ("zh", None), "ja": ("ja-mecab", "MeCab"), "ko": ("ko-mecab", "mecab_ko")}
 # Written without spaces between words, and without a tokeniser of their own in sacrebleu.
 _UNSPACED = {"th", "lo", "km", "my", "bo", "dz"}
@@ -35,7 +35,7 @@ class Scores:
 def bleu_tokenizer(target_language: str) -> str:
     """Name the sacrebleu tokeniser of a language.
 
-    `13a` wherever words stand between spaces, `zh` for Chinese, MeCab for Japanese and Korean
+    `13a` for languages with spaces between words, `zh` for Chinese, MeCab for Japanese and Korean
     where it is installed and `char` otherwise. The signature names the choice.
 
     Args:
@@ -88,7 +88,7 @@ class Comparison:
     difference: float
     """BLEU of the system minus BLEU of the baseline."""
     p_value: float
-    """Probability of a difference as large if the two were equally good."""
+    """Probability of a difference at least as large if the two were equally good."""
     interval: float
     """BLEU's 95% confidence interval is the score plus or minus this."""
 

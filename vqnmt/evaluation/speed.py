@@ -69,7 +69,7 @@ def peak_memory(work: Callable[[], object], device: torch.device | str = "cpu") 
     """Return how many bytes of tensors `work` holds at once, beyond those held before.
 
     Args:
-        work: What is measured; what it leaves behind counts too.
+        work: What is measured; memory that it keeps counts too.
         device: Where the work runs: the CPU or a CUDA device.
     """
     gc.collect()

@@ -1,6 +1,6 @@
-"""Writing our autoregressive models for CTranslate2, the peer that a student's speed must beat.
+"""Writes our autoregressive models for CTranslate2, the strongest rival in speed.
 
-The same weights; only the engine differs.
+The weights are the same; only the engine differs.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
 
     Args:
         translator: Around an `AutoregressiveTransformer`.
-        folder: Where model.bin, config.json and the vocabulary shall stand; must be empty or new.
+        folder: Gets model.bin, config.json and the vocabulary; must be empty or new.
         int8: Whether weights are rounded to 8 bits.
     """
     model = translator.model
@@ -37,7 +37,7 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
     spec.encoder.embeddings[0].weight = _array(model.embedding.weight)
     outputs = _array(model.embedding.outputs)
     spec.decoder.embeddings.weight = spec.decoder.projection.weight = outputs
-    # Our search and our scores leave out the pieces that never stand in a text.
+    # Our search and our scores exclude the pieces that never occur in a text.
     bias = np.zeros(len(outputs), dtype=np.float32)
     bias[[PAD_ID, BOS_ID]] = -1e9
     spec.decoder.projection.bias = bias

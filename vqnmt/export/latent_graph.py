@@ -27,7 +27,7 @@ from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, Feed
 from vqnmt.models import LatentTransformer
 from vqnmt.models.tokens import PAD
 
-# The likeliest pieces are searched in blocks of as many, see `_likely_pieces`.
+# The likeliest pieces are searched in blocks of this size, see `_likely_pieces`.
 _BLOCK = 64
 # The graph holds tables of all codes.
 _MOST_CODES = 1 << 16
@@ -133,7 +133,7 @@ class _Writer:
         self.dim, self.heads = size.dim, size.heads
         self.stride = 2**model.config.compression
         most_positions = (2 * max_source_tokens + 10) // self.stride * self.stride + self.stride
-        # A position for the step behind the last code, another for the end of the source.
+        # One position for the step after the last code, another for the end of the source.
         self.most = max(most_positions, max_source_tokens) + 1
         self.steps = graph.constant(np.arange(self.most))
         self.positions = self._position_table()
@@ -183,7 +183,7 @@ class _Writer:
         graph = self.graph
         projected = graph.linear(graph.norm(x, norm), layer.query, layer.key_value)
         inputs = graph.ops("Split", 3, projected, axis=2, num_outputs=3)
-        if mask and not causal:  # padding stands at the end: causal attention needs no mask
+        if mask and not causal:  # padding is at the end: causal attention needs no mask
             inputs += ["", mask]
         attended = graph.op(
             "MultiHeadAttention", *inputs, num_heads=self.heads, unidirectional=int(causal)
@@ -277,7 +277,7 @@ class _Writer:
     ) -> tuple[str, str]:
         """Decode codes (R, L) to the likeliest pieces of each output position, and their logits."""
         graph, model = self.graph, self.model
-        # Behind the last code stands its end or more: any vector will do. A sentence without
+        # After the last code comes its end or more: any vector will do. A sentence without
         # codes has code 0.
         graph.scope = "decompressor"
         vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
@@ -360,14 +360,14 @@ class _Writer:
         return graph.op("GatherND", source.memory, index, batch_dims=1)
 
     def _embedding(self) -> torch.Tensor:
-        """The embedding with rows of zeros behind, so that `_BLOCK` divides its length."""
+        """The embedding padded with rows of zeros, so that `_BLOCK` divides its length."""
         table = self.model.embedding.weight
         return F.pad(table, (0, 0, 0, -len(table) % _BLOCK))
 
     def _likely_pieces(self, x: str) -> tuple[str, str]:
         """Find the likeliest pieces for each of `x` (R, P, d), and their logits, both (R, P, n).
 
-        The n likeliest stand in the n blocks with the highest maxima, and a block's maximum runs in
+        The n likeliest are in the n blocks with the highest maxima, and a block's maximum runs in
         vector units, which a search among all pieces does not.
         """
         graph, table = self.graph, array(self._embedding())

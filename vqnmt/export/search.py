@@ -92,7 +92,7 @@ def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tu
         before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
         real = graph.op("Cast", graph.op("And", below, before), to=INT64)
         count = graph.op("ReduceSum", real, one, keepdims=0)
-        # The end is scored too: it is the step behind the last symbol, if below the limit.
+        # The end is scored too: it is the step after the last symbol, if below the limit.
         scored = graph.op("LessOrEqual", places, graph.op("Unsqueeze", count, one))
         scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
         log_p = graph.op("Mul", log_p, scored)
@@ -191,7 +191,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
     logits, caches = stepper.write(graph, list(names))
     graph.scope = outer.scope
     log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
-    # What has reached its limit is taken as it stands: it ends in a step that is not counted.
+    # What has reached its limit is taken as it is: it ends in a step that is not counted.
     length = graph.op("Add", "step", graph.constant(1))
     over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
     log_p = graph.op("Where", over, graph.constant(forced), log_p)

@@ -1,6 +1,6 @@
 """Residual, strided and transposed 1-d convolutions between tokens and latents.
 
-Document 002 (Roy et al. 2018): the compressor halves the length n_c times, the decompressor
+After Roy et al. 2018: the compressor halves the length n_c times, the decompressor
 doubles it n_c times. Sequences are (B, T, d) with a mask (B, T); masked positions are zeroed
 before every convolution, so that padding never reaches a real position.
 """
@@ -16,8 +16,8 @@ from vqnmt.layers.stack import stack
 class Convolution(nn.Module):
     """A same-length convolution of width 3 over (B, T, d), written as one matrix product.
 
-    The three shifted copies stand side by side, so that the product runs in the matrix units
-    in bf16 too; `nn.Conv1d` on a CPU would first move the channels to the front and back.
+    The three shifted copies are concatenated, so the product uses the matrix units in bf16 too;
+    `nn.Conv1d` on a CPU would first move the channels to the front and back.
     """
 
     def __init__(self, dim: int) -> None:
@@ -34,11 +34,11 @@ class Convolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + dropout(f(x)): a layer norm, then some times (ReLU, convolution, layer norm)."""
+    """x + dropout(f(x)): a layer norm, then repeated (ReLU, convolution, layer norm)."""
 
     def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
-        # First, to refuse an absurd number before as many norms are built.
+        # First, so that an absurd number is refused before norms are built.
         layers = stack(lambda: Convolution(dim), convolutions, "residual convolutions")
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
         self.convolutions = layers

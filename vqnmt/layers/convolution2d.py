@@ -55,11 +55,11 @@ class Double(nn.Module):
 
 
 class GatedCausalBlock(nn.Module):
-    """One layer of a gated PixelCNN (van den Oord et al. 2016b, figure 2).
+    """One layer of a gated PixelCNN (van den Oord et al. 2016, figure 2).
 
     The vertical stack sees the rows above, the horizontal stack the positions to the left in the
     same row and, through the vertical stack, all above: there is no blind spot. Padding on one
-    side takes the place of masks.
+    side replaces masks.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -79,7 +79,7 @@ class GatedCausalBlock(nn.Module):
 
 
 class CausalConvolutions(nn.Module):
-    """The body of a gated PixelCNN: what stands at a position depends on earlier ones alone.
+    """The body of a gated PixelCNN: a position's features depend only on earlier positions.
 
     Positions are in raster order, row by row.
 

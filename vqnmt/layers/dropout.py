@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost a CPU less."""
+"""Dropout with cheaper random numbers on a CPU."""
 
 import math
 
@@ -9,11 +9,10 @@ _WORD = 8  # bytes of an int64
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, which on a CPU draws one random byte a value in place of a double.
+    """`nn.Dropout`, which on a CPU draws one random byte a value instead of a double.
 
-    There an entry is dropped where its byte is below 256 p, rounded to a whole number: p = 0.1
-    becomes 26/256. Those that stay are divided by the probability with which they do, so that the
-    mean is kept.
+    There an entry is dropped if its byte is below 256 p, rounded to an integer: p = 0.1 becomes
+    26/256. The other entries are divided by their probability to stay, which keeps the mean.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ half width h = 1 / (L - 1) there. With a = (x + h - m) / s and b = (x - h - m) /
 
     P(x) = sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a)),
 
-whose logarithm is exact at any distance from the mean; at the ends the factors of the missing
-edge fall away. Everything is computed in fp32.
+whose logarithm is exact at any distance from the mean; in the first and last bin the factors of
+the missing edge are left out. Everything is computed in fp32.
 """
 
 import torch
@@ -29,8 +29,7 @@ def bin_log_probability(x: Tensor, means: Tensor, log_scales: Tensor, levels: in
     """Log-probability in nats of the bin around `x` under logistics, shapes broadcast.
 
     Args:
-        x: Scaled values. Between the bins' centres the formula goes on smoothly, so that it has
-            a gradient in x.
+        x: Scaled values. The formula is smooth between the bins' centres, with a gradient in x.
         means: m.
         log_scales: ln s, cut off below at `LOWEST_LOG_SCALE`.
         levels: L.

@@ -1,4 +1,4 @@
-"""Several modules of a kind, as many as a config says."""
+"""A stack of equal modules, of a size that a config sets."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,7 +1,7 @@
 """Pre-norm Transformer encoder and decoder (Vaswani et al. 2017), the decoder with a KV cache.
 
 Shapes: B sentences, T positions, S source positions, d model width, H heads. A mask is (B, T)
-bool, True at real positions; what stands at masked positions never reaches a real one.
+bool, True at real positions; masked positions never influence real ones.
 """
 
 import math
@@ -137,8 +137,8 @@ class DecoderState:
     """What a decoder keeps between steps: the source's keys and values and its own cache.
 
     `memory[i]` and `cache[i]` are layer i's (keys, values), (B, H, S, d / H) and
-    (B * hypotheses, H, steps so far, d / H). Hypotheses of a source stand side by side, and attend
-    to it together: several times faster than each to a copy of its own.
+    (B * hypotheses, H, steps so far, d / H). The hypotheses of a source are neighbours and
+    attend to it together, several times faster than each to its own copy.
     """
 
     memory: list[tuple[Tensor, Tensor]]
@@ -148,7 +148,7 @@ class DecoderState:
     hypotheses: int = 1
 
     def expand(self, hypotheses: int) -> None:
-        """Give each source so many rows, side by side; before the first step."""
+        """Give each source this many neighbouring rows; before the first step."""
         self.hypotheses = hypotheses
 
     def select(self, index: Tensor) -> None:
@@ -192,7 +192,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Map `x` (N, T, d) to (N, T, d), and return the keys and values seen so far.
 
-        `memory` may have fewer rows, each for so many neighbouring rows of `x`.
+        `memory` may have fewer rows, each shared by several neighbouring rows of `x`.
         """
         normed = self.self_norm(x)
         key, value = self.self_attention.project(normed)
@@ -246,7 +246,7 @@ class Decoder(nn.Module):
         """Decode all positions of `embedded` (B, T, d) at once; returns (B, T, d).
 
         `mask` (B, T) hides padding from bidirectional attention; causal attention needs none,
-        because padding stands at the end. The state is read, not changed.
+        because padding is at the end. The state is read, not changed.
         """
         x = self.positions(embedded)
         hidden = None if mask is None or causal else attention_mask(mask)
@@ -294,5 +294,5 @@ def sinusoids(length: int, dim: int) -> Tensor:
 
 def attention_mask(mask: Tensor) -> Tensor | None:
     """Turn (B, T) into (B, 1, 1, T); None where a single sentence has no padding to hide."""
-    # A batch of one is never padded: skipping the mask lets attention take its fast path.
+    # A batch of one is never padded; without a mask attention takes its fast path.
     return None if mask.shape[0] == 1 else mask[:, None, None, :]

@@ -25,7 +25,7 @@ def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
 
 
 def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:
-    """Cross-entropy of the predictor against the mean of m one-hot codes (document 002).
+    """Cross-entropy of the predictor against the mean of m one-hot codes (Roy et al. 2018).
 
     Args:
         logits: (B, L + 1, K + 1).

@@ -12,8 +12,8 @@ from vqnmt.models.tokens import PAD, UNK
 class TiedEmbedding(nn.Embedding):
     """Vectors of the pieces, for source, target and output (Press and Wolf 2017).
 
-    The vocabulary puts first what stands in the target text (see `Vocabulary.train`): a model need
-    not score what only ever stands in the source, in Multi30k a third of all pieces.
+    The vocabulary puts pieces of the target text first (see `Vocabulary.train`), so a model need
+    not score pieces that occur only in the source, a third of all in Multi30k.
 
     Args:
         vocabulary_size: V, pieces in the joint vocabulary.

@@ -1,6 +1,6 @@
 """The fertility NAT: how often each source token is copied sets the length, then one pass.
 
-Gu, Bradbury, Xiong, Li, Socher 2018. Shapes: B sentences, S source tokens, T target tokens,
+Gu et al. 2018. Shapes: B sentences, S source tokens, T target tokens,
 F + 1 fertilities 0 .. F, P decoder positions (the sum of a sentence's fertilities), d model width.
 
 Departures from the paper: attention over positions comes before a layer's self-attention, not
@@ -189,7 +189,7 @@ class PositionalDecoder(Decoder):
     def forward(
         self, embedded: Tensor, state: DecoderState, mask: Tensor | None, causal: bool
     ) -> Tensor:
-        """Decode all positions of `embedded` (B, P, d), of which `mask` (B, P) are real."""
+        """Decode all positions of `embedded` (B, P, d); `mask` (B, P) marks the real ones."""
         assert mask is not None and not causal
         x, hidden = self.positions(embedded), attention_mask(mask)
         table = self.positions.table[: x.shape[1]]
@@ -202,7 +202,7 @@ class PositionalDecoder(Decoder):
 
 
 class PositionalAttention(nn.Module):
-    """Attention from positions over positions to the states that stand there: x + f(LN(x))."""
+    """Attention from positions over positions to the states at them: x + f(LN(x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The latent Transformer: few autoregressive codes, then all target tokens at once.
 
-Document 002 (Roy, Vaswani, Neelakantan, Parmar 2018). Shapes: B sentences, S source tokens,
-T target tokens, L codes with L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder
-positions, P = upsampling * L * 2^n_c output positions, d model width.
+The model of Roy et al. 2018. Shapes: B sentences, S source tokens, T target tokens, L codes with
+L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder positions,
+P = upsampling * L * 2^n_c output positions, d model width.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class LatentConfig:
     residual_convolutions: int = 3
     """Convolutions in each residual block of compressor and decompressor."""
     output: str = "ctc"
-    """`ctc`, or `cross_entropy` at fixed positions as in document 002."""
+    """`ctc`, or `cross_entropy` at fixed positions as in Roy et al. 2018."""
     upsampling: int = 2
     """Output positions a decoder position; 1 with `cross_entropy`, 2 or more with `ctc`."""
     causal_decoder: bool = False
@@ -60,9 +60,9 @@ class LatentConfig:
     """Whether decoder positions also read the source at the same relative place (the uniform
     copy of Gu et al. 2018), which gives attention a place to start from."""
     word_dropout: float = 0.0
-    """Probability that the compressor reads an unknown word in place of a target token."""
+    """Probability that the compressor reads an unknown word instead of a target token."""
     code_noise: float = 0.0
-    """Probability that the decoder trains on the predictor's own choice in place of a code."""
+    """Probability that the decoder trains on the predictor's own choice instead of a code."""
     continuous_start: float = 0.15
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
@@ -151,7 +151,7 @@ class LatentTransformer(nn.Module):
 
     @property
     def end_of_codes(self) -> int:
-        """The predictor's symbol behind the last code."""
+        """The predictor's symbol after the last code."""
         return self.quantizer.codebook_size
 
     # --- parts -------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class LatentTransformer(nn.Module):
     # --- training ----------------------------------------------------------------------------
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
-        """Reconstruction + commitment + latent prediction (document 002), all named."""
+        """Reconstruction + commitment + latent prediction (Roy et al. 2018), all named."""
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
         if self.training and self.continuous:

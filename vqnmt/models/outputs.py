@@ -32,12 +32,12 @@ class Output(Protocol):
         """
 
     def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:
-        """Mark (B, P) the positions of which each writes one token, its best piece (B, P).
+        """Mark (B, P) the positions that each write one token, their best piece (B, P).
 
         Args:
             best: Pieces (B, P).
             mask: (B, P), True at real positions.
-            repeatable: (V,), True where a piece may stand twice in a row.
+            repeatable: (V,), True where a piece may occur twice in a row.
         """
 
 
@@ -66,7 +66,7 @@ class Ctc:
     """Connectionist temporal classification over all positions."""
 
     def labels(self, target: Tensor) -> Tensor:
-        """The target alone: blanks fill what it leaves free."""
+        """The target itself: blanks fill the other positions."""
         return target
 
     def loss(

@@ -7,7 +7,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 
 def append_eos(tokens: Tensor) -> Tensor:
-    """Put EOS behind each row's last real token; (B, T) becomes (B, T + 1)."""
+    """Put EOS after each row's last real token; (B, T) becomes (B, T + 1)."""
     lengths = (tokens != PAD).sum(dim=1, keepdim=True)
     return F.pad(tokens, (0, 1), value=PAD).scatter(1, lengths, EOS)
 

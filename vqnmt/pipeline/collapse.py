@@ -1,6 +1,6 @@
 """Index collapse: codebooks trained on one stream of vectors, so that only they differ.
 
-No encoder reacts to the codebook here: what a codebook loses, it loses by its own rule.
+No encoder reacts to the codebook here, so lost codes are due to the codebook's own rule.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class CollapseConfig:
     codebook_size: int = 512
     """K."""
     steps: int = 500
-    """Codebook steps; 0 leaves this part out."""
+    """Codebook steps; 0 skips this part."""
     batch: int = 1024
     """N, vectors in each step."""
     vectors: int = 65536
@@ -57,7 +57,7 @@ class CollapseConfig:
 
 @dataclass(slots=True)
 class CodebookHistory:
-    """What became of a codebook, in T windows of training."""
+    """The use of a codebook in T windows of training."""
 
     steps: NDArray[np.int64]
     """(T,): the last step of each window."""

@@ -41,14 +41,14 @@ from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.translator import Translator
 
-# The shares of the training at whose end a record holds the use of the codebook.
+# Fractions of the training after which a record holds the use of the codebook.
 MILESTONES = (0.02, 0.1, 0.5, 1.0)
 
 
 class QuantizerComparison:
     """Compares quantizers on the corpus, vocabulary, teacher and distilled text of one run.
 
-    What the run lacks before the student is made first. The run's folder gets::
+    Missing stages before the student are run first. The run's folder gets::
 
         quantizers/collapse/            collapse.json and its pictures
         quantizers/<name>/student/      as of any run
@@ -137,7 +137,7 @@ class QuantizerComparison:
         return records
 
     def students(self, quantizers: Mapping[str, QuantizerConfig]) -> list[Record]:
-        """Train and measure a student with each quantizer; what is done is skipped.
+        """Train and measure a student with each quantizer; finished ones are skipped.
 
         Args:
             quantizers: Settings by the name that records and folders get.

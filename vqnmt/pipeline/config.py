@@ -30,7 +30,7 @@ class DecodingConfig:
     beam: int = 1
     """Beam over tokens or codes; 1 is greedy."""
     candidates: int = 1
-    """Translations of each sentence, of which the teacher chooses the likeliest; 1: no choice."""
+    """Translations of each sentence; the teacher chooses the likeliest. 1: no choice."""
     temperature: float | None = None
     """Draws the candidates from p ** (1 / temperature); null: the best of a beam search (latent),
     temperature 1 (fertility)."""

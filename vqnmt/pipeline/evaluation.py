@@ -65,7 +65,7 @@ class Evaluation:
             "ar_greedy": System(pipeline.teacher),
         }
         self.baselines = list(self.systems)
-        # A student that reads with a language model stands behind itself without.
+        # A student that reads with a language model comes after itself without one.
         decoding = self.config.decoding
         best_path = dataclasses.replace(decoding, language_model=False)
         if getattr(pipeline.student.model, "language_model", None) is None:

@@ -22,7 +22,7 @@ class ImageTrainingConfig(TrainingConfig):
     flip: bool = True
     """Whether half of the training images, drawn anew each epoch, are mirrored."""
     average: int = 1
-    """The trained model is the mean of the last so many snapshots."""
+    """The trained model is the mean of this many last snapshots."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -52,7 +52,7 @@ class ImageEvaluationConfig:
     """Images drawn from the model; 0: none. A sample of an autoregressive model takes as many
     passes as it has codes or pixels."""
     patches: int = 12
-    """Patches drawn for each of as many codes: those whose vectors lie nearest to it."""
+    """Patches drawn for each of this many codes: those whose vectors are nearest to it."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

@@ -1,4 +1,4 @@
-"""The table of document 002: many systems on one teacher, each trained, scored and timed once."""
+"""The table of Roy et al. 2018: many systems on one teacher, each trained and scored once."""
 
 import dataclasses
 import hashlib
@@ -48,7 +48,7 @@ from vqnmt.translator import Translator
 
 BASELINES = (BASELINE, "ar_greedy")
 
-# What a system may have of its own; all else is shared, so that only this makes a difference.
+# The settings in which systems may differ; all others are shared.
 _OWN = (
     *("seed", "student", "student_model", "autoregressive_student", "fertility_student"),
     *("student_training", "distill", "recombined", "warm_start", "decoding"),
@@ -93,8 +93,8 @@ class Reproduction:
         systems/<name>-<digest>/      translations and scores of a system
         speed/<digest>/               times of all systems, taken in turn
 
-    A digest covers all that decides the content, so that changed settings make new folders and
-    everything that is there already is kept. Test sets are translated once all is trained.
+    A digest covers everything that decides the content, so changed settings make new folders and
+    existing ones are kept. Test sets are translated once all is trained.
 
     Args:
         rows: The systems by name, `BASELINES` among them. The first one's settings are those of
@@ -138,7 +138,7 @@ class Reproduction:
         """Of each system, one for each seed."""
 
     def run(self) -> list[Record]:
-        """Do what is not done yet; return the records of all systems."""
+        """Run what is missing; return the records of all systems."""
         for name, row in self.rows.items():
             say(f"system {name}")
             seeds = self.seeds if self._takes_seeds(name) else self.seeds[:1]

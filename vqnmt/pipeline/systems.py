@@ -1,4 +1,4 @@
-"""Systems: a model and its way to translate; and what is measured of each."""
+"""Systems: a model with its way to translate, and the measurements of each."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

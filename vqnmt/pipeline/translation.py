@@ -261,7 +261,7 @@ class TranslationPipeline:
 
         Args:
             config: As this pipeline's, but for the student and how it is trained and used.
-            folder: Where its stages stand.
+            folder: The folder of its stages.
         """
         one = copy.copy(self)
         one.config, one.folder, one.stages = config, folder, dict(self.stages)

@@ -1,6 +1,6 @@
 """Discrete bottlenecks: encoder vectors in, code vectors and codes out, trained straight through.
 
-- `gradient`: nearest neighbour, codebook loss and commitment loss (van den Oord et al.);
+- `gradient`: nearest neighbour, codebook loss and commitment loss (van den Oord et al. 2017);
 - `ema`: the codebook is a moving average of the vectors assigned to it;
 - `hard_em`: the codebook is the mean of the vectors assigned to it in the last batch;
 - `soft_em`: m codes drawn from the posterior at each position (Roy et al. 2018);

@@ -47,7 +47,10 @@ class Assignment:
 
 
 class StraightThrough(torch.autograd.Function):
-    """sg(z_q - z_e) + z_e (document 000) without its rounding: z_q forward, z_e backward."""
+    """sg(z_q - z_e) + z_e without its rounding: z_q forward, z_e backward.
+
+    The straight-through estimator of van den Oord et al. 2017.
+    """
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, quantized: Tensor) -> Tensor:
@@ -97,10 +100,10 @@ class Quantizer(nn.Module, ABC):
     """
 
     straight_through = True
-    """Whether z_e gets the gradient of the value as it is; else the value has its own."""
+    """Whether z_e gets the gradient of the value unchanged; otherwise the value has its own."""
 
     stochastic = False
-    """Whether the value in training comes of codes that are drawn, not of the nearest alone."""
+    """Whether the value in training comes from codes that are drawn, not from the nearest one."""
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
@@ -200,7 +203,7 @@ class Quantizer(nn.Module, ABC):
         """
 
     def clear(self) -> None:
-        """Forget what was accumulated since the last step; by default nothing is."""
+        """Discard what was accumulated since the last step; by default nothing is accumulated."""
 
     @property
     def initialised(self) -> bool:
@@ -208,7 +211,7 @@ class Quantizer(nn.Module, ABC):
         return True
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the annealed settings how far training is, from 0 to 1; by default nothing."""
+        """Set annealed settings; `fraction` of training done, 0 to 1. By default there are none."""
 
     def freeze(self) -> None:
         """Stop the codebook for good: nothing accumulates and `step` does nothing."""

@@ -32,7 +32,7 @@ class Codebook(nn.Module):
     """K vectors of dimension d with their moving averages.
 
     `accumulate` adds up counts and sums of any number of micro-batches; `step` sums them over
-    all processes and moves the codebook (document 002):
+    all processes and moves the codebook (Roy et al. 2018):
 
         c_j <- lambda c_j + (1 - lambda) n_j,    m_j <- lambda m_j + (1 - lambda) sum_i z_i,
         e_j = m_j / c_j.
@@ -217,7 +217,7 @@ class Codebook(nn.Module):
         self.place(every, vectors, torch.ones_like(self.counts), torch.ones_like(every).bool())
 
     def place(self, codes: Tensor, vectors: Tensor, counts: Tensor, moved: Tensor) -> None:
-        """Move codes elsewhere with their counts and sums: else the next step moves them back.
+        """Move codes with their counts and sums; otherwise the next step would move them back.
 
         Args:
             codes: `(R,)` distinct codes.
@@ -253,14 +253,14 @@ class Codebook(nn.Module):
     def _restart(self, pool: Tensor, generator: torch.Generator) -> None:
         """Move the codes that are hardly used to vectors of this step `(P, d)`.
 
-        Their counts become the mean count: at 1 they would be immortal where a step has few
-        vectors and dead again at once where it has many.
+        Their counts become the mean count. A count of 1 would never fall below the threshold where
+        a step has few vectors, and would at once where it has many.
         """
         mean = self.counts.mean()
         limit = min(pool.shape[0], self.counts.shape[0])
         counts, codes = self.counts.topk(limit, largest=False)
         chosen = pool[torch.randperm(pool.shape[0], generator=generator)[:limit].to(pool.device)]
-        # No selection by a condition: its size would have to come back from the device.
+        # No boolean indexing: its size would have to come back from the device.
         dead = counts < self.config.restart_threshold * mean
         self.place(codes, chosen, mean.expand(limit), dead)
 

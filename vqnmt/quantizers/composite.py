@@ -50,9 +50,9 @@ class CompositeQuantizer(Quantizer):
     def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
         """Refuse NaN and infinity anywhere on behalf of all parts; see the base class.
 
-        All or none of them must know of a fault: else some would move and others not.
+        Either all parts learn of a fault or none: otherwise only some would move.
         """
-        # The norm says it for all of `vectors`; the parts need not read them again.
+        # The norm checks all of `vectors` at once; the parts need not read them again.
         norm = torch.linalg.vector_norm(vectors.detach())
         return torch.stack([part.check_finite(norm, remember) for part in self.quantizers]).all()
 

@@ -60,7 +60,7 @@ def score_blocks(
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor, centre: Tensor | None = None) -> Tensor:
-    """z_i = argmin_j ||z_e(x_i) - e_j||_2 (document 002).
+    """z_i = argmin_j ||z_e(x_i) - e_j||_2 (Roy et al. 2018).
 
     Args:
         vectors: `(N, d)` fp32; N may be 0.
@@ -77,7 +77,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor, centre: Tensor | None = Non
 
 
 def row_maxima(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest score of each row, and where it stands.
+    """The highest score of each row, and its index.
 
     On a CPU a maximum without its place is vectorised, and ten times as fast as one with it. So
     columns 32 apart are first folded into one by such a maximum, and places are looked for among

@@ -9,7 +9,7 @@ from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
 
 class EMAQuantizer(VectorQuantizer):
-    """z_q = e_argmin; the codebook is a moving average (documents 002, 003)."""
+    """z_q = e_argmin; the codebook is a moving average (van den Oord et al. 2017)."""
 
     update = Update.AVERAGE
 
@@ -37,7 +37,7 @@ class EMAQuantizer(VectorQuantizer):
 class HardEMQuantizer(EMAQuantizer):
     """Mini-batch k-means: after each step a code that was hit is the mean of its vectors.
 
-    This reads the EM algorithm of document 002 batch by batch: E step z_i = argmin, M step
+    This reads the EM algorithm of Roy et al. 2018 batch by batch: E step z_i = argmin, M step
     c_j = sum_i 1[z_i = j], mu_j = 1/c_j sum_i 1[z_i = j] x_i; codes that were not hit stay.
     """
 

@@ -15,7 +15,7 @@ from vqnmt.quantizers.vector_quantizer import mean_square_error
 
 
 class ExternalQuantizer(LearntQuantizer):
-    """A quantizer of vector-quantize-pytorch, which the optimiser alone trains.
+    """A quantizer of vector-quantize-pytorch, which only the optimiser trains.
 
     Args:
         config: The settings.
@@ -48,7 +48,7 @@ class ExternalQuantizer(LearntQuantizer):
         """The package's module for vectors `(1, N, d)`."""
 
     def _losses(self, loss: Tensor) -> dict[str, Tensor]:
-        """Name the loss that the package returns behind the value and the codes."""
+        """Name the loss that the package returns after the value and the codes."""
         raise NotImplementedError
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:

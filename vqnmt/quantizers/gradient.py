@@ -9,10 +9,10 @@ from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
 
 class GradientQuantizer(VectorQuantizer):
-    """L = log p(x|z_q) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2 (documents 000, 001, 003).
+    """L = log p(x|z_q) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2.
 
-    Both terms are means over positions and dimensions. `step` only starts the codebook from
-    k-means and restarts dead codes.
+    The loss of van den Oord et al. 2017. Both terms are means over positions and dimensions.
+    `step` only starts the codebook from k-means and restarts dead codes.
     """
 
     update = Update.GRADIENT

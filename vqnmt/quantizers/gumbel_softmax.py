@@ -1,4 +1,4 @@
-"""Gumbel-softmax (Jang, Gu and Poole 2017): a relaxed draw from the posterior over codes."""
+"""Gumbel-softmax (Jang et al. 2017): a relaxed draw from the posterior over codes."""
 
 import math
 

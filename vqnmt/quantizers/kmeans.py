@@ -1,4 +1,4 @@
-"""k-means (document 002: the EM algorithm with hard assignments) to start a codebook."""
+"""k-means (the EM algorithm with hard assignments, Roy et al. 2018) to start a codebook."""
 
 import torch
 from torch import Tensor
@@ -67,8 +67,8 @@ def kmeans(vectors: Tensor, count: int, iterations: int, generator: torch.Genera
     """Lloyd's algorithm from the start of k-means++.
 
     E step: z_i = argmin_j ||mu_j - x_i||^2; M step: mu_j = mean of the x_i with z_i = j
-    (document 002). A cluster left empty moves to the vector that is farthest from its own mean,
-    and stays where every vector is a mean.
+    (Roy et al. 2018). A cluster left empty moves to the vector that is farthest from its own
+    mean, and stays where every vector is a mean.
 
     Args:
         vectors: `(M, d)` fp32 with M >= 1.

@@ -1,4 +1,4 @@
-"""What the quantizers that the optimiser alone trains have in common."""
+"""Base class of the quantizers that only the optimiser trains."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What the quantizers ask of torch.distributed; all of it also works in a process alone."""
+"""The collectives of the quantizers, which also work in a single process."""
 
 import torch
 from torch import Tensor, distributed

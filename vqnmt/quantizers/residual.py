@@ -15,10 +15,10 @@ class ResidualQuantizer(CompositeQuantizer):
 
         r_1 = z_e,    r_{i+1} = r_i - sg(Q_i(r_i)),    z_q = sum_i Q_i(r_i).
 
-    The loss terms of the stages add up, and so do the entropies of their posteriors. A stage
-    that draws its codes leaves what its value leaves; the codes are those of evaluation all the
-    same, where each stage takes its nearest code. Stages start from k-means one after another:
-    what an unfinished codebook leaves says nothing of what the finished one will.
+    The loss terms of the stages add up, and so do the entropies of their posteriors. The
+    residual of a stage that draws its codes is that of its value, but `codes` are those of
+    evaluation, where each stage takes its nearest code. Stages start from k-means one after
+    another: the residuals of an unfinished codebook differ from those of the finished one.
 
     Args:
         parts: The stages, all of the same dimension and kind.

@@ -8,7 +8,7 @@ from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.learnt import LearntQuantizer, linear, mean
 from vqnmt.quantizers.vector_quantizer import mean_square_error
 
-_DISCRETE = 0.5  # how many of the positions take the bits themselves in training
+_DISCRETE = 0.5  # share of the positions that take the bits themselves in training
 
 
 class SemanticHashingQuantizer(LearntQuantizer):
@@ -20,8 +20,8 @@ class SemanticHashingQuantizer(LearntQuantizer):
 
     Half of the positions take f1, the others f2 with the gradient of f1. In evaluation the bits
     are 1[v > 0]. Bit i counts 2^i in the code. Two dense layers with a ReLU in between make the
-    vector of the bits. The samples are the codes of f2. The posterior, whose entropy is
-    returned, is what the noise makes of v: P(bit = 1) = Phi(v / noise).
+    vector of the bits. The samples are the codes of f2. The entropy
+    returned is that of the posterior under the noise, P(bit = 1) = Phi(v / noise).
     """
 
     stochastic = True

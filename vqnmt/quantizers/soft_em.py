@@ -1,4 +1,4 @@
-"""Soft EM (document 002; Roy et al. 2018): m codes drawn from the posterior at each position."""
+"""Soft EM (Roy et al. 2018): m codes drawn from the posterior at each position."""
 
 import math
 
@@ -12,8 +12,8 @@ from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.distances import row_maxima, score_blocks
 from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
 
-# Logits so far below the highest are raised. e^-80 beside e^0 is nothing in fp32, and still a
-# normal number: exp, sums and products of what underflows take several times as long on a CPU.
+# Logits further below the highest are raised to this. e^-80 is negligible beside e^0 in fp32 and
+# still a normal number: operations on subnormal numbers take several times as long on a CPU.
 _LOGIT_RANGE = 80.0
 
 
@@ -22,8 +22,8 @@ class SoftEMQuantizer(VectorQuantizer):
 
     E step: z_i^1..z_i^m ~ Multinomial(softmax(-||e_j - z_e(x_i)||^2 / (scale * temperature)));
     M step: c_j = 1/m sum_i sum_l 1[z_i^l = j], and likewise the sums, averaged over steps;
-    z_q(x_i) = 1/m sum_l e_{z_i^l} (document 002). In evaluation z_q is the nearest code alone:
-    set `samples_end=1` or `temperature_end` to bring training there gradually.
+    z_q(x_i) = 1/m sum_l e_{z_i^l} (Roy et al. 2018). In evaluation z_q is the nearest code
+    alone: set `samples_end=1` or `temperature_end` to bring training there gradually.
     """
 
     update = Update.AVERAGE
@@ -47,7 +47,7 @@ class SoftEMQuantizer(VectorQuantizer):
         with torch.no_grad():
             seen = vectors.detach()
             if vectors.device.type != "cpu":
-                # The error waits for `step`, and indices found among NaN would abort the process.
+                # The error is raised by `step`; indices computed from NaN would abort the process.
                 seen = torch.where(finite, seen, 0.0)
             codes, samples, entropy = self._posterior(seen)
             nearest = self.codebook.lookup(codes).float()  # (N, d)
@@ -129,7 +129,7 @@ def draw(weights: Tensor, draws: int) -> Tensor:
 
 
 def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Soft counts and sums of document 002.
+    """Soft counts and sums (Roy et al. 2018, M step).
 
     Args:
         vectors: `(N, d)`.

@@ -1,4 +1,4 @@
-"""What the quantizers with K vectors of their own have in common."""
+"""Base class of the quantizers with K vectors of their own."""
 
 from torch import Tensor
 from torch.nn import functional

@@ -26,7 +26,7 @@ class Series:
     """The files `<name>-<step>-<checksum><ending>` in one folder, the newest last.
 
     Args:
-        folder: Where they stand; made on first write.
+        folder: Their folder; made on first write.
         name: Of one kind of content.
         ending: With its dot.
     """
@@ -47,7 +47,7 @@ class Series:
     def write(self, step: int, content: bytes, keep: int, also: Collection[int] = ()) -> None:
         """Write a file completely or not at all, then remove what is too old.
 
-        Files of later steps go too: the training has gone back behind them.
+        Files of later steps are removed too: the training has gone back before them.
 
         Args:
             step: Names the file.
@@ -84,7 +84,7 @@ class Checkpoints:
     """The checkpoints of one training and the snapshots of its weights.
 
     Args:
-        folder: Where they stand; made on first save.
+        folder: Their folder; made on first save.
         keep: Checkpoints to keep, and the best beside them.
         average: Snapshots of weights to keep.
     """

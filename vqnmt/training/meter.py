@@ -72,7 +72,7 @@ class Meter:
         return self._last
 
     def flush(self) -> dict[str, Any]:
-        """Return the means over all processes, every one of which must call it, and start anew."""
+        """Return the means over all processes and reset; every process must call it."""
         self.load(gather_object([self.state()]))
         row: dict[str, Any] = {
             f"train/{name}": value / self._weights[name] for name, value in self._sums.items()

@@ -15,7 +15,7 @@ class MetricsLog:
     """Appends rows {"step": ..., name: value, ...} to metrics.jsonl and to TensorBoard.
 
     Args:
-        folder: Where metrics.jsonl and the events stand.
+        folder: The folder of metrics.jsonl and the events.
         step: The step that a run resumes from: later rows of an earlier run are dropped.
     """
 

@@ -95,7 +95,7 @@ def _lying(matrix: Tensor) -> Tensor:
 
 
 def orthogonalise(stack: Tensor) -> Tensor:
-    """Bring all singular values of each matrix near 1, by matrix products alone.
+    """Bring all singular values of each matrix near 1 using only matrix products.
 
     Args:
         stack: (matrices, m, n) with m <= n.
@@ -112,10 +112,10 @@ def orthogonalise(stack: Tensor) -> Tensor:
 
 
 def _orthogonaliser(gram: Tensor) -> Tensor:
-    """Return the matrices Q (matrices, m, m) that bring X to Q X, from X X^T alone.
+    """Return the matrices Q (matrices, m, m) that bring X to Q X, given X X^T.
 
     A polynomial a s + b s^3 + c s^5 takes X to P X with P = a + b G + c G^2, and G = X X^T to
-    P G P; all commute. So only two products are as long as X, in place of six; but rounding
+    P G P; all commute. So only two products are as long as X, instead of six; but rounding
     errors of P G P, which are of the size of the largest values, need fp32.
     """
     whole = factor = _factor(gram, *POLYNOMIALS[0])

@@ -65,7 +65,7 @@ def test_with_one_code_the_bound_is_exact(make_model, images):
 
 
 def test_the_bound_of_a_trained_toy_is_nearly_exact(make_model, images):
-    """Document 001: once the decoder knows its codes, other codes have no mass left."""
+    """Once the decoder knows its codes, others have no mass left (van den Oord et al. 2017)."""
     model = make_model("vqvae", codebook_size=4, joint=True)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(150):

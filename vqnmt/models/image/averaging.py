@@ -1,4 +1,4 @@
-"""A moving average of a model's weights, which is what is evaluated and kept."""
+"""A moving average of a model's weights; the average is evaluated and saved."""
 
 import copy
 
@@ -9,11 +9,10 @@ from vqnmt.models.losses import Losses
 
 
 class AveragedWeights(nn.Module):
-    """Trains `model`, and lets its exponential moving average follow.
+    """Trains `model` and keeps an exponential moving average of its weights.
 
-    After the n-th step the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that the
-    first steps are soon forgotten. Buffers, a codebook's counts and vectors among them, belong
-    together and are not averaged.
+    After the n-th step the average keeps min(decay, (1 + n) / (10 + n)) of itself, so early steps
+    are soon forgotten. Buffers, such as a codebook's counts and vectors, are copied, not averaged.
 
     Args:
         model: The model to train; must have the same weights on every process.
@@ -41,7 +40,7 @@ class AveragedWeights(nn.Module):
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
-        """Let the model finish its step, then the average follow."""
+        """Finish the model's step, then update the average."""
         found = getattr(self.model, "after_optimizer_step", None)
         if callable(found):
             found()

@@ -1,4 +1,4 @@
-"""What every image model can do: bound -log p(x), and draw images."""
+"""The interface of image models: bound -log p(x), and draw images."""
 
 import math
 from abc import ABC, abstractmethod
@@ -42,29 +42,29 @@ class ImageModel(nn.Module, ABC):
 
     @abstractmethod
     def bound(self, images: Tensor) -> Bound:
-        """Bound -log p(x) from above, as it is evaluated: codes by argmax."""
+        """Bound -log p(x) from above as in evaluation: codes by argmax."""
 
     @abstractmethod
     def sample(self, count: int) -> Tensor:
         """Draw images (count, 3, H, W) uint8 by ancestral sampling."""
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the settings that change in training how far it is, from 0 to 1."""
+        """Set annealed settings; `fraction` of training done, 0 to 1."""
         warmup = self.config.rate_warmup
         self.rate_weight = min(fraction / warmup, 1.0) if warmup else 1.0
 
     @property
     def dimensions(self) -> int:
-        """Numbers of an image, 3 H W."""
+        """Dimensions of an image, 3 H W."""
         return 3 * self.image_size**2
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def discount(self, rate: Tensor) -> Tensor:
-        """What the rate (B,) is cheaper by while its weight is below 1: nats a dimension."""
+        """The discount on the rate (B,) while its weight is below 1, in nats a dimension."""
         return (self.rate_weight - 1) * rate.mean() / self.dimensions
 
     def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
@@ -73,7 +73,7 @@ class ImageModel(nn.Module, ABC):
         Args:
             images: How many there are in the batch.
             terms: Parts of the bound by name, (B,) nats an image.
-            extra: What is minimised beside the bound, a scalar.
+            extra: A scalar that is minimised besides the bound.
         """
         means = {name: value.mean() / self.dimensions for name, value in terms.items()}
         total = torch.stack(list(means.values())).sum()
@@ -90,7 +90,7 @@ class CodeModel(ImageModel):
 
     @abstractmethod
     def reconstruct(self, codes: Tensor) -> Tensor:
-        """The image (B, 3, H, W) uint8 that `codes` stand for: expected pixels."""
+        """Decode `codes` to images (B, 3, H, W) uint8 of expected pixels."""
 
     @property
     @abstractmethod
@@ -98,7 +98,7 @@ class CodeModel(ImageModel):
         """K: each of the n codes is in 0 .. K - 1."""
 
     def uniform_nats(self, codes: Tensor) -> Tensor:
-        """-log p(z) of `codes` where all K values are alike, (B,)."""
+        """-log p(z) of `codes` under the uniform prior, (B,)."""
         return torch.full(
             codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
         )

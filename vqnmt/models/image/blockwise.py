@@ -1,17 +1,17 @@
 """A decoder that emits the pixels of an image in four parallel passes (after Reed et al. 2017).
 
-Pixels stand in blocks of 2x2, one block for each position of the grid of latents:
+The image is cut into blocks of 2x2 pixels, one for each position of the grid of latents:
 
     A B
     C D
 
 The passes emit the A of all blocks at once, then all D, all B, all C. Each reads the latents and
-every pixel of the passes before it, those of the blocks around included, so that
+the pixels of all earlier passes, in neighbouring blocks too, so that
 
     -log p(x | z) = -log p(A | z) - log p(D | z, A) - log p(B | z, A, D) - log p(C | z, A, D, B)
 
-is exact, one forward in training, and four steps in sampling, whatever the image's size. All
-feature maps have half the image's side.
+is exact. Training takes one forward pass and sampling four steps, for any image size. All feature
+maps have half the image's side.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ NEIGHBOURS = (
     [(0, 0, 0), (0, 0, 1), (1, -1, 0), (1, 0, 0)],  # A left and right of B, D above and below
     [(0, 0, 0), (0, 1, 0), (1, 0, -1), (1, 0, 0)],  # A above and below C, D left and right
 )
-# Where a pass starts: log-scales of red, green, blue around the predicted pixel, those of the
+# Initial values of a pass: log-scales of red, green, blue around the predicted pixel, those of the
 # mixture's components spread by one to either side; and how far green follows red's residual, and
 # blue red's and green's (before the tanh).
 LOG_SCALES = (-2.5, -3.5, -3.5)
 COUPLINGS = (1.0, 0.0, 1.0)
-# What the means' last layers read or say counts a tenth: one step of Adam on all their weights
-# would else move a mean by more than the width of its logistic.
+# Scales input and output of the means' last layers: without it one step of Adam on all their
+# weights would move a mean by more than the width of its logistic.
 DAMPING = 0.1
 
 
@@ -59,7 +59,7 @@ def join_blocks(groups: Tensor) -> Tensor:
 class PixelPass(nn.Module):
     """One pass: features of all that is known, and the likelihood of its pixel of each block.
 
-    The logistics stand around a linear prediction of the pixel from the 3x3 blocks around it;
+    The logistics are centred on a linear prediction of the pixel from the 3x3 blocks around it;
     green's and blue's means move with the residuals of the channels before them.
 
     Args:

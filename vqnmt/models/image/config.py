@@ -1,4 +1,4 @@
-"""The size of an image model, and which of the image models it is."""
+"""Settings of the image models: kind and size."""
 
 from dataclasses import dataclass, field
 
@@ -57,8 +57,8 @@ class PriorConfig:
     dropout: float = 0.1
     """Dropout in every layer."""
     joint: bool = False
-    """Whether the prior is trained along with the autoencoder (documents 000 and 001 leave that
-    open), and not afterwards on the codes of the finished one. `integers` is always joint."""
+    """Whether the prior is trained along with the autoencoder (van den Oord et al. 2017 leave that
+    open) instead of afterwards on its codes. `integers` is always joint."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -88,8 +88,7 @@ class ImageModelConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """Encoder and decoder (not `pixels`)."""
     latent_dim: int = 16
-    """Numbers of a code vector (`vqvae`), of a position (`vae`), integers a position
-    (`integers`)."""
+    """Size of a code vector (`vqvae`) or a position (`vae`); integers a position (`integers`)."""
     codes: int = 1
     """Codes at each position of the grid, all from one codebook (`vqvae`)."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -98,7 +97,7 @@ class ImageModelConfig:
     """Values of an integer (`integers`)."""
     rate_warmup: float = 0.2
     """Fraction of training over which the weight of the rate rises from 0 to 1, so that the decoder
-    learns to read the latents before they must pay for themselves (`vae`, `integers`)."""
+    learns to read the latents before their rate is penalised (`vae`, `integers`)."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The network over codes or pixels (not `vae`)."""
 

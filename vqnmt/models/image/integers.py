@@ -3,8 +3,8 @@
 The bound of any deterministic code, -log p(x | z) - log p(z), is itself the training loss. That
 needs a rate with a gradient in z. So a code is an integer, as in learnt compression (Ballé et al.
 2017; Theis et al. 2017): z = round(y), passed straight through, and p(z) is a discretised mixture
-of logistics, smooth in z. The encoder learns to say only what pays: a bit of code that does not
-save a bit of reconstruction is not written. The pixels come in four parallel passes (`blockwise`).
+of logistics, smooth in z. The encoder learns to write a bit of code only if it saves at
+least a bit of reconstruction. The pixels come in four parallel passes (`blockwise`).
 """
 
 import torch
@@ -29,7 +29,7 @@ from vqnmt.models.losses import Losses
 # Logistics in the prior of each integer, and hidden units a turn of its head.
 MIXTURES = 3
 HIDDEN = 24
-# Spreads the latents of a fresh encoder over a few integers, and what the decoder reads to [-4, 4].
+# Scales a fresh encoder's latents to a few integers, and the decoder's input to [-4, 4].
 GAIN = 4.0
 # The first three latents start as lightness, red - green and blue - green of each block's A.
 COLOURS = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.0, -1.0, 1.0))
@@ -57,7 +57,7 @@ class IntegerPrior(nn.Module):
         mask = turns[None, :] < turns.repeat_interleave(HIDDEN)[:, None]  # (C H, C)
         self.register_buffer("mask", mask.float()[:, :, None, None], persistent=False)
         self.output = nn.Conv2d(channels * HIDDEN, channels * 3 * MIXTURES, 1, groups=channels)
-        # The logistics stand around a linear prediction from the integers above and to the left.
+        # The logistics are centred on a linear prediction from the integers above and to the left.
         self.above = nn.Conv2d(channels, channels, (1, 3), bias=False)
         self.left = nn.Conv2d(channels, channels, 1, bias=False)
         for convolution, column in ((self.above, 1), (self.left, 0)):

@@ -1,4 +1,4 @@
-"""An autoregressive Transformer on pixels (after Parmar et al. 2018): the table's upper row."""
+"""An autoregressive Transformer on pixels (after Parmar et al. 2018)."""
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ from vqnmt.models.losses import Losses
 
 
 class ImageTransformer(ImageModel):
-    """Pixel after pixel in raster order, the three channels of each by the coupled likelihood.
+    """Models pixels in raster order, the three channels of each by the coupled likelihood.
 
     A position reads its causal neighbourhood by a convolution, then all earlier positions by
-    attention (the paper's attention is local; 1,024 positions need no such saving).
+    attention over the whole image (the paper's is local; 1,024 positions are few enough).
     """
 
     def __init__(self, config: ImageModelConfig, image_size: int) -> None:
@@ -45,7 +45,7 @@ class ImageTransformer(ImageModel):
         self.output.bias.data.copy_(initial_parameters(config.autoencoder.mixtures))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed what stands before each pixel: (B, 3, H, W) uint8 to (B, H W, width)."""
+        """Embed causal neighbourhood and place of pixels (B, 3, H, W) uint8 to (B, H W, width)."""
         row, column = self.places
         return self._before(images).flatten(2).mT + (row[:, None] + column).flatten(0, 1)
 
@@ -76,7 +76,7 @@ class ImageTransformer(ImageModel):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Draw pixel after pixel against the decoder's cache."""
+        """Draw pixel by pixel with the decoder's cache."""
         size = self.image_size
         images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=self.device)
         state = self._start(count)

@@ -47,7 +47,7 @@ class CodePrior(nn.Module, ABC):
 
 
 class UniformPrior(CodePrior):
-    """log K nats a code: the constant of document 000's bound."""
+    """log K nats a code: the constant KL of van den Oord et al. 2017."""
 
     def nats(self, codes: Tensor) -> Tensor:
         """-log p(z), (B,)."""
@@ -61,7 +61,7 @@ class UniformPrior(CodePrior):
 
 
 class PixelCNNPrior(CodePrior):
-    """A gated PixelCNN (van den Oord et al. 2016b), as documents 000 to 003 use it."""
+    """A gated PixelCNN (van den Oord et al. 2016) over the grid of codes."""
 
     def __init__(self, config: PriorConfig, codebook_size: int, shape: Shape) -> None:
         super().__init__(codebook_size, shape)
@@ -86,7 +86,7 @@ class PixelCNNPrior(CodePrior):
 
     @torch.no_grad()
     def sample(self, count: int, device: torch.device) -> Tensor:
-        """Draw the codes in raster order; rows that stand below are left out of the work."""
+        """Draw the codes in raster order; rows below the current one are not computed."""
         height, width, codes = self.shape
         grid = torch.zeros(count, height, width * codes, dtype=torch.int64, device=device)
         for row in range(height):
@@ -100,7 +100,7 @@ class PixelCNNPrior(CodePrior):
 class TransformerPrior(CodePrior):
     """The causal decoder that the translation models use, without a source.
 
-    What takes the source's place is one learnt vector.
+    One learnt vector replaces the source.
     """
 
     def __init__(self, config: PriorConfig, codebook_size: int, shape: Shape) -> None:
@@ -139,7 +139,7 @@ class TransformerPrior(CodePrior):
 
     @torch.no_grad()
     def sample(self, count: int, device: torch.device) -> Tensor:
-        """Draw code after code against the decoder's cache."""
+        """Draw code by code with the decoder's cache."""
         state, found = self._start(count), []
         embedded = torch.zeros(count, self.embedding.embedding_dim, device=device)
         for place in self._place():

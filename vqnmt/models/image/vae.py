@@ -1,4 +1,4 @@
-"""The Gaussian VAE of document 003: reparameterisation, its KL in closed form."""
+"""The Gaussian VAE (Kingma and Welling 2014): reparameterisation, its KL in closed form."""
 
 import math
 
@@ -16,8 +16,8 @@ from vqnmt.models.losses import Losses
 class GaussianVAE(ImageModel):
     """z = mu + sigma * epsilon on a grid of latents, with the standard normal as prior.
 
-    The reconstruction term is the likelihood of the discrete pixels, so that the bound can stand
-    beside those of the other models: document 003's squared error or cross-entropy is none.
+    The reconstruction term is the likelihood of the discrete pixels, so that the bound
+    compares with those of the other models; a squared error would not.
     """
 
     def __init__(self, config: ImageModelConfig, image_size: int) -> None:
@@ -69,7 +69,7 @@ class GaussianVAE(ImageModel):
 def kl_to_standard_normal(mean: Tensor, log_scale: Tensor) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)) = -1/2 sum (1 + ln sigma^2 - mu^2 - sigma^2), (B,).
 
-    Document 003 derives it (its last line drops the minus sign).
+    Kingma and Welling 2014, appendix B.
     """
     terms = 1 + 2 * log_scale - mean**2 - torch.exp(2 * log_scale)
     return -0.5 * terms.flatten(1).sum(dim=1)

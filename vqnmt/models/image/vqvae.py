@@ -1,4 +1,4 @@
-"""The VQ-VAE on images (documents 000 to 003): any of our quantizers, a prior over its codes."""
+"""The VQ-VAE on images (van den Oord et al. 2017): any quantizer, a prior over its codes."""
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ class VQVAE(CodeModel):
     """Encoder, quantizer, parallel decoder and prior.
 
     Each position of the grid has n vectors of dimension d, quantized with one codebook. The bound
-    is that of document 000 with a prior that is learnt:
+    is that of van den Oord et al. 2017 with a learnt prior:
 
         -log p(x) <= -log p(x | z*) - log p(z*),   z* = argmin_j ||z_e(x) - e_j||.
 
     Args:
-        config: The size; `prior.joint` trains the prior along.
+        config: The settings; `prior.joint` trains the prior along with the model.
         image_size: H = W, a multiple of 2^halvings.
     """
 
@@ -90,7 +90,7 @@ class VQVAE(CodeModel):
         return sample_pixels(self.decode(self.prior.sample(count, self.device)))
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the annealed settings of the quantizer how far training is, from 0 to 1."""
+        """Set the quantizer's annealed settings; `fraction` of training done, 0 to 1."""
         self.quantizer.set_progress(fraction)
 
     def after_optimizer_step(self) -> None:
