@@ -1,4 +1,4 @@
-"""Translations as tokens: models do the arithmetic, `vqnmt.search` and `vqnmt.ctc` the choosing.
+"""Translations as tokens: models compute, search and reading choose.
 
 `find_translations` knows how each kind of model is asked for translations. A model of another kind
 registers a function of its own: `find_translations.register(MyModel)`.
