@@ -16,7 +16,6 @@ from time import perf_counter
 
 from command_line import PLACE, SEED, Options, load_config, run, whole
 
-from vqnmt.data.synthetic import write_synthetic
 from vqnmt.data.workers import available_cores
 from vqnmt.evaluation.records import (
     Metric,
@@ -25,6 +24,7 @@ from vqnmt.evaluation.records import (
     describe_hardware,
     write_records,
 )
+from vqnmt.experiments.synthetic import write_synthetic
 from vqnmt.experiments.tables import preparation_table
 from vqnmt.files import check_writable
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline

@@ -15,9 +15,7 @@ import torch
 from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
-from vqnmt.evaluation.engines import engine_systems, measure_engines
 from vqnmt.evaluation.plots import plot_bleu_latency
-from vqnmt.evaluation.profile import profile_translation
 from vqnmt.evaluation.records import (
     Metric,
     Record,
@@ -25,10 +23,12 @@ from vqnmt.evaluation.records import (
     describe_hardware,
     write_records,
 )
+from vqnmt.experiments.engines import engine_systems, measure_engines
+from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
-from vqnmt.translator import Translator
+from vqnmt.translate.pytorch import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.
 DEEP_SHALLOW = "students/ar_*/student"

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import vqnmt
-from vqnmt.decoding import MOST, MOST_THREADS
+from vqnmt.decode.settings import MOST, MOST_THREADS
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import to_flat
 

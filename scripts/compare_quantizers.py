@@ -11,11 +11,11 @@ from typing import Any
 
 from command_line import deciding, load_config, run
 
+from vqnmt.experiments.collapse import CollapseConfig
+from vqnmt.experiments.comparison import QuantizerComparison
 from vqnmt.experiments.tables import collapse_table, students_table
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.checks import check_settings
-from vqnmt.pipeline.collapse import CollapseConfig
-from vqnmt.pipeline.comparison import QuantizerComparison
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.settings import from_mapping
 

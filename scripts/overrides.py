@@ -84,7 +84,7 @@ def _check(word: str) -> None:
 def _fields(name: str) -> dict[str, Any]:
     """Return every key that the settings of a configuration may have, and its type."""
     if "image" in name:
-        from vqnmt.pipeline.image_config import ImagePipelineConfig
+        from vqnmt.images.config import ImagePipelineConfig
 
         return field_types(ImagePipelineConfig)
     from vqnmt.pipeline import PipelineConfig

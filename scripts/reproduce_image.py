@@ -11,12 +11,12 @@ from typing import Any
 from command_line import deciding, load_config, run
 from accelerate import PartialState
 
-from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.records import Record
+from vqnmt.images.config import ImagePipelineConfig
+from vqnmt.images.evaluation import ImageEvaluation
+from vqnmt.images.pipeline import ImagePipeline
+from vqnmt.images.tables import image_table
 from vqnmt.pipeline.checks import check_image_settings
-from vqnmt.pipeline.image_config import ImagePipelineConfig
-from vqnmt.pipeline.image_evaluation import ImageEvaluation
-from vqnmt.pipeline.images import ImagePipeline
 from vqnmt.progress import say
 from vqnmt.settings import from_mapping
 

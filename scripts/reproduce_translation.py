@@ -12,11 +12,11 @@ from pathlib import Path
 from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
+from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row
 from vqnmt.experiments.tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.facts import pair_name
-from vqnmt.pipeline.reproduction import BASELINES, Reproduction, Row
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_translation"

@@ -12,10 +12,10 @@ def main(arguments: list[str]) -> None:
     """Run all stages."""
     from accelerate import PartialState
 
-    from vqnmt.evaluation.image_tables import image_table
-    from vqnmt.pipeline.image_config import ImagePipelineConfig
-    from vqnmt.pipeline.image_evaluation import ImageEvaluation
-    from vqnmt.pipeline.images import ImagePipeline
+    from vqnmt.images.config import ImagePipelineConfig
+    from vqnmt.images.evaluation import ImageEvaluation
+    from vqnmt.images.pipeline import ImagePipeline
+    from vqnmt.images.tables import image_table
     from vqnmt.settings import from_mapping
 
     config = from_mapping(ImagePipelineConfig, load_config("train_image", arguments))

@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 
 from command_line import PLACE, READER, SEED, SWITCH, THREADS, WIDTH, Options, run
 
-from vqnmt.decoding import SearchSettings
+from vqnmt.data.streams import count_lines, open_file, read_lines, unpacked
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.streams import count_lines, open_file, read_lines, unpacked
-from vqnmt.translation import (
+from vqnmt.translate.base import (
     DTYPES,
     ON_LONG,
     BatchTranslator,

@@ -16,7 +16,6 @@ from pathlib import Path
 from command_line import Options, run
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.image_tables import image_table
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
 from vqnmt.experiments.tables import (
@@ -32,6 +31,7 @@ from vqnmt.experiments.tables import (
     translation_tables,
 )
 from vqnmt.files import atomic_write_text
+from vqnmt.images.tables import image_table
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- records: (\S+)((?: [\w=,]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)

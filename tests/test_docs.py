@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import vqnmt
-from vqnmt.pipeline.stage import as_text
 from vqnmt.settings import to_flat
+from vqnmt.training.stage import as_text
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = sorted((ROOT / "docs").glob("*.md"))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.fuzzing import VALUES, attempt, fuzz, like
-from vqnmt.decoding import SearchSettings
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.models import (
     AutoregressiveConfig,

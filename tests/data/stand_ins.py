@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from vqnmt.data.catalogue import Entry
-from vqnmt.data.sources import RemoteFile
+from vqnmt.downloads import RemoteFile
 
 
 def lines(texts):

@@ -14,7 +14,7 @@ from vqnmt.data import catalogue
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import prepare_corpus
 from vqnmt.data.pieces import ArchiveMembers, TsvFile, WheelStrings
-from vqnmt.data.sources import RemoteFile
+from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
 
 

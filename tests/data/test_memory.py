@@ -7,16 +7,16 @@ from unittest import mock
 
 import pytest
 
-from vqnmt import distillation
 from vqnmt.data import build, tokenized
 from vqnmt.data import lines as lines_module
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, load_corpus, prepare_corpus
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.distillation import distill
 from vqnmt.errors import VqnmtError
-from vqnmt.translator import Translation
+from vqnmt.pipeline import distillation
+from vqnmt.pipeline.distillation import distill
+from vqnmt.translate.pytorch import Translation
 
 PAIRS = 3000
 LENGTH = 2000  # bytes of a sentence: all text is 12 MB

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vqnmt.evaluation.engines import ratios_to_peers
-from vqnmt.evaluation.footprint import measure_footprint
+from vqnmt.experiments.engines import ratios_to_peers
+from vqnmt.experiments.footprint import measure_footprint
 
 METRICS = {
     "ar_beam4": {"latency_ms.median": 40.0, "sentences_per_second.batch_32": 50.0},

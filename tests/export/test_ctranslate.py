@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("ctranslate2")
 
-from vqnmt.decoding import SearchSettings
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
-from vqnmt.model_folder import CHECKSUMS
-from vqnmt.translation import load_translator
-from vqnmt.translator import Translator
+from vqnmt.translate.base import load_translator
+from vqnmt.translate.folder import CHECKSUMS
+from vqnmt.translate.pytorch import Translator
 
 
 @pytest.fixture(scope="module")

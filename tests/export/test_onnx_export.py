@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from vqnmt.decoding import SearchSettings
+from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
 from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
-from vqnmt.export.runtime import (
+from vqnmt.layers import TransformerConfig
+from vqnmt.models import LatentConfig, LatentTransformer
+from vqnmt.quantizers import QuantizerConfig
+from vqnmt.translate.base import Translation, load_translator
+from vqnmt.translate.exported import (
     FORMAT,
     LatentExportConfig,
     OnnxTranslator,
     onnx_session,
 )
-from vqnmt.generation import LatentTranslation, find_translations
-from vqnmt.language_model import TrigramModel, Use
-from vqnmt.layers import TransformerConfig
-from vqnmt.model_folder import CHECKSUMS, EXPORTED
-from vqnmt.models import LatentConfig, LatentTransformer
-from vqnmt.quantizers import QuantizerConfig
-from vqnmt.translation import Translation, load_translator
-from vqnmt.translator import Translator
+from vqnmt.translate.folder import CHECKSUMS, EXPORTED
+from vqnmt.translate.generation import LatentTranslation, find_translations
+from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent
 VOCABULARY, LONGEST = 150, 14

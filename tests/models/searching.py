@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vqnmt.generation import find_translations
-from vqnmt.search import SearchSettings
+from vqnmt.decode.search import SearchSettings
+from vqnmt.translate.generation import find_translations
 
 
 def generate(model: nn.Module, source: Tensor, beam: int = 1) -> list[Any]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.models.searching import generate
+from vqnmt.decode.search import search
 from vqnmt.models.tokens import BOS, EOS, PAD, UNK
-from vqnmt.search import search
 
 
 def real(row: Tensor) -> list[int]:

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from tests.models.searching import generate
-from vqnmt.decoding import SearchSettings
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.generation import find_translations
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveTransformer, FertilityConfig, FertilityTransformer
 from vqnmt.models.fertility import copies, count_fertilities
 from vqnmt.models.tokens import BOS, EOS, PAD, length_limits
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.optimizer import make_optimizer
+from vqnmt.translate.generation import find_translations
 
 VOCABULARY = 12
 

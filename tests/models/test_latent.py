@@ -10,11 +10,11 @@ from torch.nn.functional import pad
 
 from tests.models.searching import generate
 from vqnmt.errors import VqnmtError
-from vqnmt.generation import pad_codes, reconstruct
 from vqnmt.models import LatentConfig
 from vqnmt.models.latent import prediction_loss, uniform_copy
 from vqnmt.models.tokens import PAD
 from vqnmt.models.warm_start import copy_weights
+from vqnmt.translate.generation import pad_codes, reconstruct
 
 OUTPUTS = pytest.mark.parametrize("output", ["ctc", "cross_entropy"])
 QUANTIZERS = pytest.mark.parametrize("name", ["ema", "soft_em"])

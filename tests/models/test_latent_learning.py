@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.models.searching import generate
-from vqnmt.generation import reconstruct
 from vqnmt.layers import TransformerConfig
 from vqnmt.models.tokens import PAD
+from vqnmt.translate.generation import reconstruct
 
 
 def real(row: torch.Tensor) -> list[int]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.models.searching import generate
-from vqnmt.generation import reconstruct
-from vqnmt.models.pretrained import TranslationModel
+from vqnmt.translate.generation import reconstruct
+from vqnmt.translate.pretrained import TranslationModel
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash"]
 NAMES += ["product", "residual", "fsq", "lfq", "sim_vq"]

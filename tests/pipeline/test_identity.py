@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vqnmt.data.config import CorpusConfig
+from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.pipeline.image_config import ImagePipelineConfig
 from vqnmt.settings import from_mapping, undecided
 
 SKIPPED = ("teacher: trained already", "student: trained already")

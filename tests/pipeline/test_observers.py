@@ -5,12 +5,12 @@ import pytest
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.language_model import Use
+from vqnmt.decode.language_model import Use
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
 from vqnmt.pipeline.observers import LatentObserver
-from vqnmt.translator import Translation
+from vqnmt.translate.pytorch import Translation
 
 SOURCE, REFERENCE = "a", "one two three four five six seven eight"
 

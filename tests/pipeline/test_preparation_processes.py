@@ -19,14 +19,14 @@ WORKER = f"""
 import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "scripts")!r}]
 from command_line import load_config
-from vqnmt import distillation
+from vqnmt.pipeline import distillation
 from vqnmt.data import build, tokenized
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.lines import Lines
 from vqnmt.data.shards import Shards
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
 from vqnmt.settings import from_mapping
-from vqnmt.translator import Translation
+from vqnmt.translate.pytorch import Translation
 
 class Shouter:
     def translate(self, sentences, **options):

@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from vqnmt.decoding import SearchSettings
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.generation import find_translations
+from vqnmt.experiments.reproduction import Reproduction, Row
 from vqnmt.models import FertilityConfig, FertilityTransformer, LatentConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig
-from vqnmt.pipeline.reproduction import Reproduction, Row
 from vqnmt.pipeline.systems import BASELINE, System, speed_metrics, system_name
-from vqnmt.translator import Translator
+from vqnmt.translate.generation import find_translations
+from vqnmt.translate.pytorch import Translator
 
 POSITIONS = LatentConfig(output="cross_entropy", upsampling=1)
 SENTENCES = ["ba do fi", "gu ka", "le ba gu do"]

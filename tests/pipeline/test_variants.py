@@ -9,7 +9,7 @@ from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import read_records
-from vqnmt.foreign import ForeignTranslator
+from vqnmt.translate.seq2seq import ForeignTranslator
 
 FEW_STEPS = [
     *("teacher_training.steps=3", "student_training.steps=3"),

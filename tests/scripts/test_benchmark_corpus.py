@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vqnmt.data import synthetic
-from vqnmt.data.synthetic import write_synthetic
 from vqnmt.evaluation.records import read_records
+from vqnmt.experiments import synthetic
+from vqnmt.experiments.synthetic import write_synthetic
 from vqnmt.experiments.tables import preparation_table
 
 STAGES = ("corpus", "vocabulary", "tokens", "plan")

@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 
-from vqnmt.evaluation.footprint import Footprint
 from vqnmt.evaluation.scores import score
-from vqnmt.translator import Translator
+from vqnmt.experiments.footprint import Footprint
+from vqnmt.translate.pytorch import Translator
 
 pytest.importorskip("ctranslate2")
 
@@ -17,7 +17,7 @@ pytest.importorskip("ctranslate2")
 @pytest.mark.slow
 def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> None:
     footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
-    with mock.patch("vqnmt.evaluation.engines.measure_footprint", return_value=footprint):
+    with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
             *("benchmark_latency", "--run", finished_run.folder, "--sentences", 6),
             *("--deep-shallow", finished_run.folder / "teacher"),
@@ -67,7 +67,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
 @pytest.mark.slow
 def test_profile_of_a_run(finished_run, tmp_path: Path, script: Callable) -> None:
     arguments = ("benchmark_latency", "--run", finished_run.folder, "--profile", "--threads", 1)
-    with mock.patch("vqnmt.evaluation.profile._RUNS", 10):
+    with mock.patch("vqnmt.experiments.profile._RUNS", 10):
         outcome = script(*arguments, "--results", tmp_path)
     assert outcome.status == 0, outcome.err
     (record,) = json.loads(next(tmp_path.glob("*-profile.json")).read_text())

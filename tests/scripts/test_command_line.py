@@ -150,7 +150,7 @@ def test_what_hydra_does_not_take_is_one_sentence(
 @pytest.mark.parametrize("value", ["-1", str(10**20), "10**20", str(2**32)])
 @pytest.mark.parametrize("name", ["train_nmt", "train_image"])
 def test_seeds_out_of_range(compose: Callable, value: str, name: str) -> None:
-    from vqnmt.pipeline.image_config import ImagePipelineConfig
+    from vqnmt.images.config import ImagePipelineConfig
 
     kind = ImagePipelineConfig if name == "train_image" else PipelineConfig
     with pytest.raises(VqnmtError, match=r"^seed is .*(must|smaller)"):

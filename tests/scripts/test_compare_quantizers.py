@@ -12,8 +12,8 @@ from PIL import Image
 
 from vqnmt.data.corpus import load_corpus
 from vqnmt.evaluation.records import read_records
-from vqnmt.pipeline.comparison import latent_metrics
-from vqnmt.translator import Translator
+from vqnmt.experiments.comparison import latent_metrics
+from vqnmt.translate.pytorch import Translator
 
 SYSTEMS = ["ema_reference_start", "vq_pytorch_defaults", "ema", "soft_em", "soft_em_sqrt_dim"]
 ROOT = Path(__file__).parent.parent.parent
@@ -113,7 +113,7 @@ def test_what_is_done_is_skipped_and_further_students_are_added(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with (
         mock.patch("vqnmt.training.loop.Trainer.train", side_effect=AssertionError),
-        mock.patch("vqnmt.pipeline.comparison.train_codebook", side_effect=AssertionError),
+        mock.patch("vqnmt.experiments.comparison.train_codebook", side_effect=AssertionError),
     ):
         outcome = script("compare_quantizers", *command)
     assert outcome.status == 0, outcome.err

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.image_tables import PAPER
-from vqnmt.models.image import build_image_model
-from vqnmt.pipeline.image_config import ImagePipelineConfig
+from vqnmt.images.config import ImagePipelineConfig
+from vqnmt.images.models import build_image_model
+from vqnmt.images.tables import PAPER
 from vqnmt.settings import from_mapping, to_flat
 
 ROOT = Path(__file__).parent.parent.parent

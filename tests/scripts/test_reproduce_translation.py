@@ -12,10 +12,10 @@ from PIL import Image
 
 from tests.conftest import SCRIPTS, Outcome
 from vqnmt.evaluation.records import read_records, write_records
-from vqnmt.pipeline import reproduction
-from vqnmt.pipeline.reproduction import BASELINES
+from vqnmt.experiments import reproduction
+from vqnmt.experiments.reproduction import BASELINES
 from vqnmt.training.loop import Trainer
-from vqnmt.translator import Translator
+from vqnmt.translate.pytorch import Translator
 
 ABLATIONS = sorted(path.stem for path in (SCRIPTS.parent / "configs/ablation").glob("*.yaml"))
 PLACES = ("run=", "records=", "systems=", "seeds=", "main=", "ablation=")

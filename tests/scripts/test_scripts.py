@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from accelerate import PartialState
 
-from vqnmt.translator import Translator
+from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -14,8 +14,8 @@ from unittest import mock
 
 import pytest
 
-from vqnmt.translation import Translation
-from vqnmt.translator import Translator
+from vqnmt.translate.base import Translation
+from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent
 PRETRAINED = ROOT / "pretrained" / "en-de"

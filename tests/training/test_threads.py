@@ -22,6 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vqnmt.images.models import (
+    AutoencoderConfig,
+    ImageModelConfig,
+    PriorConfig,
+    build_image_model,
+)
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
@@ -30,12 +36,6 @@ from vqnmt.models import (
     FertilityTransformer,
     LatentConfig,
     LatentTransformer,
-)
-from vqnmt.models.image import (
-    AutoencoderConfig,
-    ImageModelConfig,
-    PriorConfig,
-    build_image_model,
 )
 from vqnmt.quantizers import Quantizer, QuantizerConfig, build_quantizer
 from vqnmt.training.determinism import one_order

@@ -22,13 +22,13 @@ from vqnmt.data.judge import OUTCOMES, PairJudge
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, hold
 from vqnmt.data.shards import Arrays, Shards, joined
-from vqnmt.data.sources import RemoteFile, fetch, file_checksum
 from vqnmt.data.splits import HashSplit, sentence_key
+from vqnmt.data.streams import count_lines, open_file
 from vqnmt.data.workers import available_cores, map_in_order
+from vqnmt.downloads import RemoteFile, fetch, file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
-from vqnmt.streams import count_lines, open_file
 
 # Pairs that are judged at once, between two reports of progress, and their characters: fewer pairs
 # where these are long.

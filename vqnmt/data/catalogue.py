@@ -8,7 +8,7 @@ they are the MD5 sums that their users publish (sacreBLEU, Sockeye). Where none 
 from dataclasses import dataclass, field
 
 from vqnmt.data.pieces import ArchiveMembers, ParallelFiles, Piece, TsvFile, WheelStrings
-from vqnmt.data.sources import RemoteFile
+from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
 
 

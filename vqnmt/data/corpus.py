@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from vqnmt.data.build import build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
-from vqnmt.data.sources import file_checksum
+from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 
 

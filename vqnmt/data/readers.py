@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from vqnmt import streams
+from vqnmt.data import streams
 from vqnmt.errors import VqnmtError
 
 Pair = tuple[str, str]

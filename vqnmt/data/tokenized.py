@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.readers import chunks
 from vqnmt.data.shards import Arrays, Shards, joined
-from vqnmt.data.sources import file_checksum
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress

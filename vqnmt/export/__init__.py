@@ -1,4 +1,4 @@
 """Engines beside PyTorch: ONNX Runtime for the student, CTranslate2 for autoregressive models.
 
-`vqnmt.export.runtime` translates without PyTorch; the other modules need it.
+`vqnmt.translate.exported` translates without PyTorch; the other modules need it.
 """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward, sinusoids
 from vqnmt.models import AutoregressiveTransformer
-from vqnmt.translator import Translator
+from vqnmt.translate.pytorch import Translator
 
 
 def convert(translator: Translator, folder: Path | str, int8: bool) -> None:

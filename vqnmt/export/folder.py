@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vqnmt.decode.language_model import LANGUAGE_MODEL
 from vqnmt.errors import VqnmtError
-from vqnmt.export.runtime import FORMAT, PRECISIONS, PREVIOUS
 from vqnmt.files import atomic_path, atomic_write_text
-from vqnmt.language_model import LANGUAGE_MODEL
-from vqnmt.model_folder import CHECKSUMS, EXPORTED, write_checksums
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
-from vqnmt.translator import Translator
+from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
+from vqnmt.translate.folder import CHECKSUMS, EXPORTED, write_checksums
+from vqnmt.translate.pytorch import Translator
 
 # Begins the names of folders that an export which was killed may leave.
 _TEMPORARY = ".export."

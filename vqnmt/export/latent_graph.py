@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqnmt.ctc import MOST_LIKELY
+from vqnmt.decode.ctc import MOST_LIKELY
 from vqnmt.errors import VqnmtError
 from vqnmt.export.graph import FLOAT, INT32, INT64, Graph, array, model_proto
 from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search

@@ -1,4 +1,4 @@
-"""Greedy search and beam search as loops within an ONNX graph, see `vqnmt.search`.
+"""Greedy search and beam search as loops within an ONNX graph, see `vqnmt.decode.search`.
 
 Shapes: B sentences, k hypotheses of each, R rows of a step (B, or B * k), V symbols, t steps so
 far, H heads of width d / H. The symbol V - 1 ends a sequence; for a step it stands for the begin
@@ -122,7 +122,7 @@ def _greedy_step(graph: Graph, stepper: Stepper, alone: bool) -> onnx.GraphProto
 
 
 def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
-    """Write a beam search with the results of `vqnmt.search.n_best`.
+    """Write a beam search with the results of `vqnmt.decode.search.n_best`.
 
     The graph has the inputs `BEAM_DEFAULTS` too.
 

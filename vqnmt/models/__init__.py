@@ -1,9 +1,9 @@
 """The translation models: pure modules that know nothing of files, devices or processes."""
 
+from vqnmt.layers.losses import Losses
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
-from vqnmt.models.losses import Losses
 
 __all__ = [
     "AutoregressiveConfig",

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
+from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import DecoderLayer
 from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, PAD, append_eos
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.dropout import Dropout
+from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import Attention, attention_mask
 from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.losses import Losses
 from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
 
 # Positions whose scores over all pieces are held at once.

@@ -21,10 +21,10 @@ from vqnmt.layers import (
     TransformerConfig,
     Upsample,
 )
+from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.codes import prediction_loss, uniform_copy
 from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.losses import Losses
 from vqnmt.models.outputs import OUTPUTS
 from vqnmt.models.tokens import PAD, UNK, append_eos
 from vqnmt.quantizers import QuantizerConfig, build_quantizer

@@ -7,13 +7,13 @@ from accelerate import PartialState
 
 from vqnmt.evaluation.records import read_records
 from vqnmt.files import check_writable
-from vqnmt.models.image import build_image_model
-from vqnmt.models.pretrained import ARCHITECTURES
+from vqnmt.images.config import ImagePipelineConfig
+from vqnmt.images.models import build_image_model
 from vqnmt.models.warm_start import copy_weights
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.facts import records_path
-from vqnmt.pipeline.image_config import ImagePipelineConfig
 from vqnmt.pipeline.teachers import check_teacher
+from vqnmt.translate.pretrained import ARCHITECTURES
 
 
 def check_settings(config: PipelineConfig) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
-from vqnmt.decoding import check_temperature, check_width
+from vqnmt.decode.settings import check_temperature, check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
 from vqnmt.settings import check_seed

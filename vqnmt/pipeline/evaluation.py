@@ -18,7 +18,6 @@ from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_text, remove_leftovers
 from vqnmt.pipeline.config import DecodingConfig
 from vqnmt.pipeline.facts import corpus_facts, pair_name, records_path
-from vqnmt.pipeline.stage import as_text
 from vqnmt.pipeline.systems import (
     BASELINE,
     System,
@@ -33,7 +32,8 @@ from vqnmt.pipeline.systems import (
 from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import read_metrics
-from vqnmt.translator import Translation
+from vqnmt.training.stage import as_text
+from vqnmt.translate.pytorch import Translation
 
 _DESCRIPTIONS = {
     "latent": "A vqnmt latent Transformer: it predicts one discrete code for every {tokens} target "

@@ -9,11 +9,11 @@ from torch import nn
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
+from vqnmt.decode.language_model import TrigramModel, Use
 from vqnmt.evaluation.scores import score
-from vqnmt.language_model import TrigramModel, Use
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
-from vqnmt.translator import TextTranslator, Translation, Translator
+from vqnmt.translate.pytorch import TextTranslator, Translation, Translator
 
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so

@@ -10,15 +10,15 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
-from vqnmt.evaluation.speed import time_in_turn
-from vqnmt.foreign import ForeignTranslator
+from vqnmt.experiments.speed import time_in_turn
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConfig
-from vqnmt.pipeline.stage import Stage
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import rates, read_metrics
-from vqnmt.translation import TextTranslator, Translation
-from vqnmt.translator import Translator
+from vqnmt.training.stage import Stage
+from vqnmt.translate.base import TextTranslator, Translation
+from vqnmt.translate.pytorch import Translator
+from vqnmt.translate.seq2seq import ForeignTranslator
 
 BASELINE = "ar_beam4"
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from vqnmt.data.sources import file_checksum
+from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.foreign import ForeignTranslator, check_checkpoint
 from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.settings import from_mapping
-from vqnmt.translator import TextTranslator, Translator, check_model_folder
+from vqnmt.translate.pytorch import TextTranslator, Translator, check_model_folder
+from vqnmt.translate.seq2seq import ForeignTranslator, check_checkpoint
 
 
 def check_teacher(config: PipelineConfig) -> nn.Module | None:

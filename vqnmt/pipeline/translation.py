@@ -18,27 +18,27 @@ from vqnmt.data.lines import Lines
 from vqnmt.data.recombination import recombine
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.distillation import distill, select
+from vqnmt.decode.language_model import LANGUAGE_MODEL
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
-from vqnmt.language_model import LANGUAGE_MODEL
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
-from vqnmt.models.pretrained import ARCHITECTURES
 from vqnmt.models.warm_start import copy_weights
 from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
+from vqnmt.pipeline.distillation import distill, select
 from vqnmt.pipeline.facts import corpus_facts, split_name
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
-from vqnmt.pipeline.stage import Stage
 from vqnmt.pipeline.teachers import load_teacher
 from vqnmt.progress import say
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
-from vqnmt.translator import MODEL_FILES, TextTranslator, Translator
+from vqnmt.training.stage import Stage
+from vqnmt.translate.pretrained import ARCHITECTURES
+from vqnmt.translate.pytorch import MODEL_FILES, TextTranslator, Translator
 
 
 class TranslationPipeline:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.models.losses import Losses
+from vqnmt.layers.losses import Losses
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from vqnmt.models.losses import Losses
+from vqnmt.layers.losses import Losses
 
 
 class Meter:

@@ -1,0 +1,53 @@
+"""Image models of tiny dimensions."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vqnmt.images.models import (
+    AutoencoderConfig,
+    ImageModel,
+    ImageModelConfig,
+    PriorConfig,
+    build_image_model,
+)
+from vqnmt.quantizers import QuantizerConfig
+
+
+@pytest.fixture
+def make_model() -> Callable[..., ImageModel]:
+    """Return a function that builds a model of 4x4 images with 2x2 latents."""
+
+    def make(
+        kind: str,
+        size: int = 4,
+        *,
+        quantizer: str = "ema",
+        codebook_size: int = 2,
+        prior: str = "pixelcnn",
+        joint: bool = False,
+        **further: object,
+    ) -> ImageModel:
+        torch.manual_seed(0)
+        config = ImageModelConfig(
+            kind=kind,
+            autoencoder=AutoencoderConfig(width=8, blocks=1, pixel_width=8, mixtures=2),
+            quantizer=QuantizerConfig(
+                name=quantizer, codebook_size=codebook_size, decay=0.9, initialisation="normal"
+            ),
+            prior=PriorConfig(name=prior, width=8, layers=2, heads=2, joint=joint, dropout=0.0),
+            **{"latent_dim": 4, **further},  # type: ignore[arg-type]
+        )
+        return build_image_model(config, size)
+
+    return make
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Three smooth images (3, 3, 4, 4) uint8."""
+    torch.manual_seed(5)
+    corners = torch.rand(3, 3, 2, 2)
+    smooth = torch.nn.functional.interpolate(corners, (4, 4), mode="bilinear", align_corners=True)
+    return (255 * smooth).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Finding sequences: search, reading of CTC output, the n-gram model, and their settings."""

@@ -1,0 +1,309 @@
+"""Greedy search, beam search and sampling over any step function: tokens or codes.
+
+One implementation, so that a comparison of two systems compares their models.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from vqnmt.decode.settings import SearchSettings
+
+__all__ = [
+    "Hypothesis",
+    "SearchSettings",
+    "SearchState",
+    "find_candidates",
+    "n_best",
+    "sample",
+    "search",
+]
+
+
+class SearchState(Protocol):
+    """What a step function keeps between steps, one row for each hypothesis."""
+
+    def expand(self, hypotheses: int) -> None:
+        """Give each sentence this many neighbouring rows; before the first step."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows `index`; of an expanded sentence all, or none."""
+
+    def reorder(self, index: Tensor) -> None:
+        """Move rows among hypotheses of the same sentence."""
+
+
+StateT = TypeVar("StateT", bound=SearchState)
+
+
+@dataclass(slots=True)
+class Hypothesis:
+    """A finished sequence.
+
+    Attributes:
+        symbols: Tokens or codes, without begin and end.
+        log_probability: Its log-probability in nats, the end included where it was reached.
+        ended: Whether it was reached.
+    """
+
+    symbols: list[int]
+    log_probability: float
+    ended: bool = False
+
+    def score(self, length_penalty: float) -> float:
+        """Return log-probability / length ** `length_penalty`; the end counts as a symbol."""
+        return self.log_probability / max(len(self.symbols) + self.ended, 1) ** length_penalty
+
+
+def find_candidates(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    settings: SearchSettings,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Look for sequences in the way of `settings`; for the arguments see `search`.
+
+    Returns:
+        For each of the B sentences its candidates: the best first from a search, where there may
+        be fewer than wanted when no more exist; in the order drawn from sampling.
+    """
+    if settings.temperature is not None:
+        return sample(
+            step,
+            state,
+            limits,
+            begin=begin,
+            end=end,
+            count=settings.candidates,
+            temperature=settings.temperature,
+            forbidden=forbidden,
+        )
+    beam = max(settings.beam, settings.candidates)
+    if beam == 1:
+        best = _one_by_one(step, state, limits, begin, end, forbidden, _best)
+        return [[hypothesis] for hypothesis in best]
+    found = n_best(
+        step,
+        state,
+        limits,
+        begin=begin,
+        end=end,
+        beam=beam,
+        length_penalty=settings.length_penalty,
+        forbidden=forbidden,
+    )
+    return [hypotheses[: settings.candidates] for hypotheses in found]
+
+
+def search(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    beam: int = 1,
+    length_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[Hypothesis]:
+    """Find a sequence of high probability for each of B sentences.
+
+    Args:
+        step: Maps the last symbols (N,) and the state to logits (N, V) for the next symbols.
+        state: Starts with one row a sentence.
+        limits: The most symbols for each sentence, (B,); a sequence that reaches its limit
+            is taken as it stands.
+        begin: The symbol before the first.
+        end: The symbol that closes a sequence.
+        beam: Hypotheses kept a sentence; 1 is greedy search.
+        length_penalty: Finished hypotheses are compared by log-probability / length ** this.
+        forbidden: Symbols that are never chosen.
+
+    Returns:
+        The best hypothesis of each sentence, in order.
+    """
+    found = find_candidates(
+        step,
+        state,
+        limits,
+        begin=begin,
+        end=end,
+        settings=SearchSettings(beam=beam, length_penalty=length_penalty),
+        forbidden=forbidden,
+    )
+    return [hypotheses[0] for hypotheses in found]
+
+
+def sample(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    count: int,
+    temperature: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Draw `count` sequences for each of B sentences, symbol by symbol.
+
+    Args:
+        step: See `search`.
+        state: See `search`.
+        limits: See `search`.
+        begin: See `search`.
+        end: See `search`.
+        count: Sequences for each sentence; equal ones may be among them.
+        temperature: Symbols are drawn from p ** (1 / temperature), above 0.
+        forbidden: See `search`.
+
+    Returns:
+        For each sentence its sequences in the order drawn, with their log-probabilities under p
+        itself, whatever the temperature.
+    """
+    rows = torch.arange(len(limits), device=limits.device).repeat_interleave(count)
+    state.select(rows)
+
+    def draw(log_p: Tensor) -> Tensor:
+        weights = (log_p / temperature).softmax(dim=-1)
+        return torch.multinomial(weights, 1)[:, 0]
+
+    drawn = _one_by_one(step, state, limits[rows], begin, end, forbidden, draw)
+    return [drawn[i : i + count] for i in range(0, len(drawn), count)]
+
+
+def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
+    if forbidden:  # on a copy: the logits are the step function's
+        index = torch.tensor(forbidden, device=logits.device)
+        logits = logits.index_fill(1, index, -torch.inf)
+    return logits.float().log_softmax(dim=-1)
+
+
+def _best(log_p: Tensor) -> Tensor:
+    return log_p.max(dim=-1).indices  # faster on CPU than `argmax`
+
+
+def _one_by_one(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    begin: int,
+    end: int,
+    forbidden: Sequence[int],
+    choose: Callable[[Tensor], Tensor],
+) -> list[Hypothesis]:
+    """Extend one sequence a row by what `choose` picks from log-probabilities (N, V)."""
+    hypotheses = [Hypothesis([], 0.0) for _ in range(len(limits))]
+    bounds = limits.tolist()
+    rows = list(range(len(limits)))  # the sentence that each row of the state belongs to
+    symbols = torch.full_like(limits, begin)
+    while rows:
+        log_p = _log_probabilities(step(symbols, state), forbidden)
+        symbols = choose(log_p)  # (N,)
+        values = log_p.gather(1, symbols[:, None])[:, 0]
+        going = []
+        for i, (symbol, value) in enumerate(zip(symbols.tolist(), values.tolist(), strict=True)):
+            hypothesis = hypotheses[rows[i]]
+            hypothesis.log_probability += value
+            if symbol == end:
+                hypothesis.ended = True
+                continue
+            hypothesis.symbols.append(symbol)
+            if len(hypothesis.symbols) < bounds[rows[i]]:
+                going.append(i)
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            if rows:
+                index = torch.tensor(going, device=symbols.device)
+                state.select(index)
+                symbols = symbols[index]
+    return hypotheses
+
+
+def n_best(
+    step: Callable[[Tensor, StateT], Tensor],
+    state: StateT,
+    limits: Tensor,
+    *,
+    begin: int,
+    end: int,
+    beam: int,
+    length_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Find up to `beam` sequences for each of B sentences by beam search; see `search`.
+
+    Returns:
+        For each sentence its hypotheses, the best first: `beam` of them, or as many as exist
+        within the sentence's limit.
+    """
+    device, bounds = limits.device, limits.tolist()
+    finished: list[list[Hypothesis]] = [[] for _ in bounds]
+    rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
+    state.expand(beam)
+    symbols = torch.full((len(rows) * beam,), begin, device=device)
+    # The hypotheses of a sentence start alike: only the first may branch at the first step.
+    scores = torch.full((len(rows), beam), -torch.inf, device=device)
+    scores[:, 0] = 0.0
+    history = torch.zeros(len(rows), beam, 0, dtype=torch.long, device=device)
+
+    while rows:
+        log_p = _log_probabilities(step(symbols, state), forbidden)
+        vocabulary = log_p.shape[1]
+        totals = (scores[..., None] + log_p.view(len(rows), beam, vocabulary)).flatten(1)
+        # Twice as many as needed: at most `beam` of them can be ends, so `beam` go on.
+        values, flat = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
+        parents, nexts = flat // vocabulary, flat % vocabulary
+        length = history.shape[2] + 1
+        ends = (nexts == end) & (values > -torch.inf)
+        # An end counts when it is among the `beam` best, as a hypothesis of equal rank would.
+        for row, column in ends[:, :beam].nonzero().tolist():
+            tokens = history[row, parents[row, column]].tolist()
+            finished[rows[row]].append(Hypothesis(tokens, values[row, column].item(), True))
+        order = ends.to(torch.int8).argsort(dim=1, stable=True)[
+            :, :beam
+        ]  # the non-ends, best first
+        scores, parents, nexts = (x.gather(1, order) for x in (values, parents, nexts))
+        # Where fewer than `beam` go on: no hypothesis, and a symbol that `step` can take.
+        none = nexts == end
+        scores = scores.masked_fill(none, -torch.inf)
+        nexts = torch.where(none, nexts[:, :1], nexts)
+        history = torch.cat(
+            [history.gather(1, parents[..., None].expand(-1, -1, length - 1)), nexts[..., None]], 2
+        )
+        base = torch.arange(len(rows), device=device)[:, None] * beam
+        moved = (base + parents).flatten()
+        going = []
+        for i, row in enumerate(rows):
+            if len(finished[row]) >= beam:
+                # Goes on while a hypothesis is better, at its present length, than all ended.
+                best = max(hypothesis.score(length_penalty) for hypothesis in finished[row])
+                if best >= scores[i, 0].item() / length**length_penalty:
+                    continue
+            if not torch.isfinite(scores[i, 0]):
+                continue
+            if length >= bounds[row]:  # cut at the limit: taken as it stands
+                for j in range(int(torch.isfinite(scores[i]).sum())):  # they stand best first
+                    finished[row].append(Hypothesis(history[i, j].tolist(), scores[i, j].item()))
+                continue
+            going.append(i)
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            if not rows:
+                break
+            kept = torch.tensor(going, device=device)
+            scores, nexts, history = scores[kept], nexts[kept], history[kept]
+            state.select(moved.view(-1, beam)[kept].flatten())
+        else:
+            state.reorder(moved)
+        symbols = nexts.flatten()
+    for hypotheses in finished:
+        hypotheses.sort(key=lambda one: -one.score(length_penalty))  # stable: of equals the first
+    return [hypotheses[:beam] for hypotheses in finished]

@@ -1,0 +1,232 @@
+"""The engines side by side: PyTorch, CTranslate2 and ONNX Runtime on the same models and text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vqnmt.data.corpus import ParallelText
+from vqnmt.evaluation.latency import measure_latency, speedup
+from vqnmt.evaluation.records import Metric
+from vqnmt.evaluation.scores import score
+from vqnmt.experiments.footprint import measure_footprint
+from vqnmt.experiments.speed import time_in_turn
+from vqnmt.experiments.tables import THROUGHPUT_BATCHES
+from vqnmt.export.folder import PRECISIONS, export_model
+from vqnmt.translate.base import DTYPES, BatchTranslator, load_translator
+
+# Sentences that the process translates whose memory is measured.
+_FOOTPRINT_SENTENCES = 50
+# Candidates among which the autoregressive model chooses for the student.
+_CANDIDATES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSystem:
+    """A loaded model folder of any kind and how it searches."""
+
+    folder: Path
+    source: Path
+    """The model folder that it was exported from, or is."""
+    translator: BatchTranslator
+    beam: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `load_translator`."""
+    rescorer: "EngineSystem | None" = None
+    """Who chooses among `beam` candidates."""
+
+    def one(self, sentence: str) -> str:
+        """Translate one sentence."""
+        return self.translate([sentence])[0]
+
+    def translate(self, sentences: Sequence[str]) -> list[str]:
+        """Translate from strings to strings: what the clock sees."""
+        rescored: dict[str, Any] = {}
+        if self.rescorer is not None:
+            rescored = {"candidates": self.beam, "rescorer": self.rescorer.translator}
+        found = self.translator.translate(sentences, beam=self.beam, **rescored)
+        return [translation.text for translation in found]
+
+    @property
+    def search(self) -> tuple[Path, int, bool]:
+        """What, apart from rounding, decides the translations."""
+        return self.source, self.beam, self.rescorer is not None
+
+    def model_bytes(self) -> int:
+        """Size of the weights, the rescorer's included."""
+        files = [path for path in self.folder.rglob("model*") if path.is_file()]
+        own = sum(
+            path.stat().st_size
+            for path in files
+            if path.suffix in (".safetensors", ".onnx", ".bin")
+        )
+        return own + (self.rescorer.model_bytes() if self.rescorer else 0)
+
+
+def engine_systems(
+    models: Mapping[str, Path], exports: Path, threads: int, device: str = "cpu"
+) -> dict[str, EngineSystem]:
+    """Load every model in every engine; the exported ones are for a CPU.
+
+    Args:
+        models: Model folders by label: `student` is a latent model, all others autoregressive;
+            `ar` comes first.
+        exports: Folder for the exports.
+        threads: Of the exported engines; PyTorch's are the process's own.
+        device: Where PyTorch runs.
+
+    Returns:
+        By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
+        of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
+        the student: `student`, `student_onnx_fp32`, `student_onnx_int8`, and
+        `student_rescored`, `student_onnx_fp32_rescored`, `student_onnx_int8_rescored`, where `ar`
+        chooses in the same precision, of the exports in CTranslate2. On a GPU no exports, but
+        `student_bf16`, `ar_fp16_greedy` and so on.
+    """
+    systems: dict[str, EngineSystem] = {}
+    for label, model in models.items():
+        latent = label == "student"
+        # Where it is, how it is loaded, and the autoregressive system that rescores in its way.
+        loads: dict[str, tuple[Path, dict[str, Any], str]] = {}
+        for dtype in ("fp32",) if device == "cpu" else DTYPES:
+            suffix = "" if dtype == "fp32" else f"_{dtype}"
+            loads[label + suffix] = model, {"dtype": dtype}, f"ar{suffix}_greedy"
+        for precision in PRECISIONS if device == "cpu" else ():
+            prefix = "" if label == "ar" else f"{label}_"
+            name = f"{prefix}{'onnx' if latent else 'ctranslate2'}_{precision}"
+            loads[name] = exports / name, {}, f"ctranslate2_{precision}_greedy"
+            export_model(model, exports / name, precision)
+        for name, (folder, options, rescorer) in loads.items():
+            translator = load_translator(folder, device, threads, **options)
+            searches = {"": 1} if latent else {"_greedy": 1, "_beam4": 4}
+            for suffix, beam in searches.items():
+                systems[name + suffix] = EngineSystem(folder, model, translator, beam, options)
+            if latent:
+                systems[f"{name}_rescored"] = EngineSystem(
+                    folder, model, translator, _CANDIDATES, options, systems[rescorer]
+                )
+    return systems
+
+
+def measure_engines(
+    systems: Mapping[str, EngineSystem],
+    text: ParallelText,
+    *,
+    test_set: str,
+    rounds: int,
+    threads: int,
+    device: str = "cpu",
+) -> dict[str, dict[str, Metric]]:
+    """Measure latency, throughput, footprint and BLEU of every system.
+
+    `differing_translations` counts the sentences that a system translates otherwise than the
+    first with the same weights and search does, which is PyTorch in fp32.
+
+    Args:
+        systems: By name; `ar_beam4` is the baseline of `speedup_over_ar_beam4`.
+        text: Sources and references.
+        test_set: Its name.
+        rounds: How often each sentence and each batch is timed.
+        threads: Of the engines, for the processes whose memory is measured.
+        device: Where PyTorch runs.
+    """
+    metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
+    timed = measure_latency(
+        {name: system.one for name, system in systems.items()},
+        text.sources,
+        rounds=rounds,
+        synchronize=torch.cuda.synchronize if torch.device(device).type == "cuda" else None,
+    )
+    firsts = {system.search: name for name, system in reversed(list(systems.items()))}
+    for name, latency in timed.items():
+        system = systems[name]
+        language = system.translator.target_language
+        expected = timed[firsts[system.search]].translations
+        scores = score(latency.translations, text.targets, language)
+        metrics[name] |= {
+            f"bleu.{test_set}": scores.bleu,
+            f"chrf.{test_set}": scores.chrf,
+            "bleu_signature": scores.bleu_signature,
+            "chrf_signature": scores.chrf_signature,
+            "differing_translations": sum(
+                a != b for a, b in zip(latency.translations, expected, strict=True)
+            ),
+            "latency_ms.median": latency.median_ms,
+            "latency_ms.p90": latency.p90_ms,
+            "latency_ms.p99": latency.p99_ms,
+            "latency_ms.mean": latency.mean_ms,
+            "latency_sentences": latency.sentences,
+            "latency_rounds": latency.rounds,
+            "speedup_over_ar_beam4": speedup(timed["ar_beam4"], latency),
+        }
+    for size in THROUGHPUT_BATCHES:
+        batches = [text.sources[i : i + size] for i in range(0, len(text), size)]
+        work = {name: _translates(system, batches) for name, system in systems.items()}
+        times = time_in_turn(work, rounds, device)
+        for name, seconds in times.items():
+            rate = len(text) / float(np.median(seconds))
+            metrics[name][f"sentences_per_second.batch_{size}"] = rate
+    for name, system in systems.items():
+        sentences = list(text.sources[:_FOOTPRINT_SENTENCES])
+        found = measure_footprint(
+            system.folder,
+            sentences,
+            beam=system.beam,
+            threads=threads,
+            device=device,
+            options=system.options,
+            rescorer=system.rescorer.folder if system.rescorer else None,
+        )
+        metrics[name]["load_seconds"] = found.load_seconds
+        metrics[name]["peak_memory_bytes"] = found.peak_memory_bytes
+        metrics[name]["model_bytes"] = system.model_bytes()
+    for name, ratios in ratios_to_peers(metrics).items():
+        metrics[name] |= ratios
+    return metrics
+
+
+def _translates(system: EngineSystem, batches: list) -> Callable[[], None]:
+    def work() -> None:
+        for batch in batches:
+            system.translate(batch)
+
+    return work
+
+
+def ratios_to_peers(
+    metrics: Mapping[str, Mapping[str, Metric]],
+) -> dict[str, dict[str, Metric]]:
+    """Compare each system's median latency and throughput with CTranslate2's better precision.
+
+    Args:
+        metrics: Of each system, by name; CTranslate2's names begin with `ctranslate2_` and end in
+            `_greedy` or `_beam4`.
+
+    Returns:
+        For each system `ratio_to_ctranslate2_greedy` and `ratio_to_ctranslate2_beam4`, their time
+        over its own, and likewise `throughput_ratio_to_ctranslate2_greedy` at batch 32.
+    """
+
+    def values(search: str, key: str) -> list[float]:
+        return [
+            float(found[key])
+            for name, found in metrics.items()
+            if name.startswith("ctranslate2_") and name.endswith(search) and key in found
+        ]
+
+    ratios: dict[str, dict[str, Metric]] = {name: {} for name in metrics}
+    for search in ("greedy", "beam4"):
+        times = values(f"_{search}", "latency_ms.median")
+        for name, found in metrics.items():
+            if times and "latency_ms.median" in found:
+                own = float(found["latency_ms.median"])
+                ratios[name][f"ratio_to_ctranslate2_{search}"] = min(times) / own
+    rates = values("_greedy", "sentences_per_second.batch_32")
+    for name, found in metrics.items():
+        if rates and "sentences_per_second.batch_32" in found:
+            own = float(found["sentences_per_second.batch_32"])
+            ratios[name]["throughput_ratio_to_ctranslate2_greedy"] = own / max(rates)
+    return ratios

@@ -1,0 +1,365 @@
+"""The table of Roy et al. 2018: many systems on one teacher, each trained and scored once."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from vqnmt.downloads import file_checksum
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usages
+from vqnmt.evaluation.records import (
+    Metric,
+    Record,
+    current_commit,
+    describe_hardware,
+    read_records,
+    write_records,
+)
+from vqnmt.evaluation.scores import paired_bootstrap
+from vqnmt.files import atomic_write_lines, atomic_write_text
+from vqnmt.models import LatentTransformer
+from vqnmt.pipeline.checks import check_settings
+from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.pipeline.facts import pair_name
+from vqnmt.pipeline.systems import (
+    BASELINE,
+    System,
+    code_usage,
+    latent_quality,
+    quality_metrics,
+    speed_metrics,
+    student_name,
+    training_metrics,
+    translate_sets,
+)
+from vqnmt.pipeline.translation import TranslationPipeline
+from vqnmt.progress import say
+from vqnmt.settings import to_flat
+from vqnmt.training.stage import Stage, as_text
+from vqnmt.translate.pytorch import Translator
+
+BASELINES = (BASELINE, "ar_greedy")
+
+# The settings in which systems may differ; all others are shared.
+_OWN = (
+    *("seed", "student", "student_model", "autoregressive_student", "fertility_student"),
+    *("student_training", "distill", "recombined", "warm_start", "decoding"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A system of the table."""
+
+    config: PipelineConfig
+    """Its settings."""
+    overrides: list[str]
+    """The command's changes to the default configuration, for the records."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A system with one seed, trained."""
+
+    name: str
+    row: Row
+    pipeline: TranslationPipeline
+    system: System
+    stage: Stage
+    """Of its scores: `record.json` and the translations."""
+
+    @property
+    def training(self) -> Stage | None:
+        """The stage that trained its model; None for a teacher from elsewhere."""
+        kind = "teacher" if self.row.config.student == "teacher" else "student"
+        return self.pipeline.stages.get(kind)
+
+
+class Reproduction:
+    """Trains, scores and times systems that share corpus, vocabulary, teacher and distilled text.
+
+    The run's folder gets, beside the shared stages of any run::
+
+        students/<kind>-<digest>/     a student; systems with the same one share it
+        teachers/seed-<n>/            the autoregressive model of a further seed
+        systems/<name>-<digest>/      translations and scores of a system
+        speed/<digest>/               times of all systems, taken in turn
+
+    A digest covers everything that decides the content, so changed settings make new folders and
+    existing ones are kept. Test sets are translated once all is trained.
+
+    Args:
+        rows: The systems by name, `BASELINES` among them. The first one's settings are those of
+            the shared stages.
+        seeds: The first one is that of the shared stages and of every system.
+        main: Systems that are trained with all `seeds`, and compared with `BASELINES` by paired
+            bootstrap.
+        tests: Whether the test sets are scored, or the validation set alone.
+
+    Raises:
+        VqnmtError: Several processes are running, the systems do not fit together, or a shared
+            stage fails.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, Row],
+        *,
+        seeds: Sequence[int],
+        main: Sequence[str] = (),
+        tests: bool = True,
+    ) -> None:
+        if not seeds or not all(isinstance(seed, int) for seed in seeds):
+            raise VqnmtError(f"seeds is {list(seeds)}; give one whole number or more")
+        self.rows, self.seeds, self.main = rows, seeds, main
+        base = next(iter(rows.values())).config
+        self.config = dataclasses.replace(base, seed=seeds[0])
+        for name, row in rows.items():
+            _check_shared(self.config, row.config, name)
+            check_settings(row.config)
+        self.pipeline = TranslationPipeline(self.config)
+        if PartialState().num_processes > 1:
+            raise VqnmtError("systems are compared in one process: start it by python alone")
+        self.pipeline.prepare_corpus()
+        self.pipeline.train_vocabulary()
+        self.pipeline.train_teacher()
+        self.folder = self.pipeline.folder
+        corpus = self.pipeline.corpus
+        self.sets = {"valid": corpus.valid, **(corpus.test if tests else {})}
+        self.entries: dict[str, list[_Entry]] = {}
+        """Of each system, one for each seed."""
+
+    def run(self) -> list[Record]:
+        """Run what is missing; return the records of all systems."""
+        for name, row in self.rows.items():
+            say(f"system {name}")
+            seeds = self.seeds if self._takes_seeds(name) else self.seeds[:1]
+            self.entries[name] = [self._entry(name, row, seed) for seed in seeds]
+        records = {
+            name: [self._score(entry) for entry in entries]
+            for name, entries in self.entries.items()
+        }
+        speed, hardware = self._speed()
+        significance = self._significance()
+        for name, (first, *_) in records.items():
+            metrics = first.metrics | speed[name] | significance.get(name, {})
+            records[name][0] = dataclasses.replace(first, metrics=metrics, hardware=hardware)
+        return [record for of_system in records.values() for record in of_system]
+
+    def _takes_seeds(self, name: str) -> bool:
+        config = self.rows[name].config
+        given = config.student == "teacher" and config.teacher != "own"  # there already
+        return name in self.main and not given
+
+    # --- training ----------------------------------------------------------------------------
+
+    def _entry(self, name: str, row: Row, seed: int) -> _Entry:
+        config = dataclasses.replace(row.config, seed=seed)
+        pipeline = self._trained(config)
+        system = System(pipeline.student, config.decoding, self.pipeline.teacher)
+        settings: dict[str, Any] = {
+            "sets": list(self.sets),
+            "decoding": dataclasses.asdict(config.decoding),
+            "digest of the model": _checksum(pipeline, config.student),
+        }
+        if config.decoding.candidates > 1:
+            settings["digest of the teacher"] = _checksum(self.pipeline, "teacher")
+        stage = Stage(self.folder / "systems" / f"{name}-{_digest(settings)}", settings)
+        return _Entry(name, row, pipeline, system, stage)
+
+    def _trained(self, config: PipelineConfig) -> TranslationPipeline:
+        """Return a pipeline with the student of `config`, trained now or before."""
+        if config.student == "teacher":
+            one = self.pipeline.with_student(config, self.folder)
+            if config.seed != self.config.seed:
+                one.folder = self.folder / "teachers" / f"seed-{config.seed}"
+                one.train_teacher()
+            one.train_student(self.pipeline.corpus.train)
+            return one
+        # Its text is that of the first seed.
+        first = dataclasses.replace(config, seed=self.config.seed)
+        shared = self.pipeline.with_student(first, self.folder)
+        text = shared.student_text()
+        one = shared.with_student(config, self.folder / "students")
+        one.folder = _student_folder(one)
+        one.train_student(text)
+        return one
+
+    # --- measurement -------------------------------------------------------------------------
+
+    def _score(self, entry: _Entry) -> Record:
+        """Translate and score all sets, once."""
+        stage, system = entry.stage, entry.system
+        path = stage.folder / "record.json"
+        if not stage.has(path.name):
+            with stage.work():
+                found = translate_sets(entry.name, system, self.sets)
+                texts = {key: [t.text for t in translations] for key, translations in found.items()}
+                for key, lines in texts.items():
+                    # An undertrained model may spell any byte.
+                    kept = (line.replace("\n", " ") for line in lines)
+                    atomic_write_lines(self._translations(stage, key), kept)
+                student = entry.pipeline.student
+                metrics = quality_metrics(texts, self.sets, student.target_language)
+                metrics |= latent_quality(student, found["valid"], self.sets["valid"])
+                metrics |= training_metrics(entry.training) | _sizes(student)
+                record = self._record(entry, metrics)
+                path.unlink(missing_ok=True)
+                write_records(path, [record])
+        return dataclasses.replace(read_records(path)[0], overrides=entry.row.overrides)
+
+    def _record(self, entry: _Entry, metrics: dict[str, Metric]) -> Record:
+        training = entry.training
+        return Record(
+            system=entry.name,
+            corpus=pair_name(self.pipeline.corpus),
+            overrides=entry.row.overrides,
+            seed=entry.pipeline.config.seed,
+            commit=current_commit(),
+            training_commit="" if training is None else training.commit,
+            hardware=describe_hardware(entry.pipeline.student.device),
+            wall_seconds=0.0 if training is None else training.seconds,
+            parameters=entry.system.parameters,
+            metrics=metrics,
+        )
+
+    def _translations(self, stage: Stage, set_name: str) -> Path:
+        return stage.folder / f"{set_name}.{self.pipeline.corpus.target_language}"
+
+    def _speed(self) -> tuple[dict[str, dict[str, Metric]], dict[str, str | int]]:
+        """Time the first seed of all systems in turn, once on this machine."""
+        firsts = {name: entries[0] for name, entries in self.entries.items()}
+        hardware = describe_hardware(firsts[BASELINE].pipeline.student.device)
+        settings = {
+            "systems": {name: _digest(entry.stage.settings) for name, entry in firsts.items()},
+            "evaluation": dataclasses.asdict(self.config.evaluation),
+            "hardware": hardware,
+        }
+        stage = Stage(self.folder / "speed" / _digest(settings), settings)
+        path = stage.folder / "speed.json"
+        if not stage.has(path.name):
+            with stage.work():
+                systems = {name: entry.system for name, entry in firsts.items()}
+                sentences = self.sets[self._first_set()].sources
+                found = speed_metrics(systems, sentences, self.config.evaluation)
+                atomic_write_text(path, json.dumps(found, indent=2) + "\n")
+        speed: dict[str, dict[str, Metric]] = json.loads(path.read_text(encoding="utf-8"))
+        return speed, hardware
+
+    def _significance(self) -> dict[str, dict[str, Metric]]:
+        """Compare the main systems with the autoregressive ones on the test sets."""
+        metrics: dict[str, dict[str, Metric]] = {}
+        compared = [name for name in self.main if name in self.rows and name not in BASELINES]
+        for key, text in self.sets.items():
+            if key == "valid" or not compared:
+                continue
+            outputs = {name: self._output(name, key) for name in (*BASELINES, *compared)}
+            for baseline in BASELINES:
+                found = paired_bootstrap(
+                    outputs[baseline],
+                    {name: outputs[name] for name in compared},
+                    text.targets,
+                    self.pipeline.corpus.target_language,
+                )
+                for name, comparison in found.items():
+                    one = metrics.setdefault(name, {})
+                    one[f"bleu_minus_{baseline}.{key}"] = comparison.difference
+                    one[f"p_value_against_{baseline}.{key}"] = comparison.p_value
+                    one[f"bleu_interval.{key}"] = comparison.interval
+        return metrics
+
+    def _output(self, name: str, set_name: str) -> list[str]:
+        path = self._translations(self.entries[name][0].stage, set_name)
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+    # --- publication -------------------------------------------------------------------------
+
+    def publish(self, path: Path, records: Sequence[Record]) -> None:
+        """Add `records` to the file at `path`, and draw the pictures beside it.
+
+        `<name>_bleu_latency.png` has all systems of these records, `<name>_code_usage.png` those
+        with codes.
+        """
+        write_records(path, records)
+        if any("latency_ms.median" in record.metrics for record in records):
+            picture = path.with_name(f"{path.stem}_bleu_latency.png")
+            plot_bleu_latency(records, picture, self._first_set())
+        usages: dict[Path, tuple[str, tuple[np.ndarray, np.ndarray]]] = {}
+        for name, (first, *_) in self.entries.items():
+            stage = first.training
+            # A student of several systems is drawn once.
+            if stage and stage.folder not in usages and (usage := code_usage(stage)):
+                usages[stage.folder] = name, usage
+        if usages:
+            plot_code_usages(dict(usages.values()), path.with_name(f"{path.stem}_code_usage.png"))
+
+    def _first_set(self) -> str:
+        """Name the set that is timed and drawn: the first test set, or valid where none is."""
+        return next((name for name in self.sets if name != "valid"), "valid")
+
+
+def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> None:
+    """Refuse a system that differs in what all systems share.
+
+    Raises:
+        VqnmtError: Names the system, the key and both values.
+    """
+    ours, theirs = (
+        to_flat({k: v for k, v in dataclasses.asdict(c).items() if k not in _OWN})
+        for c in (base, config)
+    )
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise VqnmtError(
+                f"system {name} sets {key}={as_text(theirs[key])}, but all systems share {key}="
+                f"{as_text(value)}: set it on the command line, for all of them"
+            )
+
+
+def _student_folder(pipeline: TranslationPipeline) -> Path:
+    """Return the folder below the pipeline's that has its student, or will have it.
+
+    Older versions took more settings into the digest in its name, so that names alone do not tell.
+    """
+    parent, name = pipeline.folder, student_name(pipeline.config)
+    new = parent / f"{name}-{_digest(pipeline.student_stage().settings)}"
+    for path in sorted(parent.glob(f"{name}-*/student/stage.json")):
+        pipeline.folder = path.parent.parent
+        with suppress(VqnmtError):  # of other settings
+            pipeline.student_stage()
+            return pipeline.folder
+    return new
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _checksum(pipeline: TranslationPipeline, kind: str) -> str:
+    """Return the checksum of the weights of a pipeline's teacher or student."""
+    if kind == "teacher" and pipeline.config.teacher != "own":
+        return str(pipeline.teacher_settings["digest of the teacher"])
+    stage = pipeline.stages["teacher" if kind == "teacher" else "student"]
+    return file_checksum(stage.folder / "model.safetensors")
+
+
+def _sizes(student: Translator) -> dict[str, Metric]:
+    """Say how large the codes of a latent student are: n_c, K and, for soft EM, n_s."""
+    if not isinstance(student.model, LatentTransformer):
+        return {}
+    config = student.model.config
+    sizes: dict[str, Metric] = {
+        "compression": config.compression,
+        "codebook_size": student.model.quantizer.codebook_size,
+    }
+    if config.quantizer.name == "soft_em":
+        sizes["samples"] = config.quantizer.samples
+    return sizes

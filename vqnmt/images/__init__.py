@@ -1,0 +1,1 @@
+"""The image track: data, models, likelihood, pipeline and pictures."""

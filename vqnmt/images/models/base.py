@@ -1,0 +1,104 @@
+"""The interface of image models: bound -log p(x), and draw images."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.images.models.config import ImageModelConfig
+from vqnmt.layers.losses import Losses
+
+
+@dataclass(slots=True)
+class Bound:
+    """-log p(x) <= reconstruction + rate, each (B,) fp32 in nats an image."""
+
+    reconstruction: Tensor
+    """-log p(x | z); of a model without latents, all of -log p(x)."""
+    rate: Tensor
+    """-log p(z) of the codes, or KL(q(z | x) || p(z)) of Gaussian latents."""
+    rate_uniform: Tensor | None = None
+    """-log p(z) under the uniform prior; None where there are no codes."""
+
+
+class ImageModel(nn.Module, ABC):
+    """A model of images (B, 3, H, W) uint8.
+
+    Args:
+        config: Its size.
+        image_size: H = W.
+    """
+
+    def __init__(self, config: ImageModelConfig, image_size: int) -> None:
+        super().__init__()
+        self.config, self.image_size = config, image_size
+        self.rate_weight = 1.0
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Losses:
+        """Training losses; the total is in nats a dimension, the terms in bits a dimension."""
+
+    @abstractmethod
+    def bound(self, images: Tensor) -> Bound:
+        """Bound -log p(x) from above as in evaluation: codes by argmax."""
+
+    @abstractmethod
+    def sample(self, count: int) -> Tensor:
+        """Draw images (count, 3, H, W) uint8 by ancestral sampling."""
+
+    def set_progress(self, fraction: float) -> None:
+        """Set annealed settings; `fraction` of training done, 0 to 1."""
+        warmup = self.config.rate_warmup
+        self.rate_weight = min(fraction / warmup, 1.0) if warmup else 1.0
+
+    @property
+    def dimensions(self) -> int:
+        """Dimensions of an image, 3 H W."""
+        return 3 * self.image_size**2
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def discount(self, rate: Tensor) -> Tensor:
+        """The discount on the rate (B,) while its weight is below 1, in nats a dimension."""
+        return (self.rate_weight - 1) * rate.mean() / self.dimensions
+
+    def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
+        """Put a training loss together.
+
+        Args:
+            images: How many there are in the batch.
+            terms: Parts of the bound by name, (B,) nats an image.
+            extra: A scalar that is minimised besides the bound.
+        """
+        means = {name: value.mean() / self.dimensions for name, value in terms.items()}
+        total = torch.stack(list(means.values())).sum()
+        bits = {name: value.detach() / math.log(2) for name, value in means.items()}
+        return Losses(total + extra, images, bits)
+
+
+class CodeModel(ImageModel):
+    """A model whose latents are codes (B, h, w, n) int64."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes (B, h, w, n) of `images`, by argmax."""
+
+    @abstractmethod
+    def reconstruct(self, codes: Tensor) -> Tensor:
+        """Decode `codes` to images (B, 3, H, W) uint8 of expected pixels."""
+
+    @property
+    @abstractmethod
+    def codebook_size(self) -> int:
+        """K: each of the n codes is in 0 .. K - 1."""
+
+    def uniform_nats(self, codes: Tensor) -> Tensor:
+        """-log p(z) of `codes` under the uniform prior, (B,)."""
+        return torch.full(
+            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
+        )

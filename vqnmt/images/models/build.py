@@ -1,0 +1,23 @@
+"""From the settings to the image model."""
+
+from vqnmt.images.models.base import ImageModel
+from vqnmt.images.models.config import ImageModelConfig
+from vqnmt.images.models.integers import IntegerVAE
+from vqnmt.images.models.pixels import ImageTransformer
+from vqnmt.images.models.vae import GaussianVAE
+from vqnmt.images.models.vqvae import VQVAE
+
+
+def build_image_model(config: ImageModelConfig, image_size: int) -> ImageModel:
+    """Build the model that `config.kind` names, for images of `image_size` squared.
+
+    Raises:
+        VqnmtError: The size does not fit the settings.
+    """
+    kinds: dict[str, type[ImageModel]] = {
+        "vqvae": VQVAE,
+        "vae": GaussianVAE,
+        "integers": IntegerVAE,
+        "pixels": ImageTransformer,
+    }
+    return kinds[config.kind](config, image_size)

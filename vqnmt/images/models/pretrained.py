@@ -1,0 +1,58 @@
+"""Saving and loading image models: a folder with `config.json` and `model.safetensors`."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.images.models.base import ImageModel
+from vqnmt.images.models.build import build_image_model
+from vqnmt.images.models.config import ImageModelConfig
+from vqnmt.settings import from_mapping
+
+MODEL_FILES = ("config.json", "model.safetensors")
+# Raised whenever saved weights no longer fit the code; older folders are refused by name.
+FORMAT = 1
+
+
+def save_image_model(model: ImageModel, folder: Path) -> None:
+    """Write `model` to `folder`; each file is complete or absent.
+
+    Raises:
+        VqnmtError: The folder cannot be written.
+    """
+    with atomic_path(folder / "model.safetensors") as temporary:
+        temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    content = {
+        "format": FORMAT,
+        "image_size": model.image_size,
+        "model": dataclasses.asdict(model.config),
+    }
+    atomic_write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def load_image_model(folder: Path | str) -> ImageModel:
+    """Load what `save_image_model` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        VqnmtError: A file is missing or damaged, or of another format.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+        if found != FORMAT:
+            raise VqnmtError(f"{path}: format is {found}, this version reads {FORMAT}: train anew")
+        config = from_mapping(ImageModelConfig, content["model"], "model")
+        model = build_image_model(config, content["image_size"])
+        model.load_state_dict(load_file(path.with_name("model.safetensors")))
+    except VqnmtError:
+        raise
+    except Exception as error:  # safetensors has errors of its own
+        raise VqnmtError(
+            f"{folder}: holds no image model that can be read ({error}): train it again"
+        ) from error
+    return model.eval()

@@ -1,0 +1,311 @@
+"""The image track's job: images, model, prior; `image_evaluation` measures what comes of it."""
+
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vqnmt.files import atomic_write_text
+from vqnmt.images.config import ImagePipelineConfig, ImageTrainingConfig
+from vqnmt.images.data import (
+    ImageBatches,
+    ImageData,
+    batches_in_order,
+    load_images,
+)
+from vqnmt.images.likelihood import bits_per_dimension
+from vqnmt.images.models import (
+    MODEL_FILES,
+    VQVAE,
+    AveragedWeights,
+    ImageModel,
+    build_image_model,
+    load_image_model,
+    save_image_model,
+)
+from vqnmt.images.models.priors import CodePrior
+from vqnmt.pipeline.checks import check_image_settings
+from vqnmt.progress import Progress, say
+from vqnmt.quantizers import Quantizer
+from vqnmt.settings import deciding, undecided
+from vqnmt.training.distribution import join_processes
+from vqnmt.training.loop import Batches, Observer, Trainer
+from vqnmt.training.stage import Stage
+
+
+class ImagePipeline:
+    """The stages of one run; each is skipped when its output is there and complete.
+
+    Args:
+        config: All settings.
+
+    Raises:
+        VqnmtError: See `check_image_settings`; nothing is made.
+
+    The run folder::
+
+        data/         data.json: counts and a digest of the images
+        model/        config.json, model.safetensors, training/
+        prior/        as model/, with the prior fitted; only where it has a training of its own
+        results.json  report.md  *.png
+    """
+
+    def __init__(self, config: ImagePipelineConfig) -> None:
+        self.config = config
+        self.folder = Path(config.run)
+        self.stages: dict[str, Stage] = {}
+        join_processes()
+        check_image_settings(config)
+        # Results of the stages before; each stage sets its own.
+        self.data: ImageData
+        self.model: ImageModel
+
+    def run(self) -> None:
+        """Run all training stages."""
+        set_seed(self.config.seed)
+        self.load_data()
+        self.train_model()
+        if self.config.fits_prior:
+            self.fit_prior()
+
+    def load_data(self) -> None:
+        """Stage 1: fetch and split the images; they stay where they are."""
+        with PartialState().main_process_first():
+            self.data = load_images(self.config.data)
+        facts = self.data.facts()
+        stage = self.stage(
+            "data",
+            deciding(self.config.data) | {"the images": facts},
+            ignored=undecided(self.config.data),
+        )
+        if PartialState().is_main_process and not stage.has("data.json"):
+            with stage.work("data.json"):
+                atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
+        PartialState().wait_for_everyone()
+        counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
+        say(f"data: {self.data.name}: {counts} images")
+
+    def train_model(self) -> None:
+        """Stage 2: the model, with its prior if that is trained along."""
+        config = self.config
+        settings = {
+            "model": dataclasses.asdict(config.model),
+            "model_training": deciding(config.model_training),
+            "seed": config.seed,
+        }
+        if config.fits_prior:  # another prior needs no other model
+            del settings["model"]["prior"]  # type: ignore[attr-defined]
+        ignored = undecided(config.model_training, "model_training")
+        stage = self.stage("model", settings, after="data", ignored=ignored)
+        if not self._trained_already(stage):
+            set_seed(config.seed)
+            model = build_image_model(config.model, config.data.size)
+            training = config.model_training
+            images = self.data.train
+            batches = ImageBatches(images, training.batch_images, config.seed, training.flip)
+            observer = ImageObserver(self.data.valid, config.evaluation.batch_images)
+            with stage.work(*MODEL_FILES):
+                self._train(stage, model, batches, observer, training)
+                save_on_main(model, stage.folder)
+        self.model = load_image_model(stage.folder)
+
+    def fit_prior(self) -> None:
+        """Stage 3: the prior, on the codes of the training images and their mirror images."""
+        config, training = self.config, self.config.prior_training
+        settings = {
+            "prior": dataclasses.asdict(config.model.prior),
+            "prior_training": deciding(training),
+            "seed": config.seed,
+        }
+        ignored = undecided(training, "prior_training")
+        stage = self.stage("prior", settings, after="model", ignored=ignored)
+        if not self._trained_already(stage):
+            model = self.model
+            assert isinstance(model, VQVAE)
+            set_seed(config.seed)
+            # A model that was trained for another prior has that one's weights.
+            fresh = build_image_model(config.model, config.data.size)
+            assert isinstance(fresh, VQVAE)
+            model.prior, model.config = fresh.prior.requires_grad_(True), config.model
+            with stage.work(*MODEL_FILES):
+                codes = [all_codes(model, self.data.train, config.evaluation.batch_images)]
+                if training.flip:
+                    mirrored = self.data.train[..., ::-1]
+                    codes.append(all_codes(model, mirrored, config.evaluation.batch_images))
+                batches = CodeBatches(
+                    *(np.concatenate(codes), self.data.train, training.batch_images, config.seed),
+                    training.flip,
+                )
+                valid = all_codes(model, self.data.valid, config.evaluation.batch_images)
+                observer = PriorObserver(
+                    valid, config.evaluation.batch_images, 3 * config.data.size**2
+                )
+                self._train(stage, model.prior, batches, observer, training)
+                save_on_main(model, stage.folder)
+        self.model = load_image_model(stage.folder)
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        after: str | None = None,
+        ignored: Collection[str] = (),
+    ) -> Stage:
+        """Open a stage whose settings include a digest of all that stands before it."""
+        if after is not None:
+            settings = settings | {f"digest of {after}": self.stages[after].digest}
+        self.stages[name] = Stage(self.folder / name, settings, ignored)
+        return self.stages[name]
+
+    def _trained_already(self, stage: Stage) -> bool:
+        if found := stage.has(*MODEL_FILES):
+            say(f"{stage.folder.name}: trained already")
+        return found
+
+    def _train(
+        self,
+        stage: Stage,
+        module: nn.Module,
+        batches: Batches,
+        observer: Observer,
+        training: ImageTrainingConfig,
+    ) -> None:
+        """Train `module` in place."""
+        # On a CPU too the convolutions take less time this way.
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = AveragedWeights(module, training.ema) if training.ema else module
+        folder, name = stage.folder / "training", stage.folder.name
+        trainer = Trainer(trained, batches, observer, training, folder, self.config.seed, name)
+        trained.load_state_dict(trainer.train())
+        if isinstance(trained, AveragedWeights):
+            module.load_state_dict(trained.average.state_dict())
+        module.eval()
+
+
+def save_on_main(model: ImageModel, folder: Path) -> None:
+    """Save `model` by the first process; the others wait for it."""
+    if PartialState().is_main_process:
+        save_image_model(model, folder)
+    PartialState().wait_for_everyone()
+
+
+@torch.no_grad()
+def all_codes(model: VQVAE, images: NDArray[np.uint8], batch: int) -> NDArray[np.int32]:
+    """The codes (N, h, w, n) of `images` (N, 3, H, W), by argmax."""
+    device = PartialState().device
+    model.to(device).eval()
+    found = []
+    with Progress("codes", len(images), "images") as progress:
+        for part in batches_in_order(images, batch):
+            found.append(model.encode(part.to(device)).int().cpu().numpy())
+            progress.update(len(part))
+    return np.concatenate(found)
+
+
+class CodeBatches(ImageBatches):
+    """Batches of codes in the order of `ImageBatches`.
+
+    Args:
+        codes: (N, h, w, n), or (2 N, h, w, n) with those of the mirrored images last.
+        images: The N images.
+        batch_images: Images in a batch.
+        seed: Fixes order and mirroring.
+        flip: Whether the second half is drawn from too.
+    """
+
+    def __init__(
+        self,
+        codes: NDArray[np.int32],
+        images: NDArray[np.uint8],
+        batch_images: int,
+        seed: int,
+        flip: bool,
+    ) -> None:
+        super().__init__(images, batch_images, seed, flip)
+        self.codes = codes
+
+    def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor]:
+        """Return the codes (B, h, w, n) int64 of one planned batch."""
+        return (torch.from_numpy(self.codes[indices]).long(),)
+
+
+class ImageObserver:
+    """The bound on validation images, and the use of the codebook.
+
+    Args:
+        valid: (N, 3, H, W).
+        batch: Images at a time.
+    """
+
+    def __init__(self, valid: NDArray[np.uint8], batch: int) -> None:
+        self.batches = batches_in_order(valid, batch)
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        """Bits per dimension of the averaged model, in all and by parts."""
+        image_model = model.average if isinstance(model, AveragedWeights) else model
+        assert isinstance(image_model, ImageModel)
+        # Draws of a VAE's posterior must not depend on how often validation has been run.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found = bits_per_dimension(image_model, self.batches)
+        return {f"valid/{name}": value for name, value in found.means().items()}
+
+    def score(self, values: dict[str, Any]) -> float:
+        """The lower the bound, the better."""
+        return -float(values["valid/bits_per_dim"])
+
+    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
+        """Count the codes used in the epoch, over all processes."""
+        trained = model.model if isinstance(model, AveragedWeights) else model
+        quantizer = getattr(trained, "quantizer", None)
+        if not isinstance(quantizer, Quantizer):
+            return {}
+        model.train()  # training and evaluation are counted apart
+        statistics = quantizer.epoch_statistics()
+        quantizer.reset_statistics()
+        return {
+            "epoch/used_codes": float(statistics.used_codes),
+            "epoch/perplexity": float(statistics.perplexity),
+            "epoch/code_usage": statistics.usage.tolist(),
+        }
+
+
+class PriorObserver:
+    """The rate of the validation images' codes.
+
+    Args:
+        codes: (N, h, w, n).
+        batch: Images at a time.
+        dimensions: Of an image.
+    """
+
+    def __init__(self, codes: NDArray[np.int32], batch: int, dimensions: int) -> None:
+        self.codes = torch.from_numpy(codes).split(batch)
+        self.dimensions = dimensions
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        """Bits per dimension that the averaged prior spends on the codes."""
+        prior = model.average if isinstance(model, AveragedWeights) else model
+        assert isinstance(prior, CodePrior)
+        device = next(prior.parameters()).device
+        nats = torch.cat([prior.nats(codes.long().to(device)).cpu() for codes in self.codes])
+        bits = nats.double().mean() / self.dimensions / np.log(2)
+        return {"valid/rate_bits": float(bits)}
+
+    def score(self, values: dict[str, Any]) -> float:
+        """The lower the rate, the better."""
+        return -float(values["valid/rate_bits"])
+
+    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
+        """Nothing is known only at the end of an epoch."""
+        return {}

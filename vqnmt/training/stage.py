@@ -1,0 +1,213 @@
+"""A stage of a pipeline: a folder that knows how it was made and whether it is complete."""
+
+import functools
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from vqnmt.downloads import file_checksum
+from vqnmt.errors import VqnmtError
+from vqnmt.evaluation.records import current_commit
+from vqnmt.files import atomic_write_text, locked, remove_leftovers
+from vqnmt.settings import to_flat
+
+# Seconds between two notes of the time spent: the most of it that a kill can lose.
+NOTE_EVERY = 30.0
+
+
+class Stage:
+    """One stage: its folder, its settings, the seconds spent on it and the code that did it.
+
+    Args:
+        folder: Where the stage's output stands, with a `stage.json` beside it.
+        settings: All that decides the output, upstream stages included.
+        ignored: Dotted keys that decide nothing, but that older versions wrote down too.
+        older: What older versions wrote instead of some of the values.
+
+    Attributes:
+        settings: As in `stage.json`, where there is one that agrees.
+        commits: Of the code that has worked on the stage, one after the other.
+
+    Raises:
+        VqnmtError: The folder was made with other settings, or its `stage.json` is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        ignored: Collection[str] = (),
+        older: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.settings = folder, json.loads(json.dumps(settings))
+        self.ignored, self.older = ignored, older or {}
+        self.path = folder / "stage.json"
+        self.complete, self.seconds = False, 0.0
+        self.commits: list[str] = []
+        self.checksums: dict[str, str] = {}
+        if self.path.exists():
+            self._read()
+
+    def has(self, *names: str) -> bool:
+        """Say whether the stage is complete, by now, and its files `names` are still there.
+
+        Raises:
+            VqnmtError: One of its files is not what the stage has left.
+        """
+        if not self.complete and self.path.exists():
+            self._read()  # another process may have completed it
+        paths = [self.folder / name for name in {*names, *self.checksums}]
+        if not (self.complete and all(path.is_file() for path in paths)):
+            return False
+        for name, checksum in self.checksums.items():
+            if file_checksum(self.folder / name) != checksum:
+                raise VqnmtError(
+                    f"{self.folder / name}: changed or damaged since it was made: remove this file "
+                    "and start the same command again, which makes it anew"
+                )
+        return True
+
+    @property
+    def digest(self) -> str:
+        """Digest of the settings, for those of the stages behind this one."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def commit(self) -> str:
+        """The commits of the code that has worked on the stage, as records name them."""
+        return ", ".join(self.commits) or "unknown"
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            before, self.complete = to_flat(found["settings"]), bool(found["complete"])
+            self.seconds = float(found["seconds"])
+            self.commits = [str(commit) for commit in found.get("commits", [])]
+            self.checksums = {str(k): str(v) for k, v in found.get("checksums", {}).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VqnmtError(
+                f"{self.path}: damaged ({type(error).__name__}): remove the folder to make it anew"
+            ) from error
+        now = to_flat(self.settings)
+        for key in sorted((before.keys() | now.keys()) - set(self.ignored)):
+            if before.get(key) not in (now.get(key), self.older.get(key, now.get(key))):
+                raise VqnmtError(
+                    f"{self.folder} was made with {key}={as_text(before.get(key))}, now asked for "
+                    f"is {as_text(now.get(key))}: name another run=..., or remove this folder"
+                )
+        # The stages behind this one keep a digest of just these.
+        self.settings = found["settings"]
+
+    def work_unless_it_has(self, *names: str) -> AbstractContextManager[None]:
+        """Return `work()`, or nothing to enter where the stage is complete."""
+        return nullcontext() if self.has(*names) else self.work()
+
+    @contextmanager
+    def work(self, *names: str) -> Iterator[None]:
+        """Count the time of the block, and mark the stage complete when it succeeds.
+
+        A block that fails before it leaves anything behind leaves the stage as if never begun,
+        so that its settings can still be changed. Hidden files do not count: they are scratch.
+
+        Args:
+            names: Files that the block leaves, perhaps; `has` checks that they stay as they are.
+
+        Raises:
+            VqnmtError: Another command works on this stage, or its folder cannot be made.
+        """
+        with self._locked():
+            before, start = self.seconds, time.perf_counter()
+            if _commit() not in self.commits:
+                self.commits.append(_commit())
+            self.complete, self.checksums = False, {}
+
+            def note() -> None:
+                self.seconds = before + time.perf_counter() - start
+                self._write()
+
+            note()
+            try:
+                with _every(NOTE_EVERY, note):
+                    yield
+                paths = {name: self.folder / name for name in names}
+                self.checksums = {n: file_checksum(p) for n, p in paths.items() if p.is_file()}
+                self.complete = True
+            finally:
+                left = self.folder.iterdir() if self.folder.exists() else ()
+                if self.complete or any(p != self.path and p.name[0] != "." for p in left):
+                    note()
+                else:
+                    with suppress(OSError):  # other processes do the same
+                        self.path.unlink()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other commands out; the processes of this one share what its first has locked."""
+        if not PartialState().is_main_process:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VqnmtError(
+                f"{self.folder}: the folder cannot be made ({error.strerror}): name another run=..."
+            ) from error
+        remedy = "which works in this folder: wait for its end, or name another run=..."
+        try:
+            with locked(self.folder / ".lock", 0, remedy):
+                remove_leftovers(self.folder, below=True)
+                yield
+        finally:
+            with suppress(OSError):  # not where something is left
+                self.folder.rmdir()
+
+    def _write(self) -> None:
+        # Processes of different machines share the file.
+        if not PartialState().is_main_process:
+            return
+        content = {
+            "settings": self.settings,
+            "complete": self.complete,
+            "seconds": self.seconds,
+            "commits": self.commits,
+            "checksums": self.checksums,
+        }
+        atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")
+
+
+@functools.cache
+def _commit() -> str:
+    """Return the commit of the code that runs: the repository may move on meanwhile."""
+    return current_commit()
+
+
+@contextmanager
+def _every(seconds: float, function: Callable[[], None]) -> Iterator[None]:
+    """Call `function` time and again while the block runs; its faults are the block's to tell."""
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.wait(seconds):
+            with suppress(OSError, VqnmtError):
+                function()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def as_text(value: Any) -> str:
+    """Write a value as on the command line and in YAML: null, true, 0.1."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""The only way from text to text: engines, model folders, all that happens to a sentence."""

@@ -1,0 +1,486 @@
+"""From text to text: what all engines share. Needs no PyTorch.
+
+Training-time validation, files, pipes, evaluation and the exported engines all translate by
+`BatchTranslator`: one tokenisation, one order of batches, one treatment of what is too long.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vqnmt.data.normalization import is_translatable, normalize
+from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.data.words import join_sentences
+from vqnmt.decode.settings import MOST_THREADS, SearchSettings
+from vqnmt.errors import VqnmtError
+from vqnmt.translate.folder import EXPORTED, read_values
+
+if TYPE_CHECKING:
+    from vqnmt.progress import Progress
+
+ON_LONG = ("refuse", "split")
+"""What can be done with a source that is longer than the model takes."""
+
+DTYPES = ("fp32", "bf16", "fp16")
+"""What PyTorch computes in."""
+
+# What ends a sentence whether or not a blank follows: Chinese and Japanese, Arabic, Indian,
+# Armenian, Ethiopian, Myanmar and Khmer signs, and the ellipsis.
+_FULL_STOPS = "。．｡！？…؟۔।॥։።፧။៕។"
+_CLOSERS = "\"'”’»›」』）)】〉》\\]］}｝"
+_SENTENCE_END = re.compile(f"[{_FULL_STOPS}][{_CLOSERS}]*$")
+_SENTENCE_END_BEFORE_BLANK = re.compile(f"[.!?][{_CLOSERS}]*$")
+# In a script without blanks, where a word ends too.
+_WORD_END = re.compile(f"[{_FULL_STOPS}、，､；：][{_CLOSERS}]*$")
+# What does not begin a part.
+_HANGS_ON = re.compile(f"[{_FULL_STOPS}、，､；：.!?,;:{_CLOSERS}]")
+
+
+@dataclass(slots=True)
+class Translation:
+    """A translated sentence."""
+
+    text: str
+    """The translation; empty for an empty source. What a model has written keeps the invariants
+    of `clean_output`."""
+    score: float = 0.0
+    """What candidates are compared by: the log-probability in nats of the tokens (autoregressive)
+    or of the codes (latent), divided by their number, the end included, to the power of
+    `length_penalty`."""
+    codes: list[int] = field(default_factory=list)
+    """The latent codes, each for 2^n_c tokens; none for an autoregressive model."""
+    tokens: list[int] = field(default_factory=list)
+    """The pieces of the translation."""
+    spans: list[int] = field(default_factory=list)
+    """How many of the tokens each code writes, in order."""
+    teacher_score: float | None = None
+    """What the rescorer gave it, where there was one, see `Rescorer`."""
+
+
+class TextTranslator(Protocol):
+    """What can be timed, scored and used as a teacher."""
+
+    def translate(
+        self, sentences: Sequence[str], *, beam: int = 1, progress: "Progress | None" = None
+    ) -> list[Translation]:
+        """Translate `sentences`, in order."""
+
+
+class Rescorer(Protocol):
+    """Who chooses among candidates."""
+
+    def score(
+        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Score the candidate translations of each sentence; the highest is the best."""
+
+
+def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
+    """Return the sentences that a caller has given as a list.
+
+    Args:
+        given: Any iterable of strings, but no string.
+        name: What to call it in errors.
+
+    Raises:
+        VqnmtError: It is a string or no iterable, or an item is no string or no Unicode text;
+            names the item.
+    """
+    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
+        raise VqnmtError(
+            f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
+            "one sentence a list of one"
+        )
+    sentences = list(given)
+    for i, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise VqnmtError(
+                f"{name}[{i}] is {sentence!r:.40} of type {type(sentence).__name__}: give strings "
+                "(bytes must be decoded first)"
+            )
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise VqnmtError(
+                f"{name}[{i}] has a lone surrogate, U+{ord(sentence[error.start]):X}, at place "
+                f'{error.start}: read the text with errors="replace"'
+            ) from None
+    return sentences
+
+
+def untranslated(sentence: str) -> Translation:
+    """Return a source that is not `is_translatable` as its own translation.
+
+    All its characters stay, but for white space at the ends; without any to see it is empty.
+    """
+    return Translation(sentence.strip() if normalize(sentence) else "")
+
+
+class BatchTranslator(ABC):
+    """A model with its vocabulary, whatever runs the model.
+
+    Args:
+        vocabulary: The model's pieces.
+        source_language: Language code of the source.
+        target_language: Language code of the target.
+        batch_tokens: Source tokens translated at a time, padding included.
+        spread: The longest source of a batch over its shortest, at most: on a CPU padding costs
+            what words cost.
+        max_source_tokens: The longest source that the model takes.
+        length_penalty: Of beam search, see `SearchSettings`.
+        on_long: Of `ON_LONG`: a longer source is refused, or split between words and, where it
+            can, between sentences, its parts translated one by one.
+
+    Raises:
+        VqnmtError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        source_language: str,
+        target_language: str,
+        *,
+        batch_tokens: int = 2048,
+        spread: float = 2.0,
+        max_source_tokens: int = 256,
+        length_penalty: float = 1.0,
+        on_long: str = "refuse",
+    ) -> None:
+        if on_long not in ON_LONG:
+            raise VqnmtError(f"on_long is {on_long!r}; choose one of {', '.join(ON_LONG)}")
+        least = {"batch_tokens": batch_tokens, "spread": spread}
+        for key, value in {**least, "max_source_tokens": max_source_tokens}.items():
+            if not value >= 1:
+                raise VqnmtError(f"{key} is {value}; it must be 1 or more")
+        self.vocabulary = vocabulary
+        self.source_language, self.target_language = source_language, target_language
+        self.batch_tokens, self.spread = batch_tokens, spread
+        self.max_source_tokens = max_source_tokens
+        self.length_penalty, self.on_long = length_penalty, on_long
+
+    @abstractmethod
+    def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate one batch of token rows, none of them empty; the texts are left empty.
+
+        Returns:
+            For each row its candidates, in any order; different ones may read alike.
+        """
+
+    def translate(
+        self,
+        sentences: Sequence[str],
+        *,
+        beam: int = 1,
+        candidates: int = 1,
+        temperature: float | None = None,
+        language_model: bool = True,
+        rescorer: Rescorer | None = None,
+        progress: "Progress | None" = None,
+        first_line: int = 1,
+    ) -> list[Translation]:
+        """Translate `sentences`, in order; an empty one stays empty.
+
+        The model sees the form of `normalize`, and what is not `is_translatable`, such as "..." or
+        an address, comes back as it is.
+
+        Args:
+            sentences: A list of one sentence each, without line breaks.
+            beam: Beam of the search over tokens or codes; 1 is greedy.
+            candidates: Translations of each sentence to choose from.
+            temperature: See `SearchSettings`.
+            language_model: See `SearchSettings`.
+            rescorer: Chooses among the candidates; without one their own score does.
+            progress: Told of each sentence done.
+            first_line: Number of the first sentence, for errors.
+
+        Raises:
+            VqnmtError: Sources are longer than the model takes or no strings, or a setting is out
+                of range.
+        """
+        settings = SearchSettings(
+            beam=beam,
+            candidates=candidates,
+            temperature=temperature,
+            length_penalty=self.length_penalty,
+            language_model=language_model,
+        )
+        found = self.n_best(sentences, settings, rescorer, progress, first_line)
+        return [translations[0] for translations in found]
+
+    def n_best(
+        self,
+        sentences: Sequence[str],
+        settings: SearchSettings,
+        rescorer: Rescorer | None = None,
+        progress: "Progress | None" = None,
+        first_line: int = 1,
+    ) -> list[list[Translation]]:
+        """Translate each sentence in up to `settings.candidates` ways that read differently.
+
+        For the arguments see `translate`.
+
+        Returns:
+            For each sentence its translations, by falling `teacher_score` where there is a
+            rescorer, else by falling `score`.
+        """
+        sentences = as_sentences(sentences)
+        translatable = [is_translatable(sentence) for sentence in sentences]
+        texts = [one if does else "" for one, does in zip(sentences, translatable, strict=True)]
+        parts, owners = self._fit(self.vocabulary.encode(texts), first_line)
+        found: list[list[Translation]] = [[] for _ in parts]
+        for indices in self._batches(parts):
+            rows = [parts[i] for i in indices]
+            for i, translations in zip(indices, self._translate(rows, settings), strict=True):
+                found[i] = translations
+            if rescorer is not None:
+                _rescore(self.vocabulary.decode(rows), [found[i] for i in indices], rescorer)
+            if progress is not None:
+                progress.update(
+                    sum(i + 1 == len(owners) or owners[i] != owners[i + 1] for i in indices)
+                )
+        if progress is not None and (done := sum(map(bool, sentences)) - sum(translatable)):
+            progress.update(done)
+        whole = []
+        for group, sentence, does in zip(
+            _groups(owners, len(sentences)), sentences, translatable, strict=True
+        ):
+            ranks = zip(*(found[i] for i in group), strict=False)
+            joined = found[group[0]] if len(group) == 1 else _distinct(map(_join, ranks))
+            whole.append(joined or [Translation("") if does else untranslated(sentence)])
+        return whole
+
+    def score(
+        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Score candidate translations by this autoregressive model, as its beam search would.
+
+        Args:
+            sentences: Sources.
+            candidates: The candidates of each; equal ones are scored once.
+
+        Returns:
+            For each candidate its log-probability / length ** length_penalty, the end included; 0
+            where the source is empty.
+
+        Raises:
+            VqnmtError: The model is not autoregressive, a source is longer than it takes, or there
+                are not as many lists of candidates as sources.
+        """
+        rows = self.vocabulary.encode(as_sentences(sentences))
+        self._refuse_long(rows, 1)
+        texts = [as_sentences(some, f"candidates[{i}]") for i, some in enumerate(candidates)]
+        if len(texts) != len(rows):
+            raise VqnmtError(f"candidates are {len(texts)} lists for {len(rows)} sentences")
+        distinct = [list(dict.fromkeys(some)) for some in texts]
+        targets = [self.vocabulary.encode(some) for some in distinct]
+        scores = [[0.0] * len(some) for some in texts]
+        for indices in self._batches(rows):
+            batch = [rows[i] for i in indices], [targets[i] for i in indices]
+            found = self.log_probabilities(*batch)
+            for i, log_p in zip(indices, found, strict=True):
+                by_text = {
+                    text: value / (len(tokens) + 1) ** self.length_penalty
+                    for text, tokens, value in zip(distinct[i], targets[i], log_p, strict=True)
+                }
+                scores[i] = [by_text[text] for text in texts[i]]
+        return scores
+
+    def log_probabilities(
+        self, rows: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Score the candidates `targets` of each of `rows`, one batch, none of the rows empty.
+
+        Returns:
+            For each candidate its log-probability in nats, the end included.
+
+        Raises:
+            VqnmtError: The model is not autoregressive.
+        """
+        raise VqnmtError("only an autoregressive model can rescore: give a teacher's folder")
+
+    def code_pieces(self, translation: Translation) -> list[list[str]]:
+        """Return the pieces that each code of `translation` writes."""
+        pieces = iter(self.vocabulary.pieces(translation.tokens))
+        return [[next(pieces) for _ in range(span)] for span in translation.spans]
+
+    def _translate(
+        self, rows: list[list[int]], settings: SearchSettings
+    ) -> list[list[Translation]]:
+        found = self.find(rows, settings)
+        flat = [translation for translations in found for translation in translations]
+        texts = self.vocabulary.decode([translation.tokens for translation in flat])
+        for translation, text in zip(flat, texts, strict=True):
+            translation.text = text
+        return [_distinct(sorted(row, key=lambda one: -one.score)) for row in found]
+
+    def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
+        """Group the sentences that are not empty by length."""
+        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end < len(order):
+                # Sorted by length: the next sentence would set the width of the batch.
+                longest, shortest = len(rows[order[end]]), len(rows[order[start]])
+                fits = longest * (end + 1 - start) <= self.batch_tokens
+                if fits and longest <= self.spread * shortest:
+                    continue
+            yield order[start:end]
+            start = end
+
+    def _fit(self, rows: list[list[int]], first_line: int) -> tuple[list[list[int]], list[int]]:
+        """Refuse or split what is too long; returns parts, and the sentence of each part."""
+        if all(len(row) <= self.max_source_tokens for row in rows):
+            return rows, list(range(len(rows)))
+        if self.on_long == "refuse":
+            self._refuse_long(rows, first_line)
+        pairs = [
+            (part, i)
+            for i, row in enumerate(rows)
+            for part in split_row(row, self.vocabulary.pieces(row), self.max_source_tokens)
+        ]
+        return [part for part, _ in pairs], [i for _, i in pairs]
+
+    def _refuse_long(self, rows: list[list[int]], first_line: int) -> None:
+        long = [i for i, row in enumerate(rows) if len(row) > self.max_source_tokens]
+        if long:
+            raise VqnmtError(
+                f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the "
+                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
+            )
+
+
+def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
+    """Split tokens into parts of at most `limit`.
+
+    A part ends behind the last sentence that fits, else behind the last word, else behind the last
+    character, else where it must. Words end before a blank, and in scripts without blanks behind
+    punctuation.
+
+    Args:
+        row: Token ids.
+        pieces: Their pieces, words beginning with ▁, bytes as <0x41>.
+        limit: Tokens a part.
+
+    Raises:
+        VqnmtError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise VqnmtError(f"max_source_tokens is {limit}; it must be 1 or more")
+    texts = _spelt(pieces)
+
+    def rank(place: int) -> int:
+        """Say how well the text can be cut before piece `place`."""
+        if not texts[place - 1]:
+            return 0  # within a character
+        before = "".join(texts[max(start, place - 8) : place])
+        blank = pieces[place].startswith("▁")
+        if not blank and _HANGS_ON.match("".join(texts[place : place + 4])):
+            return 1
+        if _SENTENCE_END.search(before) or (blank and _SENTENCE_END_BEFORE_BLANK.search(before)):
+            return 3
+        return 2 if blank or _WORD_END.search(before) else 1
+
+    parts, start = [], 0
+    while len(row) - start > limit:
+        end = max(range(start + limit, start, -1), key=rank)  # of equals the last
+        parts.append(row[start:end])
+        start = end
+    return [*parts, row[start:]]
+
+
+def _spelt(pieces: list[str]) -> list[str]:
+    """Return what each piece adds to the text; of a character in bytes the last one adds it."""
+    texts, pending = [], b""
+    for piece in pieces:
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+        if byte is None:
+            texts.append(piece.replace("▁", " "))
+            continue
+        pending = pending[-3:] + bytes.fromhex(byte[1])
+        try:
+            texts.append(pending.decode())
+            pending = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts
+
+
+def load_translator(
+    folder: Path | str,
+    device: str | None = None,
+    threads: int | None = None,
+    *,
+    dtype: str | None = None,
+) -> BatchTranslator:
+    """Load a model folder of any kind: one for PyTorch, or an exported one.
+
+    Args:
+        folder: What scripts/train_nmt.py or scripts/export.py has written.
+        device: Where PyTorch runs; None takes a GPU where there is one.
+        threads: That one translation of an exported model runs on; None takes one for each core.
+        dtype: In which PyTorch computes, one of `DTYPES`; None takes `fp32`.
+
+    Raises:
+        VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
+            not installed, or an option is not for this folder or this machine.
+    """
+    folder = Path(folder)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    if read_values(folder).get("model_type") == EXPORTED:
+        from vqnmt.translate.exported import load_exported
+
+        if device not in (None, "cpu"):
+            raise VqnmtError(f"device is {device}, but {folder} is exported for a CPU")
+        if dtype is not None:
+            raise VqnmtError(
+                f"dtype is for models that PyTorch runs, but {folder} is exported: leave it out, "
+                "or give the model folder that it was exported from"
+            )
+        return load_exported(folder, threads)
+    from vqnmt.translate.pytorch import Translator
+
+    return Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
+
+
+def _rescore(
+    sentences: Sequence[str], found: Sequence[list[Translation]], rescorer: Rescorer
+) -> None:
+    """Give every candidate its teacher score, and put the best of each sentence first."""
+    texts = [[translation.text for translation in row] for row in found]
+    for row, scores in zip(found, rescorer.score(sentences, texts), strict=True):
+        for translation, score in zip(row, scores, strict=True):
+            translation.teacher_score = score
+        row.sort(key=lambda translation: -(translation.teacher_score or 0.0))
+
+
+def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
+    """Keep the first of those that read alike."""
+    first: dict[str, Translation] = {}
+    for translation in ranked:
+        first.setdefault(translation.text, translation)
+    return list(first.values())
+
+
+def _groups(owners: list[int], count: int) -> list[list[int]]:
+    groups: list[list[int]] = [[] for _ in range(count)]
+    for part, owner in enumerate(owners):
+        groups[owner].append(part)
+    return groups
+
+
+def _join(parts: Sequence[Translation]) -> Translation:
+    """Join the translations of a sentence's parts."""
+    scores = [part.teacher_score for part in parts if part.teacher_score is not None]
+    return Translation(
+        normalize(join_sentences([part.text for part in parts])),
+        sum(part.score for part in parts),
+        [code for part in parts for code in part.codes],
+        [token for part in parts for token in part.tokens],
+        [span for part in parts for span in part.spans],
+        sum(scores) if scores else None,
+    )

@@ -1,0 +1,167 @@
+"""Translations as tokens: models compute, search and reading choose.
+
+`find_translations` knows how each kind of model is asked for translations. A model of another kind
+registers a function of its own: `find_translations.register(MyModel)`.
+"""
+
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vqnmt.decode.ctc import MOST_LIKELY, read_likely
+from vqnmt.decode.language_model import TrigramModel
+from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
+from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models.outputs import read
+from vqnmt.models.tokens import BOS, EOS, PAD, length_limits
+
+
+class LatentTranslation(NamedTuple):
+    """One translation of a sentence by a latent model."""
+
+    codes: Hypothesis
+    """The codes, without the end, and their log-probability."""
+    tokens: list[int]
+    """The tokens decoded from them."""
+    spans: list[int]
+    """How many of the tokens each code writes."""
+
+
+@singledispatch
+def find_translations(
+    model: nn.Module,
+    source: Tensor,
+    settings: SearchSettings,
+    language_model: TrigramModel | None = None,
+) -> list[list[Hypothesis]] | list[list[LatentTranslation]]:
+    """Translate `source` (B, S) in up to `settings.candidates` ways.
+
+    Args:
+        model: In evaluation mode.
+        source: Source tokens, padded at the end with `PAD`, without BOS and EOS.
+        settings: How to search.
+        language_model: With which a latent model with CTC output is read, unless
+            `settings.language_model` is off; None reads the best path.
+
+    Returns:
+        For each sentence its candidates, in the order of `vqnmt.decode.search.find_candidates`.
+    """
+    raise TypeError(f"{type(model).__name__} is no model that translates")
+
+
+@find_translations.register
+@torch.inference_mode()
+def _(
+    model: AutoregressiveTransformer,
+    source: Tensor,
+    settings: SearchSettings,
+    language_model: TrigramModel | None = None,
+) -> list[list[Hypothesis]]:
+    """Search over tokens."""
+    return find_candidates(
+        model.step,
+        model.decoder.start(*model.encode(source)),
+        length_limits(source),
+        begin=BOS,
+        end=EOS,
+        settings=settings,
+        forbidden=(PAD, BOS),
+    )
+
+
+@find_translations.register
+@torch.inference_mode()
+def _(
+    model: FertilityTransformer,
+    source: Tensor,
+    settings: SearchSettings,
+    language_model: TrigramModel | None = None,
+) -> list[list[Hypothesis]]:
+    """Draw fertilities, at temperature 1 if none is given; there is nothing to search."""
+    count = settings.candidates
+    tokens, totals = model.draw(source, count, settings.temperature or 1.0)
+    found = [Hypothesis(row, total) for row, total in zip(tokens, totals, strict=True)]
+    return [found[i : i + count] for i in range(0, len(found), count)]
+
+
+@find_translations.register
+@torch.inference_mode()
+def _(
+    model: LatentTransformer,
+    source: Tensor,
+    settings: SearchSettings,
+    language_model: TrigramModel | None = None,
+) -> list[list[LatentTranslation]]:
+    """Search over codes, then decode all tokens of each code sequence at once."""
+    memory, memory_mask = model.encode(source)
+    limits = length_limits(source).div(2**model.config.compression, rounding_mode="floor") + 1
+    found = find_candidates(
+        model.step,
+        model.predictor.start(memory, memory_mask),
+        limits,
+        begin=model.end_of_codes,
+        end=model.end_of_codes,
+        settings=settings,
+    )
+    rows = [i for i, hypotheses in enumerate(found) for _ in hypotheses]
+    codes, mask = pad_codes([h.symbols for hs in found for h in hs], source.device)
+    if rows != list(range(len(source))):
+        index = torch.tensor(rows, device=source.device)
+        memory, memory_mask = memory[index], memory_mask[index]
+    reader = language_model if settings.language_model else None
+    decoded = iter(_decode_codes(model, codes, mask, memory, memory_mask, reader))
+    translations: list[list[LatentTranslation]] = []
+    for hypotheses in found:
+        translations.append([])
+        for hypothesis in hypotheses:
+            tokens, spans = next(decoded)
+            spans = spans[: len(hypothesis.symbols)]
+            translations[-1].append(LatentTranslation(hypothesis, tokens, spans))
+    return translations
+
+
+@torch.inference_mode()
+def reconstruct(model: LatentTransformer, source: Tensor, target: Tensor) -> list[list[int]]:
+    """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
+    memory, memory_mask = model.encode(source)
+    z_e, mask = model.compress(target, memory, memory_mask)
+    codes = model.quantizer.nearest(z_e)
+    decoded = _decode_codes(model, codes, mask, memory, memory_mask, None)
+    return [tokens for tokens, _ in decoded]
+
+
+def _decode_codes(
+    model: LatentTransformer,
+    codes: Tensor,
+    mask: Tensor,
+    memory: Tensor,
+    memory_mask: Tensor,
+    language_model: TrigramModel | None,
+) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens of each sentence, and how many of them each code writes."""
+    if language_model is None:
+        best, starts = model.best_pieces(codes, mask, memory, memory_mask)
+        spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
+        return list(zip(read(best, starts), spans.tolist(), strict=True))
+    likely = model.likely_pieces(codes, mask, memory, memory_mask, MOST_LIKELY)
+    logits, pieces, output_mask = likely
+    stride = output_mask.shape[1] // codes.shape[1]
+    return read_likely(
+        logits.float().numpy(force=True),
+        pieces.numpy(force=True),
+        output_mask.sum(dim=1).tolist(),
+        stride,
+        language_model,
+        set(model.repeatable.nonzero()[:, 0].tolist()),
+    )
+
+
+def pad_codes(codes: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Stack lists of codes to (B, L) with the mask (B, L); a list without codes gets one, 0."""
+    codes = [row or [0] for row in codes]  # the decoder needs a position to stand on
+    longest = max(len(row) for row in codes)
+    padded = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
+    lengths = torch.tensor([len(row) for row in codes], device=device)
+    return padded, torch.arange(longest, device=device) < lengths[:, None]

@@ -1,0 +1,271 @@
+"""Translation by PyTorch: loading, saving and running the models of `vqnmt.models`."""
+
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from vqnmt.data.batches import pad
+from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel, load_language_model
+from vqnmt.decode.search import Hypothesis
+from vqnmt.decode.settings import SearchSettings
+from vqnmt.errors import VqnmtError
+from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
+from vqnmt.models import AutoregressiveTransformer, LatentTransformer
+from vqnmt.translate.base import (
+    DTYPES,
+    BatchTranslator,
+    TextTranslator,
+    Translation,
+)
+from vqnmt.translate.folder import AGAIN, CHECKSUMS, read_config, write_checksums
+from vqnmt.translate.generation import LatentTranslation, find_translations, reconstruct
+from vqnmt.translate.pretrained import FORMAT, SavedConfig, TranslationConfig, TranslationModel
+from vqnmt.translate.rescoring import score_targets
+
+__all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
+
+# transformers reports on every load and save by default.
+transformers_logging.disable_progress_bar()
+
+MODEL_FILES = ("config.json", "model.safetensors", "spm.model")
+
+_DTYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
+
+
+class Translator(BatchTranslator):
+    """A model that PyTorch runs, with its vocabulary.
+
+    Args:
+        model: An `AutoregressiveTransformer` or a `LatentTransformer`.
+        vocabulary: The model's pieces.
+        source_language: Language code of the source.
+        target_language: Language code of the target.
+        language_model: Trigrams with which a latent model with CTC output is read, see
+            `vqnmt.decode.ctc`; None reads the best path.
+        further: See `BatchTranslator`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: Vocabulary,
+        source_language: str,
+        target_language: str,
+        *,
+        language_model: TrigramModel | None = None,
+        **further: Any,
+    ) -> None:
+        super().__init__(vocabulary, source_language, target_language, **further)
+        self.model, self.language_model = model, language_model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        device: str | None = None,
+        batch_tokens: int = 2048,
+        *,
+        dtype: str = "fp32",
+    ) -> "Translator":
+        """Load a model folder.
+
+        Args:
+            folder: Holds config.json, model.safetensors and spm.model; perhaps
+                language_model.npz.
+            device: Where to run; None takes a GPU where there is one.
+            batch_tokens: See `BatchTranslator`.
+            dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
+
+        Raises:
+            VqnmtError: A file is missing or damaged, or the folder is of another version.
+        """
+        if dtype not in _DTYPES:
+            raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        _check_device(chosen)
+        folder = Path(folder)
+        loaded = _load(folder, check_model_folder(folder))
+        module = loaded.model.to(chosen, _DTYPES[dtype])
+        vocabulary = Vocabulary.load(folder / "spm.model")
+        if len(vocabulary) != loaded.config.vocabulary_size:
+            raise VqnmtError(
+                f"{folder / 'spm.model'}: has {len(vocabulary)} pieces, but vocabulary_size in "
+                f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
+                "the model anew"
+            )
+        latent = isinstance(module, LatentTransformer)
+        return cls(
+            module.eval(),
+            vocabulary,
+            loaded.config.source_language,
+            loaded.config.target_language,
+            batch_tokens=batch_tokens,
+            # A GPU pads for nothing, but each of its batches costs the same hundreds of launches.
+            spread=2.0 if chosen == "cpu" else math.inf,
+            max_source_tokens=loaded.config.max_source_tokens,
+            language_model=load_language_model(folder, len(vocabulary)) if latent else None,
+        )
+
+    def save_pretrained(self, folder: Path | str, card: str) -> None:
+        """Write the model folder; a full disk leaves an earlier model there as it was.
+
+        Raises:
+            VqnmtError: The disk is full or the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        wrapped = TranslationModel.around(
+            self.model, self.source_language, self.target_language, self.max_source_tokens
+        )
+        with temporary_folder(folder) as new:
+            try:
+                wrapped.save_pretrained(new)
+                if self.language_model is not None:
+                    self.language_model.save(new / LANGUAGE_MODEL)
+                for path in new.glob("*.safetensors"):  # that library makes them private
+                    shutil.copymode(new / "config.json", path)
+                self.vocabulary.save(new / "spm.model")
+                write_checksums(new, [path.name for path in new.iterdir()])
+                atomic_write_text(new / "README.md", card)
+            except (OSError, SafetensorError, VqnmtError) as error:
+                reason = _first_line(error.__cause__ or error)
+                raise VqnmtError(
+                    f"{folder}: the model cannot be saved ({reason}); an earlier one there is "
+                    "untouched: free some space and start the same command again"
+                ) from error
+            # All is on disk. While names change hands, a folder without config.json is incomplete.
+            (folder / "config.json").unlink(missing_ok=True)
+            (folder / CHECKSUMS).unlink(missing_ok=True)
+            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
+            for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
+                with atomic_path(folder / name) as path:
+                    os.replace(new / name, path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
+        """Translate one batch of token rows by the model's own search or samples."""
+        source = pad(rows).to(self.device)
+        return [
+            [_translation(candidate, settings.length_penalty) for candidate in row]
+            for row in find_translations(self.model, source, settings, self.language_model)
+        ]
+
+    def log_probabilities(
+        self, rows: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Score candidates, see `BatchTranslator`."""
+        if not isinstance(self.model, AutoregressiveTransformer):
+            return super().log_probabilities(rows, targets)
+        return score_targets(self.model, pad(rows).to(self.device), targets)
+
+    def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
+        """Translate with the codes of the true `targets`: the oracle, latent models only."""
+        assert isinstance(self.model, LatentTransformer)
+        rows, target_rows = (
+            self.vocabulary.encode(list(sentences)),
+            self.vocabulary.encode(list(targets)),
+        )
+        texts = [""] * len(rows)
+        for indices in self._batches(rows):
+            tokens = reconstruct(
+                self.model,
+                pad([rows[i] for i in indices]).to(self.device),
+                pad([target_rows[i] for i in indices]).to(self.device),
+            )
+            for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
+                texts[i] = text
+        return texts
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that PyTorch cannot compute on, before anything is loaded."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
+        raise VqnmtError(
+            f"device is {name!r}, which PyTorch cannot use here ({type(error).__name__}): give "
+            f"{'cuda or ' if torch.cuda.is_available() else ''}cpu"
+        ) from error
+
+
+def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
+    if isinstance(candidate, Hypothesis):
+        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
+    codes, tokens, spans = candidate
+    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
+
+
+def _load(folder: Path, config: SavedConfig) -> TranslationModel:
+    """Load a `TranslationModel`; all weights must be there and fit, and no other may be."""
+    place, known = folder / "model.safetensors", dataclasses.asdict(config)
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes config.json names
+            model = TranslationModel(TranslationConfig(**known))
+        wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
+    except VqnmtError as error:
+        raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
+    except Exception as error:  # torch has errors of many kinds for sizes that it cannot take
+        raise VqnmtError(
+            f"{folder / 'config.json'}: no model has these sizes ({type(error).__name__}): {AGAIN}"
+        ) from error
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of what does not fit is ours to give
+    try:
+        with safe_open(place, "pt") as file:
+            found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if found != wanted:
+            raise VqnmtError(
+                f"{place}: does not fit config.json: {_difference(found, wanted)}: {AGAIN}"
+            )
+        return TranslationModel.from_pretrained(folder, config=model.config, local_files_only=True)
+    except VqnmtError:
+        raise
+    except Exception as error:  # transformers and torch check little: damage shows in any way
+        raise VqnmtError(
+            f"{place}: does not fit config.json or is damaged ({type(error).__name__}): {AGAIN}"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _difference(found: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
+    """Say by its first weight how one set of weights differs from another."""
+    for kind, names in (
+        ("missing", wanted.keys() - found.keys()),
+        ("unexpected", found.keys() - wanted.keys()),
+    ):
+        if names:
+            first = min(names).removeprefix("model.")
+            return f"{kind} weights: {len(names)}, the first is {first:.80}"
+    name = min(name for name in wanted if found[name] != wanted[name])
+    return f"{name.removeprefix('model.')} is {found[name]}, not {wanted[name]}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Take the first line of a library's message, or the error's type where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def check_model_folder(folder: Path) -> SavedConfig:
+    """Refuse a model folder that cannot be loaded; return its config.
+
+    Raises:
+        VqnmtError: A file is missing or changed, or config.json is damaged or of another version.
+    """
+    return read_config(folder, MODEL_FILES, SavedConfig, "vqnmt", FORMAT)
