@@ -17,17 +17,12 @@ from time import perf_counter
 from command_line import PLACE, SEED, Options, load_config, run, whole
 
 from vqnmt.data.workers import available_cores
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, write_records
 from vqnmt.experiments.synthetic import write_synthetic
 from vqnmt.experiments.tables import preparation_table
 from vqnmt.files import check_writable
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.settings import from_mapping
 
 PAIRS = 4_500_000

@@ -16,18 +16,13 @@ from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.evaluation.plots import plot_bleu_latency
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.translate.pytorch import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.

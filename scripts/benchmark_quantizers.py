@@ -24,9 +24,10 @@ from command_line import PLACE, SEED, THREADS, Options, run, whole
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
-from vqnmt.experiments.speed import median_ratio, peak_memory, time_in_turn
+from vqnmt.evaluation.records import Record, write_records
+from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
 from vqnmt.experiments.tables import quantizer_speed_table
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.training.memory import keep_freed_memory
 

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.evaluation.records import Record, current_commit, describe_hardware, write_records
+from vqnmt.evaluation.records import Record, write_records
 from vqnmt.experiments.tables import scaling_table
 from vqnmt.files import atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline import PipelineConfig
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import processes
 from vqnmt.settings import from_mapping
 from vqnmt.training.distribution import join_processes

@@ -17,7 +17,8 @@ from vqnmt.evaluation.scores import score
 from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
 from vqnmt.settings import from_mapping
-from vqnmt.translate.base import BatchTranslator, load_translator
+from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.loading import load_translator
 
 
 def main(arguments: list[str]) -> None:

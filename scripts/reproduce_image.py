@@ -14,9 +14,8 @@ from accelerate import PartialState
 from vqnmt.evaluation.records import Record
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.images.evaluation import ImageEvaluation
-from vqnmt.images.pipeline import ImagePipeline
+from vqnmt.images.pipeline import ImagePipeline, check_image_settings
 from vqnmt.images.tables import image_table
-from vqnmt.pipeline.checks import check_image_settings
 from vqnmt.progress import say
 from vqnmt.settings import from_mapping
 

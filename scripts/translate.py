@@ -21,16 +21,16 @@ from typing import Any, BinaryIO
 
 from command_line import PLACE, READER, SEED, SWITCH, THREADS, WIDTH, Options, run
 
-from vqnmt.data.streams import count_lines, open_file, read_lines, unpacked
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.streams import count_lines, open_file, read_lines, unpacked
 from vqnmt.translate.base import (
     DTYPES,
     ON_LONG,
     BatchTranslator,
     Translation,
-    load_translator,
 )
+from vqnmt.translate.loading import load_translator
 
 # Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000

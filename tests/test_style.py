@@ -1,62 +1,18 @@
 """Lint, format and types pass; files stay short; imports point one way."""
 
-import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "vqnmt").rglob("*.py"))
 LIBRARY_AND_SCRIPTS = [*MODULES, *sorted((ROOT / "scripts").rglob("*.py"))]
 MOST_LINES = 700
-
-# Package -> what it must not import. scripts -> pipeline -> training, evaluation -> models ->
-# quantizers, layers. The quantizers are stricter still: see the last test.
-FORBIDDEN = {
-    "vqnmt": ["hydra", "omegaconf"],
-    "vqnmt.layers": [
-        f"vqnmt.{name}"
-        for name in ("data", "evaluation", "models", "pipeline", "quantizers", "training")
-    ],
-    "vqnmt.models": [
-        "accelerate",
-        *(f"vqnmt.{name}" for name in ("data", "evaluation", "pipeline", "training", "translator")),
-    ],
-    "vqnmt.data": [f"vqnmt.{name}" for name in ("evaluation", "models", "pipeline", "training")],
-    "vqnmt.training": [
-        *(f"vqnmt.{name}" for name in ("data", "evaluation", "pipeline")),
-        # The loop knows nothing of any one model; of quantizers it knows what all have in common.
-        *(f"vqnmt.quantizers.{name}" for name in ("build_quantizer", "ema", "learnt", "soft_em")),
-        *(f"vqnmt.models.{name}" for name in ("autoregressive", "latent", "pretrained")),
-    ],
-    "vqnmt.evaluation": ["vqnmt.pipeline", "vqnmt.training"],
-}
-
-
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(package + ".")
-
-
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (line, absolute module) for every import in a file, wherever in it."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join((*base, *([node.module] if node.module else [])))
-            # `from vqnmt import training` imports vqnmt.training.
-            for alias in node.names:
-                yield node.lineno, f"{module}.{alias.name}"
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize(
@@ -82,24 +38,27 @@ def test_files_are_short() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {package} must not import {module}"
-        for path in MODULES
-        for package, forbidden in FORBIDDEN.items()
-        if within(module_name(path), package)
-        for line, module in imports(path)
-        if any(within(module, name) for name in forbidden)
-    ]
-    assert not wrong, "\n".join(wrong)
+    """The contracts of pyproject.toml hold: layers, independent rooms, no circles."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_quantizers_import_only_torch_and_errors() -> None:
-    allowed = (*sys.stdlib_module_names, "torch", "vqnmt.errors", "vqnmt.quantizers")
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line}: imports {module}"
-        for path in MODULES
-        if within(module_name(path), "vqnmt.quantizers")
-        for line, module in imports(path)
-        if not any(within(module, name) for name in allowed)
-    ]
-    assert not wrong, "\n".join(wrong)
+    allowed = {*sys.stdlib_module_names, "torch", "vqnmt.errors"}
+    graph = grimp.build_graph("vqnmt", include_external_packages=True, cache_dir=None)
+    inside = graph.find_descendants("vqnmt.quantizers") | {"vqnmt.quantizers"}
+    outside = set().union(*(graph.find_modules_directly_imported_by(m) for m in inside)) - inside
+    assert outside <= allowed, sorted(outside - allowed)
+
+
+def test_the_root_holds_ground_files_and_rooms_only() -> None:
+    """Every module of the root has its line in the contract, and what has a line is there."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers = config["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {name.strip() for layer in layers for name in re.split("[|:]", layer)}
+    found = {path.stem for path in (ROOT / "vqnmt").glob("*.py")} - {"__init__"}
+    found |= {path.parent.name for path in (ROOT / "vqnmt").glob("*/__init__.py")}
+    assert named == found

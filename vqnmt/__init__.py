@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqnmt.translate.base import load_translator
+    from vqnmt.translate.loading import load_translator
     from vqnmt.translate.pytorch import Translator
 
 # Packages that vqnmt uses report to their makers: ONNX Runtime looks up a host and leaves a device
@@ -20,7 +20,7 @@ __all__ = ["Translator", "load_translator"]
 def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
     if name == "load_translator":  # needs no PyTorch for an exported model
-        from vqnmt.translate.base import load_translator
+        from vqnmt.translate.loading import load_translator
 
         return load_translator
     if name == "Translator":

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from vqnmt.data import batches as module
 from vqnmt.data.batches import ParallelBatches, pad, plan_batches
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.data.vocabulary import UNK_ID
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import UNK
 
 
 def texts(rows: list[int]) -> TokenizedText:
@@ -107,7 +107,7 @@ def batches_of(targets: list[list[int]]) -> ParallelBatches:
 
 def test_targets_are_made_of_the_first_pieces(monkeypatch):
     monkeypatch.setattr(module, "_TOKENS", 7)  # counted in many parts
-    assert batches_of([[3]]).written == batches_of([[]]).written == UNK_ID + 1
+    assert batches_of([[3]]).written == batches_of([[]]).written == UNK + 1
     assert batches_of([[9, 4], [], [6]]).written == 10
 
 
@@ -115,7 +115,7 @@ def test_stray_pieces_count_as_unknown():
     few = batches_of([[5] * 49_998, [12, 20]])  # two in 50,000
     assert few.written == 13
     source, target = few.collate(np.array([1]))
-    assert source.tolist() == [[12, 20]] and target.tolist() == [[12, UNK_ID]]
+    assert source.tolist() == [[12, 20]] and target.tolist() == [[12, UNK]]
     assert batches_of([[5] * 49_997, [12, 20]]).written == 21
 
 

@@ -3,8 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqnmt.data.filters import PairFilter
-from vqnmt.data.splits import HashSplit, sentence_key
+from vqnmt.data.judge import OUTCOMES, PairJudge
+from vqnmt.data.splits import sentence_key
 from vqnmt.errors import VqnmtError
+from vqnmt.splits import HashSplit
 
 
 def test_filter_at_its_limits():
@@ -32,7 +34,7 @@ def test_key_ignores_case_width_and_spaces():
 
 def test_the_split_is_the_one_of_all_other_machines():
     # Written down once: if this fails, every user's test set has moved into the training set.
-    split = HashSplit(valid_share=0.1, test_share=0.1, min_words=1)
+    split = HashSplit(valid_share=0.1, test_share=0.1)
     parts = [split.part(f"the cat sits on the mat {number}") for number in range(40)]
     assert [number for number, part in enumerate(parts) if part == "valid"] == [1, 4, 10, 16, 26]
     assert [number for number, part in enumerate(parts) if part == "test"] == [25]
@@ -40,8 +42,8 @@ def test_the_split_is_the_one_of_all_other_machines():
 
 def test_shares_are_met_and_changing_one_leaves_the_other():
     keys = [f"a sentence with the number {number}" for number in range(10_000)]
-    first = HashSplit(valid_share=0.1, test_share=0.2, min_words=4)
-    second = HashSplit(valid_share=0.1, test_share=0.05, min_words=4)
+    first = HashSplit(valid_share=0.1, test_share=0.2)
+    second = HashSplit(valid_share=0.1, test_share=0.05)
     parts = [(first.part(key), second.part(key)) for key in keys]
     # Five standard deviations of a binomial count: 5 * sqrt(10000 * p * (1 - p)).
     assert abs(sum(part[0] == "valid" for part in parts) - 1000) < 150
@@ -50,8 +52,11 @@ def test_shares_are_met_and_changing_one_leaves_the_other():
     assert ("train", "test") not in parts
 
 
-@given(st.text(alphabet="ab ", max_size=12))
+@given(st.text(alphabet="ab ", max_size=12).filter(str.strip))
 def test_short_sentences_are_for_training(text):
-    split = HashSplit(valid_share=0.5, test_share=0.5, min_words=4)
-    key = sentence_key(text)
-    assert (split.part(key) == "train") == (len(key.split()) < 4)
+    split = HashSplit(valid_share=0.5, test_share=0.5)
+    fit = PairFilter(max_words=100, max_ratio=100.0)
+    judge = PairJudge(split=split, min_words=4, fit=fit, drop_copies=False, official={})
+    _, arrays = judge((0, [(text, "ein Satz")]))
+    part, _ = OUTCOMES[int(arrays["outcomes"][0])]
+    assert (part == "train") == (len(text.split()) < 4)

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from vqnmt.data import vocabulary as module
 from vqnmt.data.normalization import clean_output, normalize
-from vqnmt.data.vocabulary import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    UNK_ID,
-    Vocabulary,
-    VocabularyConfig,
-)
+from vqnmt.data.vocabulary import Vocabulary, VocabularyConfig
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 _SYLLABLES = [a + b for a in "kbdfgmnprstvwzl" for b in "aio"][::3]
 _WORDS = [a + b + c for a in _SYLLABLES for b in _SYLLABLES[1:7] for c in _SYLLABLES[::4]]
@@ -38,16 +32,16 @@ def vocabulary(request):
 
 def test_sizes_and_ids(vocabulary):
     assert len(vocabulary) == 330
-    assert (PAD_ID, BOS_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
+    assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
     ids = [index for row in vocabulary.encode(SENTENCES) for index in row]
-    assert min(ids) > UNK_ID and max(ids) < 330
+    assert min(ids) > UNK and max(ids) < 330
 
 
 def test_text_comes_back_as_it_was(vocabulary):
     assert vocabulary.decode(vocabulary.encode(SENTENCES)) == SENTENCES
     assert vocabulary.encode(["", " \n"]) == [[], []]
     assert vocabulary.encode([]) == vocabulary.decode([]) == []
-    assert vocabulary.decode([[], [PAD_ID, BOS_ID, EOS_ID, UNK_ID]]) == ["", ""]
+    assert vocabulary.decode([[], [PAD, BOS, EOS, UNK]]) == ["", ""]
 
 
 @settings(max_examples=200)
@@ -55,7 +49,7 @@ def test_text_comes_back_as_it_was(vocabulary):
 def test_no_text_is_unknown(text):
     vocabulary = _any_vocabulary()
     ids = vocabulary.encode([text])
-    assert UNK_ID not in ids[0]
+    assert UNK not in ids[0]
     assert vocabulary.decode(ids) == [clean_output(text)]
 
 
@@ -79,7 +73,7 @@ def _any_vocabulary(made=[]):  # noqa: B006 - trained once for all of hypothesis
 
 def test_special_ids_are_dropped_on_the_way_back(vocabulary):
     ids = vocabulary.encode(["kabe bedi"])[0]
-    assert vocabulary.decode([[BOS_ID, *ids, EOS_ID, PAD_ID, PAD_ID]]) == ["kabe bedi"]
+    assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["kabe bedi"]
 
 
 def test_placeholders_that_recur_are_one_piece(vocabulary):
@@ -130,7 +124,7 @@ def test_any_string_is_kept_whole(kind, string):
     made = Vocabulary.train(text, 330, re.escape(string) or None, kind)
     row = made.encode([text[0]])[0]
     assert made.decode([row]) == [clean_output(text[0])]
-    assert min(row) > UNK_ID
+    assert min(row) > UNK
     whole = [piece.replace("▁", " ") for piece in made.pieces(row)].count(string)
     if string:
         assert whole == 0 if string == "<0x41>" else whole >= 3
@@ -156,9 +150,9 @@ def test_pieces_of_the_targets_come_first_and_spell_alike(kind):
     assert list(map(found.pieces, spelt)) == list(map(plain.pieces, plain.encode(SENTENCES)))
     assert found.decode(spelt) == SENTENCES
     ids = {index for row in found.encode(targets) for index in row}
-    assert ids == set(range(UNK_ID + 1, UNK_ID + 1 + len(ids))) and len(ids) < 300
+    assert ids == set(range(UNK + 1, UNK + 1 + len(ids))) and len(ids) < 300
     # Within either part the pieces keep their order.
-    parts = [found.pieces(every)[: UNK_ID + 1 + len(ids)], found.pieces(every)[4 + len(ids) :]]
+    parts = [found.pieces(every)[: UNK + 1 + len(ids)], found.pieces(every)[4 + len(ids) :]]
     order = {piece: index for index, piece in enumerate(plain.pieces(every))}
     assert all([order[p] for p in part] == sorted(order[p] for p in part) for part in parts)
 

@@ -20,7 +20,7 @@ from vqnmt.export.latent_graph import latent_graph
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.quantizers import QuantizerConfig
-from vqnmt.translate.base import Translation, load_translator
+from vqnmt.translate.base import Translation
 from vqnmt.translate.exported import (
     FORMAT,
     LatentExportConfig,
@@ -29,6 +29,7 @@ from vqnmt.translate.exported import (
 )
 from vqnmt.translate.folder import CHECKSUMS, EXPORTED
 from vqnmt.translate.generation import LatentTranslation, find_translations
+from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent

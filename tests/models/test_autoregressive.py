@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.models.searching import generate
 from vqnmt.decode.search import search
-from vqnmt.models.tokens import BOS, EOS, PAD, UNK
+from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 
 def real(row: Tensor) -> list[int]:

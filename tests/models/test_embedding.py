@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tests.models.searching import generate
 from vqnmt.models import FertilityConfig, FertilityTransformer
 from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.tokens import BOS, PAD
+from vqnmt.tokens import BOS, PAD
 
 WRITTEN, VOCABULARY = 7, 12
 

@@ -12,8 +12,8 @@ from tests.models.searching import generate
 from vqnmt.errors import VqnmtError
 from vqnmt.models import LatentConfig
 from vqnmt.models.latent import prediction_loss, uniform_copy
-from vqnmt.models.tokens import PAD
 from vqnmt.models.warm_start import copy_weights
+from vqnmt.tokens import PAD
 from vqnmt.translate.generation import pad_codes, reconstruct
 
 OUTPUTS = pytest.mark.parametrize("output", ["ctc", "cross_entropy"])

@@ -5,7 +5,7 @@ import torch
 
 from tests.models.searching import generate
 from vqnmt.layers import TransformerConfig
-from vqnmt.models.tokens import PAD
+from vqnmt.tokens import PAD
 from vqnmt.translate.generation import reconstruct
 
 

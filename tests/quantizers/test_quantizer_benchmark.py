@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqnmt.evaluation.records import read_records
-from vqnmt.experiments.speed import median_ratio, peak_memory, time_in_turn
+from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
 from vqnmt.experiments.tables import quantizer_speed_table
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqnmt.experiments.speed import peak_memory
+from vqnmt.evaluation.speed import peak_memory
 from vqnmt.quantizers import QuantizerConfig, build_quantizer, distances
 from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
 from vqnmt.quantizers.soft_em import draw, soft_counts

@@ -10,8 +10,8 @@ import pytest
 
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
-from vqnmt.translate.base import load_translator
 from vqnmt.translate.folder import CHECKSUMS, write_checksums
+from vqnmt.translate.loading import load_translator
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained" / "en-de"
 KINDS = ("student", "teacher", "student export", "teacher export")

@@ -6,7 +6,7 @@ import torch
 from tests.models.searching import generate
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
-from vqnmt.models.tokens import BOS, EOS, PAD, UNK
+from vqnmt.tokens import BOS, EOS, PAD, UNK
 from vqnmt.translate.rescoring import score_targets
 
 SIZE = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.0)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.data.vocabulary import UNK_ID
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import UNK
 
 
 def plan_batches(
@@ -136,15 +136,15 @@ class ParallelBatches:
     def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return source (B, S) and target (B, T) of the pairs `indices`."""
         target = pad([self.targets[i] for i in indices])
-        return pad([self.sources[i] for i in indices]), target.where(target < self.written, UNK_ID)
+        return pad([self.sources[i] for i in indices]), target.where(target < self.written, UNK)
 
 
 def _written(targets: TokenizedText) -> int:
     """Count the pieces for `ParallelBatches.written`."""
-    counts = np.zeros(UNK_ID + 1, dtype=np.int64)
+    counts = np.zeros(UNK + 1, dtype=np.int64)
     for start in range(0, len(targets.tokens), _TOKENS):  # `bincount` makes int64 of them
         part = np.bincount(targets.tokens[start : start + _TOKENS], minlength=len(counts))
         part[: len(counts)] += counts
         counts = part
     from_here = counts[::-1].cumsum()[::-1]  # of piece i and all after it
-    return max(int((from_here > _STRAY * from_here[0]).sum()), UNK_ID + 1)
+    return max(int((from_here > _STRAY * from_here[0]).sum()), UNK + 1)

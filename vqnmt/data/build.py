@@ -22,13 +22,14 @@ from vqnmt.data.judge import OUTCOMES, PairJudge
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, hold
 from vqnmt.data.shards import Arrays, Shards, joined
-from vqnmt.data.splits import HashSplit, sentence_key
-from vqnmt.data.streams import count_lines, open_file
+from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.downloads import RemoteFile, fetch, file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
+from vqnmt.splits import HashSplit
+from vqnmt.streams import count_lines, open_file
 
 # Pairs that are judged at once, between two reports of progress, and their characters: fewer pairs
 # where these are long.
@@ -81,7 +82,6 @@ class _Builder:
         self.split = HashSplit(
             valid_share=0.0 if self.entry.valid else self.entry.valid_share,
             test_share=0.0 if self.entry.tests else self.entry.test_share,
-            min_words=config.min_test_words,
         )
         # Pairs kept and pairs dropped by reason, of each part.
         self.kept: Counter[str] = Counter()
@@ -171,6 +171,7 @@ class _Builder:
             keys[part.partition(".")[0]].update(sentence_key(source) for source, _ in pairs)
         return PairJudge(
             split=self.split,
+            min_words=self.config.min_test_words,
             fit=self.config.pair_filter(),
             drop_copies=self.entry.drop_copies,
             official=keys,

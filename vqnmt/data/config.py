@@ -11,10 +11,10 @@ from vqnmt.data.catalogue import Entry, catalogue_entry
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
 from vqnmt.data.readers import content_checksum
-from vqnmt.data.streams import MOST_BYTES
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import NO_NUMBER, deciding
+from vqnmt.streams import MOST_BYTES
 
 
 @dataclass(kw_only=True, slots=True)

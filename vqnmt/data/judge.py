@@ -9,7 +9,9 @@ from vqnmt.data.filters import PairFilter
 from vqnmt.data.normalization import normalize
 from vqnmt.data.readers import Pair
 from vqnmt.data.shards import Arrays
-from vqnmt.data.splits import HashSplit, Part, sentence_key, text_mark
+from vqnmt.data.splits import sentence_key, text_mark
+from vqnmt.data.words import count_words
+from vqnmt.splits import HashSplit, Part
 
 # What can become of a pair, unless it has been there before: its part, or why it is dropped.
 OUTCOMES: tuple[tuple[Part | None, str], ...] = (
@@ -32,12 +34,16 @@ class PairJudge:
 
     Args:
         split: Gives pairs to validation and test.
+        min_words: Only sources of at least this many words (see `count_words`) go there. A label
+            of one to three words ("Host", "Not found") comes back in every corpus of its kind:
+            scoring it would measure memory, not translation.
         fit: What a training pair must be.
         drop_copies: Whether a target that equals its source is dropped.
         official: Keys of the sources in official sets, "test" before "valid".
     """
 
     split: HashSplit
+    min_words: int
     fit: PairFilter
     drop_copies: bool
     official: dict[str, set[str]]
@@ -88,7 +94,7 @@ class PairJudge:
         for place, keys in self.official.items():
             if key in keys:
                 return mark, None, f"source is in {place}"
-        part = self.split.part(key)
+        part: Part = self.split.part(key) if count_words(key) >= self.min_words else "train"
         if part == "train" and (reason := self.fit.reason(source, target)):
             return mark, None, reason
         return mark, part, ""

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vqnmt.data.readers import Pair, read_lines, read_parallel, read_tsv
-from vqnmt.data.streams import MOST_BYTES, open_text
 from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.streams import MOST_BYTES, open_text
 
 # Lines of IWSLT training files that are talk metadata, not speech, and the tags around those
 # that are kept, titles and descriptions, as in fairseq's recipe.

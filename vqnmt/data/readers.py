@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from vqnmt.data import streams
+from vqnmt import streams
 from vqnmt.errors import VqnmtError
+from vqnmt.files import refuse_pipe
 
 Pair = tuple[str, str]
 Item = TypeVar("Item")
@@ -54,8 +55,9 @@ def content_checksum(path: Path) -> str:
     says what is wrong.
 
     Raises:
-        VqnmtError: The file is missing or unreadable.
+        VqnmtError: The file is missing, unreadable or a pipe.
     """
+    refuse_pipe(path)
     digest = hashlib.sha256()
     with streams.open_file(path) as file, suppress(VqnmtError):
         text = streams.unpacked(file, str(path))

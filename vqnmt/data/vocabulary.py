@@ -21,11 +21,7 @@ from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
-
-PAD_ID = 0
-BOS_ID = 1
-EOS_ID = 2
-UNK_ID = 3
+from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 # What sentencepiece calls them, unless a text keeps such a string whole.
 _SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
@@ -71,7 +67,7 @@ class VocabularyConfig:
 class Vocabulary:
     """Sentences to piece ids and back, without loss but for what `normalize` changes.
 
-    Ids: 0 padding, 1 begin, 2 end, 3 unknown; `PAD_ID` and its kin. All text goes through
+    Ids: 0 padding, 1 begin, 2 end, 3 unknown; see `vqnmt.tokens`. All text goes through
     `normalize`, and through nothing else: sentencepiece's NFKC rules would rewrite ligatures,
     ellipses and full-width forms, and scores compare with raw references. A character that no piece
     covers is spelt in its UTF-8 bytes, so that nothing is unknown.
@@ -98,10 +94,10 @@ class Vocabulary:
         found = tuple(
             getattr(self._pieces, name)() for name in ("pad_id", "bos_id", "eos_id", "unk_id")
         )
-        if found != (PAD_ID, BOS_ID, EOS_ID, UNK_ID):
+        if found != (PAD, BOS, EOS, UNK):
             raise VqnmtError(
                 f"the vocabulary's ids of padding, begin, end and unknown are {found} instead of "
-                f"{(PAD_ID, BOS_ID, EOS_ID, UNK_ID)}: train it with vqnmt"
+                f"{(PAD, BOS, EOS, UNK)}: train it with vqnmt"
             )
 
     @classmethod
@@ -162,10 +158,10 @@ class Vocabulary:
                 model_writer=model,
                 vocab_size=size,
                 model_type=model_type,
-                pad_id=PAD_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                unk_id=UNK_ID,
+                pad_id=PAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                unk_id=UNK,
                 **special,
                 user_defined_symbols=[string.replace(" ", "▁") for string in kept],
                 # Characters rarer than 1 in 10,000 are spelt in bytes instead of each taking
@@ -189,7 +185,7 @@ class Vocabulary:
     def _first(self, sentences: Iterable[str]) -> NDArray[np.bool_]:
         """Mark (V,) the special pieces and those of `sentences`."""
         found = np.zeros(len(self), dtype=bool)
-        found[: UNK_ID + 1] = True
+        found[: UNK + 1] = True
         for lines in chunks(sentences, _ENCODED):
             ids = chain.from_iterable(self.encode(lines))
             found[np.fromiter(ids, dtype=np.int64)] = True
@@ -237,7 +233,7 @@ class Vocabulary:
 
         Special ids (0 to 3), and bytes that are no UTF-8, are dropped.
         """
-        rows = [[index for index in row if index > UNK_ID] for row in ids]
+        rows = [[index for index in row if index > UNK] for row in ids]
         return [clean_output(self._pieces.DecodeIds(row)) for row in rows]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:

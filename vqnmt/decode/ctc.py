@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import BOS, EOS, PAD
 
 MOST_LIKELY = 8
 """Pieces of a position that a language model may choose from."""
@@ -54,7 +54,7 @@ def read_likely(
             "the decoder's scores are not finite: translate with dtype=fp32, or train anew"
         )
     # The sum over all pieces is the same for each reading: no need of a softmax.
-    scores = logits - language_model.use.blank_penalty * (pieces == PAD_ID)
+    scores = logits - language_model.use.blank_penalty * (pieces == PAD)
     likelihoods = np.exp(scores - scores.max(axis=-1, keepdims=True))
     found = []
     for columns, names, length in zip(likelihoods.tolist(), pieces.tolist(), lengths, strict=True):
@@ -80,10 +80,10 @@ class _Prefixes:
         self.log_probability = language_model.log_probability
         self.size = language_model.size
         self.weight, self.bonus = language_model.use.weight, language_model.use.piece_bonus
-        self.pieces = [PAD_ID]  # the last of each; of the empty one the blank
+        self.pieces = [PAD]  # the last of each; of the empty one the blank
         self.added = [0.0]  # weight * log p(text) + bonus * length, in nats
         self._parents, self._positions = [0], [0]  # the latter: that the piece was first read from
-        self._contexts = [(BOS_ID, BOS_ID)]  # the last two pieces
+        self._contexts = [(BOS, BOS)]  # the last two pieces
         self._longer: dict[int, int] = {}
 
     def extend(self, prefix: int, piece: int, position: int) -> int:
@@ -122,7 +122,7 @@ def prefix_beam_search(
     """Find the text of the highest log p(text | positions) + weight * log p(text) + bonus * length.
 
     Args:
-        positions: At each position the likely pieces, `PAD_ID` for the blank, and how likely they
+        positions: At each position the likely pieces, `PAD` for the blank, and how likely they
             are, up to a factor.
         language_model: Gives p(text); has weight and bonus.
         repeatable: The pieces that may be written twice in a row; any other piece that comes again
@@ -137,7 +137,7 @@ def prefix_beam_search(
     # Prefixes with the probability of their alignments that end in a blank, and in a piece.
     kept = [(0, 1.0, 0.0)]
     for position, likely in enumerate(positions):
-        if len(likely) == 1 and likely[0][0] == PAD_ID:  # all prefixes pay alike
+        if len(likely) == 1 and likely[0][0] == PAD:  # all prefixes pay alike
             kept = [(prefix, in_blank + in_piece, 0.0) for prefix, in_blank, in_piece in kept]
             continue
         blanks: dict[int, float] = {}
@@ -146,7 +146,7 @@ def prefix_beam_search(
             both = in_blank + in_piece
             last = last_pieces[prefix]
             for piece, p in likely:
-                if piece == PAD_ID:
+                if piece == PAD:
                     blanks[prefix] = both * p
                     continue
                 leads = both
@@ -170,6 +170,6 @@ def prefix_beam_search(
 
     def whole(one: tuple[int, float, float]) -> float:
         prefix, in_blank, in_piece = one
-        return math.log(in_blank + in_piece) + added[prefix] + prefixes.weighted(prefix, EOS_ID)
+        return math.log(in_blank + in_piece) + added[prefix] + prefixes.weighted(prefix, EOS)
 
     return prefixes.read(max(kept, key=whole)[0])

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.tokens import BOS, EOS
 
 Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -107,7 +107,7 @@ class TrigramModel:
         """
         size = vocabulary_size
         stream = _with_ends(tokens, offsets)
-        inner = stream[2:] != BOS_ID  # a trigram may end at a piece or at the end
+        inner = stream[2:] != BOS  # a trigram may end at a piece or at the end
         keys = (stream[:-2] * size + stream[1:-1]) * size + stream[2:]
         trigrams, counts = np.unique(keys[inner], return_counts=True)
         # Chen and Goodman's N1+: lower orders count distinct predecessors, not how often.
@@ -267,10 +267,10 @@ def load_language_model(folder: Path, vocabulary_size: int) -> TrigramModel | No
 def _with_ends(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Keys:
     """Put two BOS before each sentence and an EOS after it."""
     count = len(offsets) - 1
-    stream = np.full(len(tokens) + 3 * count, BOS_ID, dtype=np.int64)
+    stream = np.full(len(tokens) + 3 * count, BOS, dtype=np.int64)
     sentence = np.repeat(np.arange(count), np.diff(offsets))
     stream[np.arange(len(tokens)) + 3 * sentence + 2] = tokens
-    stream[offsets[1:] + 3 * np.arange(count) + 2] = EOS_ID
+    stream[offsets[1:] + 3 * np.arange(count) + 2] = EOS
     return stream
 
 

@@ -6,14 +6,7 @@ Everything here takes plain data; nothing here knows of models, training or conf
 from vqnmt.evaluation.latency import Latency, measure_latency, speedup
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
-from vqnmt.evaluation.records import (
-    Record,
-    current_commit,
-    describe_hardware,
-    publish_records,
-    read_records,
-    write_records,
-)
+from vqnmt.evaluation.records import Record, publish_records, read_records, write_records
 from vqnmt.evaluation.report import (
     CorpusFacts,
     Example,
@@ -31,8 +24,6 @@ __all__ = [
     "Record",
     "Scores",
     "bleu_tokenizer",
-    "current_commit",
-    "describe_hardware",
     "measure_latency",
     "model_card",
     "plot_bleu_latency",

@@ -4,21 +4,17 @@ A file of records is a JSON list of objects, one for each system of a run. The p
 them and generates every table from them; nobody edits them.
 """
 
-import contextlib
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate import PartialState
 
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_write_text, locked, remove_leftovers
+from vqnmt.files import atomic_write_text, check_writable, locked, remove_leftovers
 
 Metric = float | int | str
 
@@ -146,67 +142,20 @@ def _entry(record: Record) -> dict[str, Any]:
     return {key: value for key, value in asdict(record).items() if key not in _OPTIONAL or value}
 
 
-def describe_hardware(device: torch.device | str = "cpu") -> dict[str, str | int]:
-    """Describe the machine as records and reports name it.
+def check_places(run: str, records: list[Path]) -> None:
+    """Refuse a run folder that cannot be made, and records that cannot be added to.
 
-    Args:
-        device: Where the models run; a CUDA device adds its name as `gpu`.
+    Raises:
+        VqnmtError: Names the key, or the file of records that is damaged.
     """
-    hardware: dict[str, str | int] = {
-        "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    device = torch.device(device)
-    if device.type == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name(device)
-    return hardware
-
-
-def current_commit(file: Path | str = __file__) -> str:
-    """Return the commit of the repository that tracks `file`.
-
-    "-dirty" is added when a tracked file outside `results/` has changed; "unknown" means code
-    outside git, such as an installed package.
-    """
-    folder, name = os.path.split(os.path.abspath(file))
-    try:
-        # A package installed inside somebody else's repository is not tracked by it.
-        _git(folder, "ls-files", "--error-unmatch", name)
-        commit = _git(folder, "rev-parse", "HEAD")
-        # Records are outputs: the first one written must not make the next commit look dirty.
-        changed = _git(
-            folder,
-            *("status", "--porcelain", "--untracked-files=no", "--"),
-            *(":(top)", ":(top,exclude)results"),
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return f"{commit}-dirty" if changed else commit
-
-
-def _git(folder: str, *arguments: str) -> str:
-    # A hook's GIT_DIR or GIT_INDEX_FILE would point at another repository.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    result = subprocess.run(
-        ["git", "-C", folder, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    return result.stdout.strip()
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if not PartialState().is_main_process:
+        return
+    if not Path(run).is_dir():  # one that is there may be complete
+        check_writable(run, "run")
+    for path in records:
+        check_writable(path.parent, "records")
+        if path.exists():
+            read_records(path)
 
 
 def _parse(entry: object, place: str) -> Record:

@@ -12,14 +12,7 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_code_usage
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    read_records,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, read_records, write_records
 from vqnmt.evaluation.scores import score
 from vqnmt.experiments.collapse import (
     CodebookHistory,
@@ -36,6 +29,7 @@ from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.progress import say
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.training.stage import Stage

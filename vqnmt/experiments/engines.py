@@ -12,11 +12,12 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.experiments.footprint import measure_footprint
-from vqnmt.experiments.speed import time_in_turn
 from vqnmt.experiments.tables import THROUGHPUT_BATCHES
 from vqnmt.export.folder import PRECISIONS, export_model
-from vqnmt.translate.base import DTYPES, BatchTranslator, load_translator
+from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.loading import load_translator
 
 # Sentences that the process translates whose memory is measured.
 _FOOTPRINT_SENTENCES = 50

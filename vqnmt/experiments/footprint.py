@@ -14,7 +14,7 @@ _PROBE = """
 import json, resource, sys, time
 start = time.perf_counter()
 folder, device, threads, beam = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-from vqnmt.translate.base import load_translator
+from vqnmt.translate.loading import load_translator
 options, rescorer = json.loads(sys.argv[5]), sys.argv[6]
 translator = load_translator(folder, device, threads, **options)
 search = {"beam": beam}

@@ -13,11 +13,11 @@ from time import perf_counter
 
 import numpy as np
 
-from vqnmt.data.vocabulary import EOS_ID
 from vqnmt.evaluation.records import Metric
 from vqnmt.experiments.tables import ENGINE_PARTS
 from vqnmt.export.graph import FLOAT, Graph, model_proto
 from vqnmt.models import LatentTransformer
+from vqnmt.tokens import EOS, length_limit
 from vqnmt.translate.exported import OnnxTranslator, onnx_session
 
 _RUNS = 200
@@ -47,8 +47,8 @@ def profile_translation(
     sentence, row = sentences[chosen], rows[chosen]
     (translation,) = translator.translate([sentence])
     inputs = {
-        "source": np.array([[*row, EOS_ID]]),
-        "limits": np.array([(2 * len(row) + 10) // 2**model.config.compression + 1]),
+        "source": np.array([[*row, EOS]]),
+        "limits": np.array([length_limit(len(row)) // 2**model.config.compression + 1]),
     }
     session = onnx_session(Path(folder) / "model.onnx", threads)
     parts: dict[str, Callable[[], object]] = {

@@ -15,14 +15,7 @@ from accelerate import PartialState
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usages
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    read_records,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, read_records, write_records
 from vqnmt.evaluation.scores import paired_bootstrap
 from vqnmt.files import atomic_write_lines, atomic_write_text
 from vqnmt.models import LatentTransformer
@@ -42,6 +35,7 @@ from vqnmt.pipeline.systems import (
 )
 from vqnmt.pipeline.translation import TranslationPipeline
 from vqnmt.progress import say
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.settings import to_flat
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator

@@ -10,9 +10,9 @@ import ctranslate2
 import numpy as np
 from torch import Tensor, nn
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward, sinusoids
 from vqnmt.models import AutoregressiveTransformer
+from vqnmt.tokens import BOS, EOS, PAD, UNK
 from vqnmt.translate.pytorch import Translator
 
 
@@ -39,7 +39,7 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
     spec.decoder.embeddings.weight = spec.decoder.projection.weight = outputs
     # Our search and our scores exclude the pieces that never occur in a text.
     bias = np.zeros(len(outputs), dtype=np.float32)
-    bias[[PAD_ID, BOS_ID]] = -1e9
+    bias[[PAD, BOS]] = -1e9
     spec.decoder.projection.bias = bias
     for target, layer in zip(spec.encoder.layer, model.encoder.layers, strict=True):
         assert isinstance(layer, EncoderLayer)
@@ -53,8 +53,8 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
     pieces = translator.vocabulary.pieces(range(len(translator.vocabulary)))
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces[: len(outputs)])
-    spec.config.unk_token, spec.config.bos_token = pieces[UNK_ID], pieces[BOS_ID]
-    spec.config.eos_token, spec.config.decoder_start_token = pieces[EOS_ID], pieces[BOS_ID]
+    spec.config.unk_token, spec.config.bos_token = pieces[UNK], pieces[BOS]
+    spec.config.eos_token, spec.config.decoder_start_token = pieces[EOS], pieces[BOS]
     spec.config.add_source_eos, spec.config.layer_norm_epsilon = True, model.encoder.norm.eps
     spec.validate()
     spec.optimize(quantization="int8" if int8 else None)

@@ -25,7 +25,7 @@ from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_sear
 from vqnmt.layers.convolution import ResidualBlock
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward
 from vqnmt.models import LatentTransformer
-from vqnmt.models.tokens import PAD
+from vqnmt.tokens import PAD, length_limit
 
 # The likeliest pieces are searched in blocks of this size, see `_likely_pieces`.
 _BLOCK = 64
@@ -132,7 +132,7 @@ class _Writer:
         size = model.config.transformer
         self.dim, self.heads = size.dim, size.heads
         self.stride = 2**model.config.compression
-        most_positions = (2 * max_source_tokens + 10) // self.stride * self.stride + self.stride
+        most_positions = length_limit(max_source_tokens) // self.stride * self.stride + self.stride
         # One position for the step after the last code, another for the end of the source.
         self.most = max(most_positions, max_source_tokens) + 1
         self.steps = graph.constant(np.arange(self.most))

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vqnmt.data.splits import HashSplit
 from vqnmt.errors import VqnmtError
 from vqnmt.images import cifar
 from vqnmt.images.cifar import Images
 from vqnmt.progress import Progress, say
 from vqnmt.settings import NO_NUMBER
+from vqnmt.splits import HashSplit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Pixels of a side: no model of ours could train on a larger image.
@@ -145,7 +145,6 @@ def _folders(config: ImageDataConfig) -> tuple[Images, Images, Images]:
     split = HashSplit(
         valid_share=0.0 if "valid" in given else config.valid_share,
         test_share=0.0 if "test" in given else config.test_share,
-        min_words=1,
     )
     marks = {part: [hashlib.sha256(x).hexdigest() for x in xs] for part, xs in given.items()}
     places: dict[str, list[str]] = {part: [part] * len(marks[part]) for part in given}

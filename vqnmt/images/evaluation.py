@@ -8,15 +8,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from vqnmt.evaluation.plots import plot_code_usage
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    publish_records,
-    read_records,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, publish_records, read_records, write_records
 from vqnmt.evaluation.report import Picture
 from vqnmt.files import remove_leftovers
 from vqnmt.images.data import batches_in_order
@@ -33,6 +25,7 @@ from vqnmt.images.plots import (
 )
 from vqnmt.images.tables import write_image_report
 from vqnmt.progress import Progress
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import rates, read_metrics

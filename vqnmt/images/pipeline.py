@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vqnmt.evaluation.records import check_places
 from vqnmt.files import atomic_write_text
 from vqnmt.images.config import ImagePipelineConfig, ImageTrainingConfig
 from vqnmt.images.data import (
@@ -32,13 +33,24 @@ from vqnmt.images.models import (
     save_image_model,
 )
 from vqnmt.images.models.priors import CodePrior
-from vqnmt.pipeline.checks import check_image_settings
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers import Quantizer
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
 from vqnmt.training.stage import Stage
+
+
+def check_image_settings(config: ImagePipelineConfig) -> None:
+    """Refuse settings that some stage of the image track cannot do; nothing is made.
+
+    Raises:
+        VqnmtError: The model cannot be built of its settings, or the run folder or that of the
+            records cannot be written.
+    """
+    with torch.device("meta"):
+        build_image_model(config.model, config.data.size)
+    check_places(config.run, config.records_paths)
 
 
 class ImagePipeline:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import DecoderLayer
-from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.tokens import BOS, PAD, append_eos
+from vqnmt.models.embedding import TiedEmbedding, append_eos
+from vqnmt.tokens import BOS, PAD
 
 
 @dataclass(kw_only=True, slots=True)

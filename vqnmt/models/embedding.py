@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.models.tokens import PAD, UNK
+from vqnmt.tokens import EOS, PAD, UNK, length_limit
 
 
 class TiedEmbedding(nn.Embedding):
@@ -46,3 +46,15 @@ class TiedEmbedding(nn.Embedding):
     def logits(self, hidden: Tensor) -> Tensor:
         """Score the pieces that may be written for `hidden` (..., d); returns (..., W)."""
         return F.linear(hidden, self.outputs)
+
+
+def append_eos(tokens: Tensor) -> Tensor:
+    """Put EOS after each row's last real token; (B, T) becomes (B, T + 1)."""
+    lengths = (tokens != PAD).sum(dim=1, keepdim=True)
+    return F.pad(tokens, (0, 1), value=PAD).scatter(1, lengths, EOS)
+
+
+def length_limits(source: Tensor) -> Tensor:
+    """The most tokens that a translation of each row of `source` (B, S) may have; (B,)."""
+    lengths: Tensor = (source != PAD).sum(dim=1)
+    return length_limit(lengths)

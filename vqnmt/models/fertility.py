@@ -19,8 +19,8 @@ from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
 from vqnmt.layers.dropout import Dropout
 from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import Attention, attention_mask
-from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.models.tokens import BOS, EOS, PAD, append_eos, length_limits
+from vqnmt.models.embedding import TiedEmbedding, append_eos, length_limits
+from vqnmt.tokens import BOS, EOS, PAD
 
 # Positions whose scores over all pieces are held at once.
 _POSITIONS = 4096

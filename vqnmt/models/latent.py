@@ -24,10 +24,10 @@ from vqnmt.layers import (
 from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.codes import prediction_loss, uniform_copy
-from vqnmt.models.embedding import TiedEmbedding
+from vqnmt.models.embedding import TiedEmbedding, append_eos
 from vqnmt.models.outputs import OUTPUTS
-from vqnmt.models.tokens import PAD, UNK, append_eos
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.tokens import PAD, UNK
 
 
 @dataclass(kw_only=True, slots=True)

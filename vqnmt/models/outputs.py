@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqnmt.models.tokens import EOS, PAD, append_eos
+from vqnmt.models.embedding import append_eos
+from vqnmt.tokens import EOS, PAD
 
 
 class Output(Protocol):

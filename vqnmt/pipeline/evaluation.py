@@ -5,15 +5,7 @@ from pathlib import Path
 
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
-from vqnmt.evaluation.records import (
-    Metric,
-    Record,
-    current_commit,
-    describe_hardware,
-    publish_records,
-    read_records,
-    write_records,
-)
+from vqnmt.evaluation.records import Metric, Record, publish_records, read_records, write_records
 from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_text, remove_leftovers
 from vqnmt.pipeline.config import DecodingConfig
@@ -30,6 +22,7 @@ from vqnmt.pipeline.systems import (
     translate_sets,
 )
 from vqnmt.pipeline.translation import TranslationPipeline
+from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import read_metrics
 from vqnmt.training.stage import as_text

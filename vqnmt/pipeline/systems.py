@@ -10,7 +10,7 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
-from vqnmt.experiments.speed import time_in_turn
+from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConfig
 from vqnmt.progress import Progress

@@ -14,8 +14,8 @@ from accelerate import PartialState
 
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.records import current_commit
 from vqnmt.files import atomic_write_text, locked, remove_leftovers
+from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
 
 # Seconds between two notes of the time spent: the most of it that a kill can lose.

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vqnmt.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.workers import available_cores
 from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel, load_language_model
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import BOS, EOS, PAD, length_limit
 from vqnmt.translate.base import BatchTranslator, Translation
 from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, check_range, read_config
 
@@ -176,11 +177,11 @@ class OnnxTranslator(BatchTranslator):
     def _run(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate token rows in one call of the graph."""
         lengths = [len(row) for row in rows]
-        source = np.full((len(rows), max(lengths) + 1), PAD_ID, dtype=np.int64)
+        source = np.full((len(rows), max(lengths) + 1), PAD, dtype=np.int64)
         for i, row in enumerate(rows):
             source[i, : len(row)] = row
-            source[i, len(row)] = EOS_ID
-        limits = (2 * np.array(lengths) + 10) // self._stride + 1  # codes
+            source[i, len(row)] = EOS
+        limits = length_limit(np.array(lengths)) // self._stride + 1  # codes
         inputs = {"source": source, "limits": limits}
         if not settings.greedy:
             inputs |= {
@@ -230,7 +231,7 @@ class OnnxTranslator(BatchTranslator):
         if logits is not None and self._config.blank_penalty and pieces.shape[2] > 1:
             # The likeliest but the blank is the first or the second.
             beaten = logits[..., 0] - self._config.blank_penalty < logits[..., 1]
-            best = np.where((best == PAD_ID) & beaten, pieces[:, :, 1], best)
+            best = np.where((best == PAD) & beaten, pieces[:, :, 1], best)
         read = []
         for row, length in zip(best, lengths, strict=True):
             starts = self._starts(row[:length])
@@ -241,8 +242,8 @@ class OnnxTranslator(BatchTranslator):
     def _starts(self, best: np.ndarray) -> np.ndarray:
         """Mark the positions that each write one token, as `vqnmt.models.outputs` does."""
         if self._config.output != "ctc":
-            return np.cumsum(best == EOS_ID) == 0
-        starts = best != PAD_ID
+            return np.cumsum(best == EOS) == 0
+        starts = best != PAD
         starts[1:] &= best[1:] != best[:-1]
         if self._repeatable is not None:
             before = None  # the last piece so far, across blanks
@@ -267,7 +268,7 @@ class CTranslate2Translator(BatchTranslator):
         self._engine = engine
         self._pieces = vocabulary.pieces(range(len(vocabulary)))
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
-        self._never = [[self._pieces[PAD_ID]], [self._pieces[BOS_ID]]]
+        self._never = [[self._pieces[PAD]], [self._pieces[BOS]]]
 
     @classmethod
     def from_pretrained(
@@ -290,7 +291,7 @@ class CTranslate2Translator(BatchTranslator):
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by CTranslate2's own search."""
         _refuse_samples(settings)
-        limits = [2 * len(row) + 10 for row in rows]
+        limits = [length_limit(len(row)) for row in rows]
         results = self._engine.translate_batch(
             [[self._pieces[index] for index in row] for row in rows],
             beam_size=max(settings.beam, settings.candidates),

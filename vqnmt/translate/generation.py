@@ -14,8 +14,9 @@ from vqnmt.decode.ctc import MOST_LIKELY, read_likely
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models.embedding import length_limits
 from vqnmt.models.outputs import read
-from vqnmt.models.tokens import BOS, EOS, PAD, length_limits
+from vqnmt.tokens import BOS, EOS, PAD
 
 
 class LatentTranslation(NamedTuple):

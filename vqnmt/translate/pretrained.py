@@ -17,8 +17,8 @@ from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
-from vqnmt.models.tokens import UNK
 from vqnmt.settings import from_mapping
+from vqnmt.tokens import UNK
 from vqnmt.translate.folder import MOST_PIECES, ModelConfig, check_range
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.

@@ -13,6 +13,7 @@ from vqnmt.data.normalization import clean_output, is_translatable, normalize
 from vqnmt.decode.settings import check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
+from vqnmt.tokens import length_limit
 from vqnmt.translate.base import Translation, as_sentences, untranslated
 
 # ISO 639-1 to the three-letter codes of NLLB-200, which names some languages by their standard
@@ -134,7 +135,7 @@ class ForeignTranslator:
                 attention_mask=torch.ones_like(source),
                 num_beams=beam,
                 do_sample=False,
-                max_new_tokens=2 * length + 10,
+                max_new_tokens=length_limit(length),
                 **self._forced,
             )
             for i, text in zip(indices, self._decode(output.tolist()), strict=True):

@@ -15,6 +15,11 @@ from vqnmt.images.models import (
 from vqnmt.quantizers import QuantizerConfig
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def make_model() -> Callable[..., ImageModel]:
     """Return a function that builds a model of 4x4 images with 2x2 latents."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from vqnmt.data.streams import MOST_BYTES, count_lines, open_text, read_lines, unpacked
 from vqnmt.errors import VqnmtError
+from vqnmt.streams import MOST_BYTES, count_lines, open_text, read_lines, unpacked
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gz": lambda content: gzip.compress(content, mtime=0),
@@ -166,7 +166,7 @@ def test_an_endless_line_in_a_small_packed_file_takes_little_memory(
 import resource, sys
 from vqnmt.data.readers import read_tsv
 from vqnmt.errors import VqnmtError
-from vqnmt.data.streams import count_lines
+from vqnmt.streams import count_lines
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (64 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
