@@ -20,7 +20,7 @@ from pathlib import Path
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.progress import Progress
-from vqnmt.streams import open_file, unpacked
+from vqnmt.streams import check_rereadable, open_file, unpacked
 
 # Seconds without a byte before a server counts as dead.
 _TIMEOUT = 30.0
@@ -59,11 +59,7 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
         VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
             checksum is read again.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise VqnmtError(
-            f"{path}: is a pipe or a device, which can be read only once, and this file is read "
-            "several times: write it to a file first"
-        )
+    check_rereadable(path)
     try:
         with open(path, "rb") as file:
             return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
