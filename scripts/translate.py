@@ -1,6 +1,6 @@
 """Translate lines: one in, one out, order kept, empty lines stay empty.
 
-python scripts/translate.py in.txt > out.txt
+python scripts/translate.py in.txt more.txt.gz > out.txt
 echo "Turn on the light" | python scripts/translate.py --model DIR
 python scripts/translate.py                  a prompt, on a terminal
 

@@ -1,11 +1,14 @@
 """Any bytes as a corpus: it is prepared, or refused in one sentence that names the file."""
 
+import bz2
 import gzip
 import json
 import lzma
 import os
 import re
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.stand_ins import write_tar
 from tests.fuzzing import VALUES, attempt, damaged, fuzz, leftovers
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, Corpus, load_corpus, prepare_corpus
+from vqnmt.data.pieces import ArchiveMembers, Piece, TsvFile
 from vqnmt.data.splits import sentence_key
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
 
 # Sentences, and what else a file may hold.
@@ -32,11 +38,17 @@ ODD = st.text(
 )
 LINES = st.one_of(SENTENCES, SENTENCES, SENTENCES, ODD)
 BAD_BYTES = st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"])
-ENDINGS = ["", ".gz", ".xz"]
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+    ".packed": lambda content: lzma.compress(content[:9]) + lzma.compress(content[9:]),
+}
 
 
 def compressed(content: bytes, ending: str) -> bytes:
-    return {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[ending](content)
+    return PACK[ending](content)
 
 
 @st.composite
@@ -55,8 +67,11 @@ def parallel(draw: st.DrawFn) -> tuple[list[bytes], str]:
         if draw(st.integers(0, 9)) == 0:
             place = draw(st.integers(0, len(content)))
             content = content[:place] + draw(BAD_BYTES) + content[place:]
+        if draw(st.integers(0, 14)) == 0:
+            code = draw(st.sampled_from(["utf-16", "utf-16-le", "utf-16-be", "utf-32"]))
+            content = content.decode(errors="replace").encode(code)
         sides.append(content)
-    ending = draw(st.sampled_from(ENDINGS))
+    ending = draw(st.sampled_from(sorted(PACK)))
     files = [compressed(side, ending) for side in sides]
     if draw(st.integers(0, 3)) == 0:
         files[0] = draw(damaged(files[0] or b"x")) or b""
@@ -118,7 +133,7 @@ def test_two_files(made: tuple[list[bytes], str], part: str) -> None:
     pairs=st.lists(st.tuples(LINES, LINES), min_size=1, max_size=6),
     others=st.lists(ODD | SENTENCES, max_size=1),
     raw=st.just(b"") | st.binary(max_size=30),
-    ending=st.sampled_from(ENDINGS),
+    ending=st.sampled_from(sorted(PACK)),
 )
 def test_tsv(pairs: list[tuple[str, str]], others: list[str], raw: bytes, ending: str) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -128,8 +143,41 @@ def test_tsv(pairs: list[tuple[str, str]], others: list[str], raw: bytes, ending
         content = "".join(f"{line}\n" for line in lines).encode()
         path.write_bytes(compressed(content + raw, ending))
         found = prepare(Path(name), train=TextFiles(tsv=str(path)))
-        if others and "\t" not in others[0]:
+        nul = next((n for n, line in enumerate(lines, 1) if "\0" in line), None)
+        if nul:
+            assert f"line {nul}: a NUL byte" in str(found)
+        elif others and "\t" not in others[0]:
             assert f"line {len(lines)}: no tab" in str(found)
+
+
+@fuzz(200)
+@given(data=st.data(), kind=st.sampled_from(["tgz", "zip"]))
+def test_damaged_archives(data: st.DataObject, kind: str) -> None:
+    """The right pairs, or one sentence; no text is taken from a damaged archive."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / f"it.{kind}"
+        if kind == "tgz":
+            write_tar(
+                path, {"en": b"yes\nno\n" * 20, "de": b"ja\nnein\n" * 20, "more": bytes(2000)}
+            )
+            piece: Piece = ArchiveMembers(
+                RemoteFile(path=path.name, checksum=None), {"en": "en", "de": "de"}
+            )
+        else:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("more", "text\n" * 100)
+                archive.writestr("text", "yes\tja\nno\tnein\n" * 20)
+            file = RemoteFile(path=path.name, checksum=None)
+            piece = TsvFile((file,), languages=("en", "de"), member="text")
+        content = data.draw(damaged(path.read_bytes()).filter(lambda content: content is not None))
+        path.write_bytes(content)
+        try:
+            pairs = list(piece.pairs("en", "de", Path(name)))
+        except VqnmtError as error:
+            assert path.name in str(error)
+        else:
+            assert pairs == [("yes", "ja"), ("no", "nein")] * 20
+        assert os.listdir(name) in ([path.name], [])
 
 
 @fuzz(120)

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, refuse_pipe
+from vqnmt.files import atomic_path
 from vqnmt.progress import Progress
-from vqnmt.streams import open_file, unpacked
+from vqnmt.streams import check_rereadable, open_file, unpacked
 
 # Seconds without a byte before a server counts as dead.
 _TIMEOUT = 30.0
@@ -59,7 +59,7 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
         VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
             checksum is read again.
     """
-    refuse_pipe(path)
+    check_rereadable(path)
     try:
         with open(path, "rb") as file:
             return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"

@@ -217,16 +217,3 @@ def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # still held: who waits for it sees that its name is gone
         lock.release()
-
-
-def refuse_pipe(path: Path) -> None:
-    """Refuse what can be read only once, where a file is read several times.
-
-    Raises:
-        VqnmtError: `path` is a pipe or a device.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise VqnmtError(
-            f"{path}: is a pipe or a device, which can be read only once, and this file is read "
-            "several times: write it to a file first"
-        )

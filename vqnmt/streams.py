@@ -56,6 +56,19 @@ def open_file(path: Path | str) -> BinaryIO:
         raise VqnmtError(f"{path}: cannot be read ({reason}): check the path") from error
 
 
+def check_rereadable(path: Path) -> None:
+    """Refuse what can be read only once, where a file is read several times.
+
+    Raises:
+        VqnmtError: `path` is a pipe or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise VqnmtError(
+            f"{path}: is a pipe or a device, which can be read only once, and this file is read "
+            "several times: write it to a file first"
+        )
+
+
 @contextmanager
 def open_text(path: Path | str) -> Iterator[BinaryIO]:
     """Open a file of text for reading bytes, unpacked as by `unpacked`.

@@ -310,6 +310,10 @@ def test_the_limit_on_a_line_is_a_setting_and_no_part_of_what_is_prepared(prepar
     assert held.sources == [long], "what was let through is read again"
     with pytest.raises(VqnmtError, match=r"corpus\.max_line_bytes is 0"):
         CorpusConfig(max_line_bytes=0)
+    with pytest.raises(
+        VqnmtError, match=r"corpus\.max_line_bytes is 9, but corpus\.name is 'homea"
+    ):
+        CorpusConfig(max_line_bytes=9)
 
 
 def test_long_lines_are_never_held_by_the_hundred(tmp_path):

@@ -67,3 +67,15 @@ def test_faults_name_file_and_line(tmp_path):
     for read in (lambda: found[1], lambda: list(found)):
         with pytest.raises(VqnmtError, match=r"text, line 2: not UTF-8"):
             read()
+
+
+@pytest.mark.parametrize("left", [0, 3, 4, 6])
+def test_a_file_that_is_cut_short_while_it_is_open_is_named(tmp_path, left):
+    path = tmp_path / "text"
+    path.write_bytes(b"one\ntwo\nthree\n")
+    found = Lines(path)
+    os.truncate(path, left)
+    with pytest.raises(VqnmtError, match=r"text, line [12]: cut short: the file has been changed"):
+        list(found)
+    with pytest.raises(VqnmtError, match=r"text, line 3: cut short"):
+        found[2]

@@ -233,7 +233,7 @@ def test_loading_what_is_no_vocabulary(tmp_path):
     with pytest.raises(VqnmtError, match=r"spm\.model: cannot be read"):
         Vocabulary.load(tmp_path / "spm.model")
     (tmp_path / "spm.model").write_bytes(b"not a model")
-    with pytest.raises(VqnmtError, match=r"spm\.model: the vocabulary is no sentencepiece"):
+    with pytest.raises(VqnmtError, match=r"spm\.model: the vocabulary is no sentencepiece .*: put"):
         Vocabulary.load(tmp_path / "spm.model")
 
 

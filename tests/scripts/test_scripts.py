@@ -1,6 +1,8 @@
 """The scripts as a user calls them: the same text everywhere, and errors in one sentence."""
 
+import bz2
 import errno
+import lzma
 import os
 import shutil
 import subprocess
@@ -191,6 +193,26 @@ def test_translate_counts_the_lines_that_are_too_long(student: Path, script: Cal
     outcome = script("translate", "--model", student, stdin=b"bale\n" + long + b"gudo\n" + long)
     refuse(outcome, "line 2", "the model takes 60", "2 such lines in all", "split them")
     assert outcome.out == ""
+
+
+def test_evaluate_reads_packed_files_and_pipes(
+    tmp_path: Path, student: Path, script: Callable
+) -> None:
+    texts = [b"bale gudo\nleka file\n", b"Kakaen fifien\nbakaen bakaen\n"]
+    for name, text in zip(("en", "de"), texts, strict=True):
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "packed").write_bytes(bz2.compress(texts[1]))
+    reading, writing = os.pipe()
+    os.write(writing, lzma.compress(texts[0]))
+    os.close(writing)
+    model = ("evaluate", "--model", student, "--source")
+    plain = script(*model, tmp_path / "en", "--reference", tmp_path / "de")
+    packed = script(*model, f"/dev/fd/{reading}", "--reference", tmp_path / "packed")
+    os.close(reading)
+    assert plain.status == packed.status == 0 and plain.out == packed.out
+    (tmp_path / "packed").write_bytes(bz2.compress(texts[1])[:-5])
+    damaged = script(*model, tmp_path / "en", "--reference", tmp_path / "packed")
+    refuse(damaged, tmp_path / "packed", "damaged or cut short")
 
 
 def test_evaluate_names_files_and_counts(

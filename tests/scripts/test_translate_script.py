@@ -1,7 +1,11 @@
 """translate.py for people: columns, streams, faults, constant memory."""
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
+import os
 import re
 import shutil
 import subprocess
@@ -68,6 +72,36 @@ def test_files_columns_and_speed(student: Path, tmp_path: Path, script: Callable
     assert "sentences/s" in outcome.err and "loaded in" in outcome.err
     quiet = script("translate", "--model", student, "--quiet", first)
     assert quiet.err == ""
+
+
+def test_packed_files_pipes_and_standard_input(
+    student: Path, tmp_path: Path, script: Callable
+) -> None:
+    model = ("translate", "--model", student)
+    text = b"bale gudo\nleka\n"
+    expected = script(*model, stdin=text).out
+    assert expected.count("\n") == 2
+    for name, pack in (("a.gz", gzip.compress), ("b.xz", lzma.compress), ("c", bz2.compress)):
+        (tmp_path / name).write_bytes(pack(text))
+        assert script(*model, tmp_path / name).out == expected
+        assert script(*model, stdin=pack(text)).out == expected
+    reading, writing = os.pipe()
+    os.write(writing, gzip.compress(text))
+    os.close(writing)
+    try:
+        mixed = script(*model, "-", tmp_path / "a.gz", f"/dev/fd/{reading}", stdin=text)
+    finally:
+        os.close(reading)
+    assert mixed.out == 3 * expected
+    for content, fault in (
+        (b"a\0b\0\n\0", "standard input, line 1: a NUL byte at column 2: the file is UTF-16"),
+        (b"\x28\xb5\x2f\xfd1234", "standard input: it is packed by zstd: unpack it"),
+        (gzip.compress(text)[:-3], "standard input: the packed file is damaged or cut short"),
+    ):
+        refused = script(*model, stdin=content)
+        assert refused.status == 2 and f"error: {fault}" in refused.err
+        again = script(*model, "-", stdin=content)
+        assert again.err.splitlines()[-1] == refused.err.splitlines()[-1]
 
 
 def test_several_translations_a_line(student: Path, finished_run, script: Callable) -> None:

@@ -158,6 +158,11 @@ class CorpusConfig:
                 f"corpus.{given[0]} is set, but corpus.name is {self.name!r}: "
                 "use corpus=files for your own text"
             )
+        if self.name != "files" and self.max_line_bytes != MOST_BYTES:
+            raise VqnmtError(
+                f"corpus.max_line_bytes is {self.max_line_bytes}, but corpus.name is "
+                f"{self.name!r}: it is for corpus=files"
+            )
         if self.name == "files" and "train" not in given:
             raise VqnmtError(
                 "corpus.train is empty: give corpus.train.tsv, or corpus.train.source and "

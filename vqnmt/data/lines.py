@@ -54,14 +54,19 @@ class Lines(Sequence[str]):
         """Return the lines [start, stop), a moderate number."""
         first, last = self._starts[start].item(), self._starts[stop].item()
         content = os.pread(self._file, last - first, first).removesuffix(b"\n")
+        if len(content) < last - first - 1:
+            raise self._changed(start + 1 + content.count(b"\n"), "cut short")
         try:
             return content.decode("utf-8").split("\n") if start < stop else []
         except UnicodeDecodeError as error:
             number = start + 1 + content.count(b"\n", 0, error.start)
-            raise VqnmtError(
-                f"{self.path}, line {number}: not UTF-8: the file has been changed since it was "
-                "made; remove its folder to make it anew"
-            ) from error
+            raise self._changed(number, "not UTF-8") from error
+
+    def _changed(self, number: int, fault: str) -> VqnmtError:
+        return VqnmtError(
+            f"{self.path}, line {number}: {fault}: the file has been changed since it was made; "
+            "remove its folder to make it anew"
+        )
 
     def __len__(self) -> int:
         """Count the lines."""

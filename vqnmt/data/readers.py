@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from vqnmt import streams
 from vqnmt.errors import VqnmtError
-from vqnmt.files import refuse_pipe
 
 Pair = tuple[str, str]
 Item = TypeVar("Item")
@@ -57,7 +56,7 @@ def content_checksum(path: Path) -> str:
     Raises:
         VqnmtError: The file is missing, unreadable or a pipe.
     """
-    refuse_pipe(path)
+    streams.check_rereadable(path)
     digest = hashlib.sha256()
     with streams.open_file(path) as file, suppress(VqnmtError):
         text = streams.unpacked(file, str(path))
