@@ -1,5 +1,6 @@
 """What happens to a sentence before and after the model, whatever model it is."""
 
+import math
 import unicodedata
 from typing import Any
 
@@ -301,7 +302,15 @@ def test_search_settings_out_of_range_are_refused(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_sentence_is_translated_alone_as_among_others(untrained: Translator, beam: int) -> None:
-    together = untrained.translate(TEXT[::40], beam=beam)
-    alone = [untrained.translate([one], beam=beam)[0] for one in TEXT[::40]]
-    assert [(one.text, one.codes) for one in together] == [(one.text, one.codes) for one in alone]
+def test_a_sentence_is_translated_alone_as_among_others(
+    untrained: Translator, beam: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one batch, however much is padded."""
+    monkeypatch.setattr(untrained, "spread", math.inf)
+    sentences = ["light", TEXT[0], "a", TEXT[250], f"{TEXT[3]} {TEXT[4]}", "Turn on"]
+    together = untrained.translate(sentences, beam=beam)
+    alone = [untrained.translate([one], beam=beam)[0] for one in sentences]
+    assert len({one.text for one in alone}) > 3
+    for one, other in zip(together, alone, strict=True):
+        assert (one.text, one.codes, one.tokens) == (other.text, other.codes, other.tokens)
+        assert one.score == pytest.approx(other.score, rel=1e-5)
