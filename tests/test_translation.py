@@ -282,7 +282,8 @@ def test_wrong_candidates_are_refused(untrained: Translator) -> None:
     for candidates, message in (
         (["a"], r"^candidates\[0\] is 'a' of type str"),
         ([["a", 3]], r"^candidates\[0\]\[1\] is 3 of type int"),
-        ([["a"], ["b"]], "^candidates are 2 lists for 1 sentences"),
+        ([["a"], ["b"]], "^candidates is .*: give a list of strings for each of the 1 sentences"),
+        (None, "^candidates is None: give a list of strings for each of the 1 sentences"),
     ):
         with pytest.raises(VqnmtError, match=message):
             untrained.score(["a"], candidates)  # type: ignore[arg-type]
