@@ -87,3 +87,11 @@ def test_what_differs_to_the_eye_stays(text):
 )
 def test_what_there_is_to_translate(text, expected):
     assert is_translatable(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["!" * 500_000 + "a", "a" * 500_000, "a@" * 250_000, "a@." * 250_000]
+)
+def test_a_word_of_absurd_length_takes_no_absurd_time(text):
+    assert is_translatable(text)
+    assert normalize(text) == text

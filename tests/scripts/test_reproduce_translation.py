@@ -212,7 +212,10 @@ def test_ablations_compose(
         (["ablation=sampels"], "ablation=sampels is not a known choice: did you mean samples?"),
         (["systems=bestt"], "experiment=bestt is not a known choice: did you mean best?"),
         (["seeds=[]"], "seeds is []; give one whole number or more"),
-        (["decoding.candidates=0"], "decoding.candidates is 0; it must be from 1 to 1000"),
+        (
+            ["decoding.candidates=0"],
+            "decoding.candidates is 0; it must be a whole number from 1 to 1000",
+        ),
         (["evaluation.throughput_batches=[0]"], "evaluation.throughput_batches is [0]"),
     ],
 )

@@ -1,5 +1,6 @@
 """What happens to a sentence before and after the model, whatever model it is."""
 
+import math
 import unicodedata
 from typing import Any
 
@@ -85,6 +86,10 @@ def untrained(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Transla
     model = architecture(
         config(transformer=SIZE, encoder_layers=1, decoder_layers=1, **further), len(vocabulary)
     )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight *= 3  # else it hardly looks at the source
     return Translator(model.eval(), vocabulary, "en", "de")
 
 
@@ -277,7 +282,8 @@ def test_wrong_candidates_are_refused(untrained: Translator) -> None:
     for candidates, message in (
         (["a"], r"^candidates\[0\] is 'a' of type str"),
         ([["a", 3]], r"^candidates\[0\]\[1\] is 3 of type int"),
-        ([["a"], ["b"]], "^candidates are 2 lists for 1 sentences"),
+        ([["a"], ["b"]], "^candidates is .*: give a list of strings for each of the 1 sentences"),
+        (None, "^candidates is None: give a list of strings for each of the 1 sentences"),
     ):
         with pytest.raises(VqnmtError, match=message):
             untrained.score(["a"], candidates)  # type: ignore[arg-type]
@@ -301,7 +307,15 @@ def test_search_settings_out_of_range_are_refused(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_sentence_is_translated_alone_as_among_others(untrained: Translator, beam: int) -> None:
-    together = untrained.translate(TEXT[::40], beam=beam)
-    alone = [untrained.translate([one], beam=beam)[0] for one in TEXT[::40]]
-    assert [(one.text, one.codes) for one in together] == [(one.text, one.codes) for one in alone]
+def test_a_sentence_is_translated_alone_as_among_others(
+    untrained: Translator, beam: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one batch, however much is padded."""
+    monkeypatch.setattr(untrained, "spread", math.inf)
+    sentences = ["light", TEXT[0], "a", TEXT[250], f"{TEXT[3]} {TEXT[4]}", "Turn on"]
+    together = untrained.translate(sentences, beam=beam)
+    alone = [untrained.translate([one], beam=beam)[0] for one in sentences]
+    assert len({tuple(one.tokens) for one in alone}) > 3
+    for one, other in zip(together, alone, strict=True):
+        assert (one.text, one.codes, one.tokens) == (other.text, other.codes, other.tokens)
+        assert one.score == pytest.approx(other.score, rel=1e-5)

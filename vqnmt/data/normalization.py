@@ -31,8 +31,8 @@ _BLANK_MARK = "\u2581"
 # where no blank follows.
 _LETTER = r"[^\s@\u3000-\u303f\uff00-\uff20]"
 _ADDRESS = re.compile(
-    rf"[^\w\s]*(?:(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)(?:{_LETTER}|@)+"
-    rf"|{_LETTER}+@{_LETTER}+\.{_LETTER}+)",
+    rf"[^\w\s]*(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)(?:{_LETTER}|@)+"
+    rf"|{_LETTER}+@{_LETTER}+\.{_LETTER}+",
     re.IGNORECASE,
 )
 

@@ -270,9 +270,12 @@ class BatchTranslator(ABC):
         """
         rows = self.vocabulary.encode(as_sentences(sentences))
         self._refuse_long(rows, 1)
+        if not isinstance(candidates, Sequence) or len(candidates) != len(rows):
+            raise VqnmtError(
+                f"candidates is {candidates!r:.40}: give a list of strings for each of the "
+                f"{len(rows)} sentences"
+            )
         texts = [as_sentences(some, f"candidates[{i}]") for i, some in enumerate(candidates)]
-        if len(texts) != len(rows):
-            raise VqnmtError(f"candidates are {len(texts)} lists for {len(rows)} sentences")
         distinct = [list(dict.fromkeys(some)) for some in texts]
         targets = [self.vocabulary.encode(some) for some in distinct]
         scores = [[0.0] * len(some) for some in texts]
