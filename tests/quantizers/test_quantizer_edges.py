@@ -104,6 +104,13 @@ def test_wrong_shapes_are_refused():
     [
         ("name", "vq"),
         ("codebook_size", 0),
+        ("codebook_size", (1 << 24) + 1),
+        ("codebook_size", 10**400),
+        ("samples", 10**9),
+        ("samples_end", 10**9),
+        ("kmeans_vectors", 10**12),
+        ("kmeans_iterations", 10**9),
+        ("parts", 10**9),
         ("beta", -1.0),
         ("beta", float("nan")),
         ("decay", 1.0),

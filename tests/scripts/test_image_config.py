@@ -1,7 +1,11 @@
 """Every system composes with every budget, and builds its model."""
 
+import copy
 import dataclasses
+import functools
 import importlib
+import itertools
+import operator
 from pathlib import Path
 
 import pytest
@@ -63,6 +67,29 @@ def test_every_system_has_every_key(compose, system):
     """So that `reproduce_image.py key=value` means the same for all of them."""
     keys = [set(to_flat(compose("train_image", [f"system={name}"]))) for name in (system, "best")]
     assert keys[0] == keys[1]
+
+
+COUNTS = [
+    *(f"model.autoencoder.{key}" for key in ("width", "blocks", "halvings", "pixel_width")),
+    *(f"model.autoencoder.{key}" for key in ("pixel_blocks", "mixtures")),
+    *(f"model.prior.{key}" for key in ("width", "layers", "heads")),
+    *(f"model.{key}" for key in ("latent_dim", "codes", "levels", "quantizer.codebook_size")),
+    *(f"model.quantizer.{key}" for key in ("samples", "kmeans_vectors", "kmeans_iterations")),
+    *(f"evaluation.{key}" for key in ("batch_images", "importance_samples", "reconstructions")),
+    *(f"evaluation.{key}" for key in ("samples", "patches")),
+    *("data.size", "model_training.batch_images", "prior_training.batch_images"),
+]
+
+
+def test_counts_without_reason_are_refused_before_anything_is_built(compose):
+    composed = compose("train_image", ["data=folder", "data.train=x"])
+    from_mapping(ImagePipelineConfig, composed)
+    for key, value in itertools.product(COUNTS, [2**31 + 1, 10**15 + 1]):  # odd, as levels are
+        values = copy.deepcopy(composed)
+        *groups, last = key.split(".")
+        functools.reduce(operator.getitem, groups, values)[last] = value
+        with pytest.raises(VqnmtError, match=rf"{last} is {value}[;:] it must"):
+            from_mapping(ImagePipelineConfig, values)
 
 
 def test_a_wrong_key_is_named(compose):

@@ -9,6 +9,9 @@ from vqnmt.images.models import ImageModelConfig
 from vqnmt.settings import check_seed
 from vqnmt.training.config import TrainingConfig
 
+# Images of a batch or a picture, draws of an estimate: more would not end, or fit no memory.
+_MOST = 100_000
+
 
 @dataclass(kw_only=True, slots=True)
 class ImageTrainingConfig(TrainingConfig):
@@ -32,8 +35,10 @@ class ImageTrainingConfig(TrainingConfig):
         """
         # Without arguments `super` looks for the class that slots=True has replaced.
         TrainingConfig.__post_init__(self)
-        if self.batch_images < 1:
-            raise VqnmtError(f"training.batch_images is {self.batch_images}; it must be 1 or more")
+        if not 1 <= self.batch_images <= _MOST:
+            raise VqnmtError(
+                f"training.batch_images is {self.batch_images}; it must lie between 1 and {_MOST}"
+            )
         if not 0 <= self.ema < 1:
             raise VqnmtError(f"training.ema is {self.ema}; it must be 0 or more and below 1")
 
@@ -62,9 +67,10 @@ class ImageEvaluationConfig:
         """
         for key in self.__slots__:
             least = 0 if key in ("importance_samples", "samples") else 1
-            if getattr(self, key) < least:
+            if not least <= getattr(self, key) <= _MOST:
                 raise VqnmtError(
-                    f"evaluation.{key} is {getattr(self, key)}; it must be {least} or more"
+                    f"evaluation.{key} is {getattr(self, key)}; it must lie between {least} and "
+                    f"{_MOST}"
                 )
 
 

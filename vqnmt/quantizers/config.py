@@ -12,6 +12,8 @@ NAMES = (*PARTS, *COMPOSITES, "fsq", "lfq", "sim_vq")
 PROJECTIONS = ("none", "random", "learnt")
 INITIALISATIONS = ("kmeans", "normal", "reference")
 DISTANCE_SCALES = ("none", "sqrt_dim", "dim")
+# Usage is counted for each code, so that more codes fit no memory.
+_MOST_CODES = 1 << 24
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,7 +33,8 @@ class QuantizerConfig:
 
     codebook_size: int = 256
     """K, the number of codes; of the combined codes where there are `parts`, each of which has
-    K^(1/parts); a power of two for `semhash` and `lfq`; the product of `levels` for `fsq`."""
+    K^(1/parts); a power of two for `semhash` and `lfq`; the product of `levels` for `fsq`. At most
+    2^24."""
 
     beta: float = 0.25
     """Weight of the commitment loss (not `gumbel_softmax`, `semhash`, `fsq`)."""
@@ -106,14 +109,20 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         _require("name", self.name in NAMES, self.name, f"one of {', '.join(NAMES)}")
-        _require("codebook_size", self.codebook_size >= 1, self.codebook_size, "1 or more")
         _require("decay", 0 <= self.decay < 1, self.decay, "in [0, 1)")
         for key in ("beta", "epsilon", "prior_weight", "noise", "entropy_weight"):
             value = getattr(self, key)
             _require(key, _finite(value) and value >= 0, value, "0 or more")
-        for key in ("samples", "samples_end", "kmeans_vectors", "parts"):
+        for key, most in (
+            ("codebook_size", _MOST_CODES),
+            ("samples", 10_000),
+            ("samples_end", 10_000),
+            ("kmeans_vectors", 4 * _MOST_CODES),
+            ("kmeans_iterations", 10_000),
+            ("parts", 64),
+        ):
             value = getattr(self, key)
-            _require(key, value is None or value >= 1, value, "1 or more")
+            _require(key, value is None or 1 <= value <= most, value, f"1 to {most}")
         for key in ("temperature", "temperature_end"):
             value = getattr(self, key)
             _require(key, value is None or (_finite(value) and value > 0), value, "above 0")
@@ -125,9 +134,6 @@ class QuantizerConfig:
         ):
             value = getattr(self, key)
             _require(key, value in choices, value, f"one of {', '.join(choices)}")
-        _require(
-            "kmeans_iterations", self.kmeans_iterations >= 1, self.kmeans_iterations, "1 or more"
-        )
         _require(
             "restart_threshold",
             0 <= self.restart_threshold < 1,

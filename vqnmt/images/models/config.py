@@ -7,6 +7,8 @@ from vqnmt.quantizers import QuantizerConfig
 
 KINDS = ("vqvae", "vae", "integers", "pixels")
 PRIORS = ("uniform", "pixelcnn", "transformer")
+# Whoever asks for more has mistyped, and would wait for hours or until memory runs out.
+_WIDEST, _DEEPEST = 8192, 1000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,10 +37,12 @@ class AutoencoderConfig:
         Raises:
             VqnmtError: Names the key, its value and the values allowed.
         """
-        for key in ("width", "halvings", "pixel_width", "mixtures"):
-            _at_least("autoencoder", self, key, 1)
+        for key in ("width", "pixel_width"):
+            _within("autoencoder", self, key, 1, _WIDEST)
         for key in ("blocks", "pixel_blocks"):
-            _at_least("autoencoder", self, key, 0)
+            _within("autoencoder", self, key, 0, _DEEPEST)
+        _within("autoencoder", self, "halvings", 1, 12)  # of an image of 4096
+        _within("autoencoder", self, "mixtures", 1, 1000)
         _check_dropout("autoencoder", self.dropout)
 
 
@@ -68,8 +72,9 @@ class PriorConfig:
         """
         if self.name not in PRIORS:
             raise VqnmtError(f"prior.name is {self.name!r}; choose one of {', '.join(PRIORS)}")
-        for key in ("width", "layers", "heads"):
-            _at_least("prior", self, key, 1)
+        _within("prior", self, "width", 1, _WIDEST)
+        _within("prior", self, "layers", 1, _DEEPEST)
+        _within("prior", self, "heads", 1, _WIDEST)
         if self.width % (2 * self.heads):
             raise VqnmtError(
                 f"prior.width is {self.width}; it must be a multiple of twice prior.heads="
@@ -109,14 +114,14 @@ class ImageModelConfig:
         """
         if self.kind not in KINDS:
             raise VqnmtError(f"model.kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
-        for key in ("latent_dim", "codes"):
-            _at_least("model", self, key, 1)
+        _within("model", self, "latent_dim", 1, _WIDEST)
+        _within("model", self, "codes", 1, 256)
         if not 0 <= self.rate_warmup < 1:
             raise VqnmtError(
                 f"model.rate_warmup is {self.rate_warmup}; it must be 0 or more and below 1"
             )
-        if self.levels < 3 or self.levels % 2 == 0:
-            raise VqnmtError(f"model.levels is {self.levels}; it must be odd and 3 or more")
+        if not 3 <= self.levels < 1 << 16 or self.levels % 2 == 0:
+            raise VqnmtError(f"model.levels is {self.levels}; it must be odd and 3 to 65535")
         if self.kind == "integers" and self.prior.name != "pixelcnn":
             raise VqnmtError(
                 f"prior.name is {self.prior.name!r}; model.kind=integers takes pixelcnn alone"
@@ -132,9 +137,11 @@ class ImageModelConfig:
             )
 
 
-def _at_least(group: str, config: object, key: str, least: int) -> None:
-    if getattr(config, key) < least:
-        raise VqnmtError(f"{group}.{key} is {getattr(config, key)}; it must be {least} or more")
+def _within(group: str, config: object, key: str, least: int, most: int) -> None:
+    if not least <= getattr(config, key) <= most:
+        raise VqnmtError(
+            f"{group}.{key} is {getattr(config, key)}; it must lie between {least} and {most}"
+        )
 
 
 def _check_dropout(group: str, value: float) -> None:
