@@ -98,3 +98,13 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -
         first.kill()
     made(folder)  # one that was killed locks nothing
     assert sorted(path.name for path in folder.iterdir()) == ["output", "stage.json"]
+
+
+def test_work_that_was_killed_counts_where_it_is_known(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage", SETTINGS)
+    stage.seconds = 40.0
+    with stage.work():
+        stage.count_at_least(30.0)
+        assert stage.seconds == 40
+        stage.count_at_least(500.0)
+    assert 500 < Stage(tmp_path / "stage", SETTINGS).seconds < 600

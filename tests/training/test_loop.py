@@ -1,5 +1,6 @@
 """The training loop: repeatable, resumable, right, and clear about what goes wrong."""
 
+import contextlib
 import os
 import re
 import signal
@@ -111,6 +112,72 @@ def test_a_checkpoint_of_another_version_is_refused_by_the_names_that_differ(mak
     later.inner.register_buffer("repeatable_later", torch.ones(1))
     with pytest.raises(VqnmtError, match=r"checkpoint-2-.*differs in repeatable_later: remove"):
         later.train()
+
+
+BROKEN = {
+    "no skips": lambda state: state.pop("skips"),
+    "no processes": lambda state: state.update(processes=[{}]),
+    "no position": lambda state: state["position"].pop("epoch"),
+    "another size": lambda state: state["model"].update({"embedding.weight": torch.ones(2, 3)}),
+    "another optimiser": lambda state: state["optimizer"]["param_groups"].pop(),
+    "a weight is a word": lambda state: state["model"].update({"embedding.weight": "x"}),
+    "no model": lambda state: state.pop("model"),
+    "a list": lambda state: [state],
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_checkpoint_of_another_make_is_refused_in_a_sentence(make_trainer, fault):
+    trainer = make_trainer(steps=3)
+    trainer.train()
+    path = trainer.checkpoints.newest()
+    state = trainer.checkpoints.load(path)
+    changed = BROKEN[fault](state)
+    trainer.checkpoints.save(3, changed if isinstance(changed, list) else state)
+    with pytest.raises(VqnmtError) as error:
+        make_trainer(steps=6).train()
+    assert re.fullmatch(
+        rf"{trainer.folder}/checkpoint-3-\w+\.pt: another version of vqnmt wrote it, or other "
+        rf"settings \(\w+: .*\): remove {trainer.folder} to train anew, or go on with that version",
+        str(error.value),
+    )
+
+
+def test_a_checkpoint_of_before_seconds_were_counted_is_taken(make_trainer):
+    trainer = make_trainer(steps=3)
+    trainer.train()
+    state = trainer.checkpoints.load(trainer.checkpoints.newest())
+    del state["seconds"]
+    trainer.checkpoints.save(3, state)
+    later = make_trainer(steps=6)
+    later.train()
+    assert later.step == 6 and later.seconds_before == 0
+
+
+def test_seconds_before_a_kill_count_up_to_the_checkpoint(make_trainer, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("vqnmt.training.loop.time.perf_counter", lambda: clock[0])
+
+    def train(start: float, fatal: int, seconds: float) -> float:
+        """Train from `start` on at `seconds` a step; the process dies at step `fatal`."""
+        clock[0], trainer = start, make_trainer(steps=9)
+        optimize = trainer._optimize
+
+        def slow(group):
+            clock[0] += seconds
+            if trainer.step == fatal:
+                raise ZeroDivisionError
+            return optimize(group)
+
+        trainer._optimize = slow
+        with contextlib.suppress(ZeroDivisionError):
+            trainer.train()
+        return trainer.seconds_before
+
+    assert train(1000, fatal=5, seconds=10) == 0  # a checkpoint every three steps
+    assert train(2000, fatal=7, seconds=1) == 30
+    assert train(3000, fatal=99, seconds=1) == 33
+    assert train(4000, fatal=99, seconds=1) == 36  # it has ended
 
 
 @pytest.mark.parametrize("step", [2, 7])

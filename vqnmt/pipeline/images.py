@@ -173,6 +173,7 @@ class ImagePipeline:
         folder, name = stage.folder / "training", stage.folder.name
         trainer = Trainer(trained, batches, observer, training, folder, self.config.seed, name)
         trained.load_state_dict(trainer.train())
+        stage.count_at_least(trainer.seconds_before)
         if isinstance(trained, AveragedWeights):
             module.load_state_dict(trained.average.state_dict())
         module.eval()

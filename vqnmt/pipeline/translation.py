@@ -359,6 +359,7 @@ class TranslationPipeline:
             folder = stage.folder / "training"
             trainer = Trainer(model, batches, watch, training, folder, seed, name)
             model.load_state_dict(trainer.train())
+            stage.count_at_least(trainer.seconds_before)
             model.eval()
             if PartialState().is_main_process:
                 if isinstance(watch, LatentObserver):

@@ -6,6 +6,7 @@ is shared out over the processes, so that their number changes neither the batch
 of steps.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.models.losses import Losses
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
-from vqnmt.training.checkpoint import Checkpoints
+from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.determinism import one_order
 from vqnmt.training.distribution import DistributedModel
@@ -95,6 +96,9 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
         self.step, self.epoch, self.position = 0, 0, 0
+        self.seconds_before = 0.0
+        """Seconds of training behind the checkpoint that it went on from; those that earlier
+        processes spent after it, and lost when they were killed, are not known."""
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
         self._meter = Meter(batches.unit)
@@ -110,6 +114,7 @@ class Trainer:
             VqnmtError: Too many steps in a row had to be left out, the checkpoint is of another
                 model, or the run was interrupted (and saved); `Terminated` if by SIGTERM.
         """
+        self._start = time.perf_counter()
         if self.distributed.accelerator.device.type == "cpu":
             keep_freed_memory()
         set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
@@ -298,18 +303,24 @@ class Trainer:
                 "position": {name: getattr(self, name) for name in POSITION},
                 "skips": self.skips.state(),
                 "processes": processes,
+                "seconds": self.seconds_before + time.perf_counter() - self._start,
             },
             self.best and self.best[0],
         )
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, which the first process chooses for all."""
-        distributed, rank = self.distributed, self.distributed.rank
-        chosen = [self.checkpoints.newest() if rank == 0 else None]
+        chosen = [self.checkpoints.newest() if self.distributed.rank == 0 else None]
         (path,) = broadcast_object_list(chosen)
         if path is None:
             return
         state = self.checkpoints.load(path)
+        with readable(path):
+            self._take_over(path, state)
+
+    def _take_over(self, path: Path, state: dict[str, Any]) -> None:
+        """Go on from the `state` in the checkpoint `path`."""
+        distributed, rank = self.distributed, self.distributed.rank
         names = state["model"].keys() ^ distributed.trained.state_dict().keys()
         if names:
             raise VqnmtError(
@@ -321,6 +332,7 @@ class Trainer:
         distributed.load_optimizer_state(self.optimizer, state["optimizer"])
         for name in POSITION:
             setattr(self, name, state["position"][name])
+        self.seconds_before = state.get("seconds", 0.0)  # earlier versions did not count them
         self.skips.load(state["skips"])
         states = state["processes"]
         if len(states) == distributed.processes:
