@@ -1,5 +1,7 @@
 """The Transformer layers against torch.nn's own, and under padding, caching and reordering."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,38 @@ def test_positions_grow_as_needed_and_are_not_saved():
     torch.testing.assert_close(positions(x)[0], sinusoids(1300, 8))
     torch.testing.assert_close(positions(x[:, :2], start=1500)[0], sinusoids(1502, 8)[1500:])
     assert not positions.state_dict()
+
+
+def test_positions_grow_in_several_threads_at_once(monkeypatch):
+    """The shorter text's thread puts its table in the place of the longer one's, just made."""
+    positions, found = Positions(CONFIG), {}
+    shorter_grows, longer_has_grown = threading.Event(), threading.Event()
+
+    def grow(length: int, dim: int) -> torch.Tensor:
+        if length == 1024:
+            shorter_grows.set()
+            assert longer_has_grown.wait(10)
+        return sinusoids(length, dim)
+
+    def replace(self: Positions, name: str, value: object) -> None:
+        nn.Module.__setattr__(self, name, value)
+        if name == "table" and len(self.table) == 2048:
+            longer_has_grown.set()
+            shorter.join()
+
+    monkeypatch.setattr("vqnmt.layers.transformer.sinusoids", grow)
+    monkeypatch.setattr(Positions, "__setattr__", replace)
+
+    def read(length: int) -> None:
+        found[length] = positions(torch.zeros(1, length, 8))[0]
+
+    shorter = threading.Thread(target=read, args=(600,))
+    shorter.start()
+    assert shorter_grows.wait(10)
+    read(1300)
+    for length, value in found.items():
+        torch.testing.assert_close(value, sinusoids(length, 8))
+    assert sorted(found) == [600, 1300]
 
 
 def test_positions_that_grew_while_translating_can_be_trained():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tests.models.searching import generate
 from vqnmt.models import FertilityConfig, FertilityTransformer
 from vqnmt.models.embedding import TiedEmbedding
-from vqnmt.tokens import BOS, PAD
+from vqnmt.tokens import BOS, PAD, UNK
 
 WRITTEN, VOCABULARY = 7, 12
 
@@ -57,3 +57,36 @@ def test_the_search_compares_the_pieces_that_may_be_written(make_autoregressive)
     every = model.step(torch.tensor([BOS]), state[0])
     model.embedding.written = WRITTEN
     torch.testing.assert_close(model.step(torch.tensor([BOS]), state[1]), every[:, :WRITTEN])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_piece_that_may_not_be_written_counts_as_the_unknown_one(model, training):
+    # With UNK's vector for those pieces, all that reads them reads UNK, too.
+    if isinstance(model, FertilityTransformer):
+        model.align = lambda source, target: torch.zeros_like(target)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    embedding = model.train(training).embedding
+    embedding.written = WRITTEN
+    embedding.weight.data[WRITTEN:] = embedding.weight.data[UNK]
+    source = torch.tensor([[4, 5, 6], [9, 4, 0]])
+    target = torch.tensor([[11, 5, 7, 4], [WRITTEN, 0, 0, 0]])
+    states = []
+    for one in (target, torch.where(target < WRITTEN, target, UNK)):
+        torch.manual_seed(1)
+        losses = model(source, one)
+        states.append({"total": losses.total, "tokens": losses.tokens, **losses.terms})
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_targets_without_pieces_have_a_loss_and_a_gradient(model, length):
+    if isinstance(model, FertilityTransformer):
+        model.align = lambda source, target: torch.zeros_like(target)
+    target = torch.full((2, length), PAD)
+    losses = model.train()(torch.tensor([[4, 5, 6], [9, 4, 0]]), target)
+    losses.total.backward()
+    assert losses.total > 0 and losses.tokens > 0
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -134,6 +134,18 @@ def test_loss_of_a_batch_is_the_token_weighted_mean(name):
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [0, 2])
+def test_ctc_loss_of_targets_without_pieces_is_that_of_blanks(length):
+    weight, hidden = torch.randn(VOCABULARY, DIM), torch.randn(2, 4, DIM, requires_grad=True)
+    loss, tokens = Ctc().loss(weight, hidden, lengths_mask(4, 2), torch.full((2, length), PAD))
+    blanks = -(hidden @ weight.T).log_softmax(-1)[..., PAD]  # (2, 4)
+    expected = blanks[0].sum() + blanks[1, :2].sum()
+    assert tokens == 1
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for one, other in zip(*(torch.autograd.grad(x, hidden) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_own_classes_renumber_within_the_sentence():
     tokens, classes = own_classes(torch.tensor([[7, 9, 7, 7], [4, 4, PAD, PAD]]))
     assert tokens.tolist() == [[PAD, 7, 9, 7, 7], [PAD, 4, 4, PAD, PAD]]

@@ -1,6 +1,7 @@
 """The comparison of quantizers on a toy run: what it reuses, what it records, what it skips."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +168,13 @@ def test_mistakes(command, tmp_path: Path, script: Callable, changes, part: str)
     outcome = script("compare_quantizers", *kept, *changes)
     assert outcome.status == 2
     assert part in outcome.err.rstrip("\n").splitlines()[-1]
+
+
+def test_pieces_that_the_student_cannot_write_are_measured_too(finished_run) -> None:
+    """As where validation has words that no target of the training has."""
+    student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
+    valid = load_corpus(finished_run.folder / "corpus").valid
+    pieces = [piece for row in student.vocabulary.encode(valid.targets) for piece in row]
+    student.model.embedding.written = max(pieces)  # all but the last of them
+    found = latent_metrics(student, valid)
+    assert all(math.isfinite(value) for value in found.values())

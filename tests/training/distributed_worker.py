@@ -73,7 +73,7 @@ def train(kind: str, folder: Path, rank: int, signalled: int) -> tuple[dict[str,
 
 
 def spoil(model: torch.nn.Module, trainer: Trainer) -> None:
-    """Spoil a step's loss, and another one's latents."""
+    """Spoil a step's loss, another one's latents, and what the predictor says in a third."""
     assert isinstance(model, LatentTransformer)
     compress, forward = model.compress, model.forward
 
@@ -87,6 +87,10 @@ def spoil(model: torch.nn.Module, trainer: Trainer) -> None:
             losses.total = losses.total * math.inf
         return losses
 
+    def faulty_scores(_: torch.nn.Module, given: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits * math.nan if trainer.step == 6 else logits
+
+    model.code_output.register_forward_hook(faulty_scores)
     model.compress, model.forward = faulty_compress, faulty_forward  # type: ignore[method-assign]
 
 

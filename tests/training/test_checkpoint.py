@@ -249,3 +249,25 @@ def test_a_broken_row_of_metrics_is_named(tmp_path, broken):
 
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_snapshot_of_another_make_is_refused_in_a_sentence(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, average=2)
+    checkpoints.snapshot(1, {"weight": torch.ones(2)})
+    for trained, weights in (
+        ("other", {"weight": torch.ones(2)}),
+        ("weight", {"weight": torch.ones(3)}),
+    ):
+        checkpoints.snapshot(2, weights)
+        with pytest.raises(
+            VqnmtError, match=r"weights-\d-\w+.safetensors: another version of vqnmt"
+        ):
+            checkpoints.averaged({trained})
+
+
+def test_a_checkpoint_that_torch_did_not_write_is_refused_in_a_sentence(tmp_path):
+    for content in (b"", b"no checkpoint", b"PK\x03\x04 nor an archive"):
+        name = f"checkpoint-3-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(VqnmtError, match=f"{name}: another version of vqnmt wrote it"):
+            Checkpoints(tmp_path, keep=1, average=1).load(tmp_path / name)

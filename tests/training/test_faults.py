@@ -1,17 +1,21 @@
 """Steps whose gradient is not finite or explodes are left out; too many end the training."""
 
 import math
+import re
 
 import pytest
 import torch
+from torch import nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.models import Losses
+from vqnmt.layers import TransformerConfig
+from vqnmt.models import LatentTransformer, Losses
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.faults import WARM, LatentGuard, SkipRule
 from vqnmt.training.metrics import read_metrics
 
 from .conftest import TinyBatches, tiny_model
+from .test_threads import QUANTIZERS, image_batch, image_model, text_batch, text_model
 
 
 def fault(trainer, factor: float, steps: range) -> None:
@@ -77,6 +81,58 @@ def test_latents_that_are_not_finite_are_a_fault_like_any_other(make_trainer, va
         assert torch.equal(before[5][name], expected), name
     assert trainer.skips.skipped == 1
     assert all(value.isfinite().all() for value in found.values())
+
+
+# Of models that differ in the quantizer alone, those beside it.
+NEAR = "compressor.norms|code_output|norm$|prior.output.3"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e18])
+@pytest.mark.parametrize("kind", ["autoregressive", "fertility", "cross_entropy", *QUANTIZERS])
+def test_no_layer_of_a_text_model_can_raise(kind, value):
+    model = text_model(kind, TransformerConfig(dim=16, feedforward=16, heads=2))
+    if isinstance(model, LatentTransformer):
+        model.continuous, model.config.code_noise = False, 0.5
+    near = kind in QUANTIZERS and (kind, value) != ("ema", math.nan)
+    spoil_each_layer(model, text_batch(3), value, NEAR if near else "(?!quantizer)")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e18])
+@pytest.mark.parametrize("kind", ["vae", "integers", "pixels", "transformer prior", *QUANTIZERS])
+def test_no_layer_of_an_image_model_can_raise(kind, value):
+    near = kind in QUANTIZERS and (kind, value) != ("ema", math.nan)
+    spoil_each_layer(
+        image_model(kind, 8), image_batch(1, 8), value, NEAR if near else "(?!quantizer)"
+    )
+
+
+def spoil_each_layer(
+    model: nn.Module, batch: tuple[torch.Tensor, ...], value: float, layers: str
+) -> None:
+    """Multiply what one layer after another returns: nothing may raise, NaN is in the gradient."""
+    model.train()
+    for name, layer in model.named_modules():
+        if any(True for _ in layer.children()) or not re.match(layers, name):
+            continue
+        used = []
+
+        def spoil(_: nn.Module, given: object, found: torch.Tensor, used: list = used):
+            used.append(True)
+            return found * value
+
+        hook = layer.register_forward_hook(spoil)
+        model.zero_grad()
+        with LatentGuard(model) as guard:
+            try:
+                guard.checked(model(*batch).total).backward()
+            except Exception as error:
+                raise AssertionError(f"{name} ends the training") from error
+            finally:
+                hook.remove()
+                guard.clear()
+        gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        if used and math.isnan(value):
+            assert not torch.stack(gradients).norm().isfinite(), name
 
 
 def test_nothing_of_a_skipped_step_reaches_the_codebook(make_trainer):

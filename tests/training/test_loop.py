@@ -113,6 +113,35 @@ def test_a_checkpoint_of_another_version_is_refused_by_the_names_that_differ(mak
         later.train()
 
 
+BROKEN = {
+    "no skips": lambda state: state.pop("skips"),
+    "no processes": lambda state: state.update(processes=[{}]),
+    "no position": lambda state: state["position"].pop("epoch"),
+    "another size": lambda state: state["model"].update({"embedding.weight": torch.ones(2, 3)}),
+    "another optimiser": lambda state: state["optimizer"]["param_groups"].pop(),
+    "a weight is a word": lambda state: state["model"].update({"embedding.weight": "x"}),
+    "no model": lambda state: state.pop("model"),
+    "a list": lambda state: [state],
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_checkpoint_of_another_make_is_refused_in_a_sentence(make_trainer, fault):
+    trainer = make_trainer(steps=3)
+    trainer.train()
+    path = trainer.checkpoints.newest()
+    state = trainer.checkpoints.load(path)
+    changed = BROKEN[fault](state)
+    trainer.checkpoints.save(3, changed if isinstance(changed, list) else state)
+    with pytest.raises(VqnmtError) as error:
+        make_trainer(steps=6).train()
+    assert re.fullmatch(
+        rf"{trainer.folder}/checkpoint-3-\w+\.pt: another version of vqnmt wrote it, or other "
+        rf"settings \(\w+: .*\): remove {trainer.folder} to train anew, or go on with that version",
+        str(error.value),
+    )
+
+
 @pytest.mark.parametrize("step", [2, 7])
 def test_epoch_statistics_survive_a_stop(make_trainer, step):
     whole = make_trainer("ema", "whole", steps=10)

@@ -80,10 +80,10 @@ def quantizer_config(name: str) -> QuantizerConfig:
     return QuantizerConfig(name=name, **sizes)
 
 
-def text_model(name: str) -> nn.Module:
+def text_model(name: str, transformer: TransformerConfig = SIZE) -> nn.Module:
     """Build a model by its name, or the default one with the quantizer of that name."""
     torch.manual_seed(5)
-    size: dict[str, Any] = {"transformer": SIZE, "encoder_layers": 1, "decoder_layers": 1}
+    size: dict[str, Any] = {"transformer": transformer, "encoder_layers": 1, "decoder_layers": 1}
     if name == "autoregressive":
         return AutoregressiveTransformer(AutoregressiveConfig(**size), PIECES)
     if name == "fertility":
@@ -97,7 +97,7 @@ def text_model(name: str) -> nn.Module:
     return LatentTransformer(LatentConfig(quantizer=chosen, **size), PIECES)
 
 
-def image_model(name: str) -> nn.Module:
+def image_model(name: str, size: int = 32) -> nn.Module:
     """Build a model of a kind, or the VQ-VAE with the quantizer of that name."""
     torch.manual_seed(5)
     kind = name if name in ("vae", "integers", "pixels") else "vqvae"
@@ -112,15 +112,15 @@ def image_model(name: str) -> nn.Module:
             name="transformer" if transformer else "pixelcnn", width=32, layers=1, joint=True
         ),
     )
-    return build_image_model(config, 32)
+    return build_image_model(config, size)
 
 
 def text_batch(pairs: int) -> tuple[Tensor, ...]:
     return LargeBatches().collate(np.arange(pairs))
 
 
-def image_batch(images: int) -> tuple[Tensor, ...]:
-    return ImageBatches().collate(np.arange(images))
+def image_batch(images: int, size: int = 32) -> tuple[Tensor, ...]:
+    return (ImageBatches().images[:images, :, :size, :size],)
 
 
 class ImageBatches:
@@ -204,7 +204,7 @@ def test_no_text_model_adds_up_in_an_order_of_chance(name):
 @pytest.mark.parametrize("kind", ["vae", "integers", "pixels", "transformer prior", *QUANTIZERS])
 def test_no_image_model_adds_up_in_an_order_of_chance(kind):
     with Repeats() as repeats:
-        train_step(image_model(kind), image_batch(2))
+        train_step(image_model(kind, 16), image_batch(2, 16))
     expected = [(64 * 16,)] if kind == "sim_vq" else []
     assert repeats.found == expected
 

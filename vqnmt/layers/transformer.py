@@ -278,11 +278,15 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the positions start .. start + T - 1 to `x` (B, T, d)."""
-        end = start + x.shape[1]
-        if end > len(self.table):  # grows by doubling: any length works
+        return self.dropout(x + self.rows(start, start + x.shape[1]))
+
+    def rows(self, start: int, end: int) -> Tensor:
+        """Return the positions start .. end - 1, (end - start, d); threads may call it at once."""
+        table = self.table  # another thread may put a shorter one in its place meanwhile
+        if end > len(table):  # grows by doubling: any length works
             length = 2 ** math.ceil(math.log2(end))
-            self.table = sinusoids(length, self.dim).to(self.table)
-        return self.dropout(x + self.table[start:end])
+            self.table = table = sinusoids(length, self.dim).to(table)
+        return table[start:end]
 
 
 def sinusoids(length: int, dim: int) -> Tensor:

@@ -119,7 +119,8 @@ class FertilityTransformer(nn.Module):
         labels = fertilities.clamp(max=self.config.max_fertility)
         chosen = log_p.gather(2, labels[..., None])[..., 0]  # (B, S)
         states, _ = self.decode(source, fertilities, self.decoder.start(memory, memory_mask))
-        target = target[:, : states.shape[1]]  # position i holds token i; P < T only by padding
+        # Position i holds token i; P < T only by padding.
+        target = self.embedding.known(target[:, : states.shape[1]])
         real = target != PAD
         tokens = max(int(real.sum()), 1)
         scores = self.log_probabilities(states[:, : target.shape[1]][real])  # (tokens, W)
@@ -192,7 +193,7 @@ class PositionalDecoder(Decoder):
         """Decode all positions of `embedded` (B, P, d); `mask` (B, P) marks the real ones."""
         assert mask is not None and not causal
         x, hidden = self.positions(embedded), attention_mask(mask)
-        table = self.positions.table[: x.shape[1]]
+        table = self.positions.rows(0, x.shape[1])
         for positional, layer, memory in zip(
             self.positional, self.layers, state.memory, strict=True
         ):

@@ -227,7 +227,7 @@ class LatentTransformer(nn.Module):
             positions = self._with_gold(positions, target)
         hidden, output_mask = self.decode(positions, position_mask, state)
         reconstruction, tokens = self.output.loss(
-            self.embedding.outputs, hidden, output_mask, target
+            self.embedding.outputs, hidden, output_mask, self.embedding.known(target)
         )
 
         losses = {"reconstruction": reconstruction, **code_losses}
@@ -247,7 +247,8 @@ class LatentTransformer(nn.Module):
     def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
         """Replace some code vectors by those of codes drawn from the predictor."""
         with torch.no_grad():
-            logits = code_logits[:, :-1, : self.end_of_codes]  # (B, L, K)
+            # NaN cannot be drawn from; the step's loss says it, and so the step is left out.
+            logits = code_logits[:, :-1, : self.end_of_codes].nan_to_num()  # (B, L, K)
             drawn = torch.distributions.Categorical(logits=logits).sample()  # (B, L)
             vectors = self.quantizer.codes_to_vectors(drawn).to(latents.dtype)
             chosen = torch.rand(drawn.shape, device=drawn.device) < self.config.code_noise

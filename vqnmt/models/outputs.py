@@ -78,6 +78,7 @@ class Ctc:
         An alignment uses only the blank and the sentence's own tokens, so only their scores are
         laid out for the recursion: T + 1 classes in place of W.
         """
+        target = F.pad(target, (0, int(target.shape[1] == 0)), value=PAD)  # all may be empty
         own, classes = own_classes(target)  # (B, T + 1), (B, T)
         # The gradient of `weight[own]` would add up in an order of chance on several threads.
         vectors = F.embedding(own, weight)  # (B, T + 1, d)
@@ -102,7 +103,7 @@ class Ctc:
         # The library's gradient by log p is p minus the posterior, which is right only under a
         # softmax over all classes. Ours has left most of them out: take the p away again.
         p = torch.where(mask[..., None] & (loss > 0)[:, None, None], log_p, -torch.inf).exp().sum()
-        tokens = int(lengths.sum())
+        tokens = max(int(lengths.sum()), 1)  # targets without a piece have a loss too
         return (loss.sum() - (p - p.detach())) / tokens, tokens
 
     def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ A file's name ends in a checksum of its content, which is verified whenever the 
 import hashlib
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vqnmt.progress import say
 
 # Hexadecimal digits of the SHA-256 in a file's name.
 DIGITS = 16
+# Characters of another library's error that are repeated in ours.
+_LONGEST = 120
 
 
 class Series:
@@ -80,6 +83,30 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGITS]
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Enter to take over what stands in `path`, which is whole, but perhaps of another version.
+
+    Raises:
+        VqnmtError: In place of whatever its content leads to.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, VqnmtError):
+        raise
+    except Exception as error:
+        raise VqnmtError(
+            f"{path}: another version of vqnmt wrote it, or other settings ({as_line(error)}): "
+            f"remove {path.parent} to train anew, or go on with that version"
+        ) from error
+
+
+def as_line(error: Exception) -> str:
+    """Name an error in a line: its kind and the start of what it says."""
+    text = f"{type(error).__name__}: {error}".split("\n")[0]
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
 class Checkpoints:
     """The checkpoints of one training and the snapshots of its weights.
 
@@ -136,9 +163,10 @@ class Checkpoints:
                 f"{path}: the first process reads this checkpoint, but this one does not: put "
                 "run=... on a file system that all machines share"
             )
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(content), map_location="cpu", weights_only=True
-        )
+        with readable(path):
+            state: dict[str, Any] = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
         return state
 
     def snapshot(self, step: int, weights: dict[str, Tensor]) -> None:
@@ -162,11 +190,13 @@ class Checkpoints:
             if content is None:
                 continue
             count += 1
-            state = load(content)
-            average = average or state
-            if count > 1:
+            with readable(path):
+                state = load(content)
+                average = average or state
                 for name in trained:
-                    average[name] += state[name]
+                    value = state[name]
+                    if count > 1:
+                        average[name] += value
         if not count:
             raise VqnmtError(f"{self.folder}: no whole weights-*.safetensors to average: train")
         for name in trained:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 
 @contextmanager
@@ -19,14 +19,13 @@ def one_order(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    switches: Any = torch.utils.deterministic  # a module with a property that mypy cannot see
-    fill = switches.fill_uninitialized_memory
+    fill = deterministic.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Nothing here reads memory that it has not written; filling it takes time.
-        switches.fill_uninitialized_memory = False
+        deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        switches.fill_uninitialized_memory = fill
+        deterministic.fill_uninitialized_memory = fill

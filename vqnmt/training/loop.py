@@ -20,7 +20,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.layers.losses import Losses
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
-from vqnmt.training.checkpoint import Checkpoints
+from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.determinism import one_order
 from vqnmt.training.distribution import DistributedModel
@@ -95,6 +95,8 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
         self.step, self.epoch, self.position = 0, 0, 0
+        """Seconds of training behind the checkpoint that it went on from; those that earlier
+        processes spent after it, and lost when they were killed, are not known."""
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
         self._meter = Meter(batches.unit)
@@ -302,12 +304,17 @@ class Trainer:
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, which the first process chooses for all."""
-        distributed, rank = self.distributed, self.distributed.rank
-        chosen = [self.checkpoints.newest() if rank == 0 else None]
+        chosen = [self.checkpoints.newest() if self.distributed.rank == 0 else None]
         (path,) = broadcast_object_list(chosen)
         if path is None:
             return
         state = self.checkpoints.load(path)
+        with readable(path):
+            self._take_over(path, state)
+
+    def _take_over(self, path: Path, state: dict[str, Any]) -> None:
+        """Go on from the `state` in the checkpoint `path`."""
+        distributed, rank = self.distributed, self.distributed.rank
         names = state["model"].keys() ^ self.inner.state_dict().keys()
         if names:
             raise VqnmtError(
