@@ -124,7 +124,7 @@ def read_config(
             f"{place}: model_type and format are {found!r:.100}, this version reads "
             f"{(model_type, version)}: give another folder, or install the version that wrote it"
         )
-    _check_files(folder, files)
+    check_files(folder, files)
     names = {field.name for field in dataclasses.fields(kind)}
     try:
         return from_mapping(kind, {key: values[key] for key in values if key in names})
@@ -132,8 +132,16 @@ def read_config(
         raise VqnmtError(f"{place}: {error}: {AGAIN}") from error
 
 
-def _check_files(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a folder of which a file is missing, too large or changed."""
+def check_files(folder: Path, files: Sequence[str]) -> None:
+    """Refuse a folder of which a file is missing, too large or changed.
+
+    Args:
+        folder: Of a model.
+        files: What it must have, beside what its `SHA256SUMS` lists.
+
+    Raises:
+        VqnmtError: Names the file.
+    """
     for name in _MOST_BYTES:
         _refuse_large(folder, name)
     listed = _read_checksums(folder)
