@@ -195,8 +195,8 @@ def test_a_config_of_another_graph_ends_in_a_sentence(exports: Path, tmp_path: P
     """Values that are right by themselves: the graph has fewer codes, and fewer positions."""
     folder = shutil.copytree(exports / "latent", tmp_path / "export")
     config = json.loads((folder / "config.json").read_text())
-    for compression in range(17):
-        for upsampling in (1, 2, 64):
+    for compression in (0, 1, 4, 16):
+        for upsampling in (1, 64):
             positions = 2**compression * upsampling
             other = {"compression": compression, "positions_per_code": positions}
             load_and_translate_export(folder, config | other)
