@@ -15,6 +15,8 @@ from unittest import mock
 import pytest
 import torch
 
+import vqnmt  # noqa: F401  before onnxruntime is imported anywhere: it sets what that reads
+
 # One thread here and in the processes that tests start: sums come out in one order, and test
 # processes do not fight for cores.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -108,7 +108,13 @@ def commands() -> dict[str, Callable[[Path, Path], list[object]]]:
     }
 
 
-@pytest.mark.parametrize("name", commands())
+QUICK = ("translate", "evaluate")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in commands()],
+)
 def test_no_socket_and_no_file(finished_run, tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("ctranslate2")
