@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 
+import vqnmt  # noqa: F401  before onnxruntime is imported anywhere: it sets what that reads
 from vqnmt.evaluation.records import Record
 
 # One thread here and in the processes that tests start: sums come out in one order, and test

@@ -102,8 +102,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         raise VqnmtError(
             f"{key} is {value!r:.80} ({type(value).__name__}): it must be of type {kinds}"
         )
-    if isinstance(value, list) and typing.get_origin(hint) is list:
-        (inner,) = typing.get_args(hint)
+    lists = [a for a in allowed if typing.get_origin(a) is list]
+    if isinstance(value, list) and lists:
+        (inner,) = typing.get_args(lists[0])
         return [_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value)]
     return value
 

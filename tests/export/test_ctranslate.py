@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("ctranslate2")
 
+from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
-from vqnmt.translate.folder import CHECKSUMS
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 

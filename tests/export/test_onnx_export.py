@@ -1,6 +1,7 @@
 """The exported graph against the PyTorch model, and exported folders without PyTorch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.language_model import TrigramModel, Use
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
@@ -27,12 +29,13 @@ from vqnmt.translate.exported import (
     OnnxTranslator,
     onnx_session,
 )
-from vqnmt.translate.folder import CHECKSUMS, EXPORTED
+from vqnmt.translate.folder import EXPORTED
 from vqnmt.translate.generation import LatentTranslation, find_translations
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent
+PRETRAINED = ROOT / "pretrained" / "en-de"
 VOCABULARY, LONGEST = 150, 14
 SIZE = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.1)
 VARIANTS = [
@@ -240,6 +243,52 @@ def test_the_whole_test_set_is_translated_alike(finished_run, exports) -> None:
     )
     sizes = [(exports[p] / "model.onnx").stat().st_size for p in ("fp32", "int8")]
     assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_in_eight_bits_a_line_does_not_depend_on_its_neighbours(candidates: int) -> None:
+    """Nor on padding, nor on the number of threads: to the last bit of the score."""
+    rows, settings = random_rows(), SearchSettings(candidates=candidates)
+    exported = engine(build(), int8=True)
+    alone = [exported.find([row], settings)[0] for row in rows]
+    assert exported.find(rows, settings) == alone
+    assert exported.find(rows[::-1], settings) == alone[::-1]
+    exported._threads = 3
+    assert exported.find(rows, settings) == alone
+
+
+def test_the_model_that_ships_has_one_translation_for_a_line() -> None:
+    sentences = [
+        "Turn off the light in the kitchen.",
+        "Where is the train station?",
+        "The temperature in the bedroom is too high, so the window has been opened.",
+        "Error",
+        "Tom said that he would not come to the party with Mary.",
+    ] * 2
+    together = load_translator(PRETRAINED, threads=2).translate(sentences)
+    translator = load_translator(PRETRAINED, threads=1)
+    assert together == [translator.translate([sentence])[0] for sentence in sentences]
+
+
+def test_threads_are_not_tied_to_cores_that_are_forbidden() -> None:
+    """By default as many threads as this process may use cores; none of them is pinned."""
+    import onnxruntime
+
+    given = []
+    for cores in ({0}, {0, 1, 2, 3, 4}):
+        with (
+            mock.patch.object(os, "sched_getaffinity", lambda _, cores=cores: cores),
+            mock.patch.object(onnxruntime, "InferenceSession", lambda _, o, **__: given.append(o)),
+        ):
+            onnx_session(b"")
+    assert [options.intra_op_num_threads for options in given] == [1, 5]
+    assert all(options.log_severity_level == 3 for options in given)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_a_number_of_threads_out_of_range(threads: int) -> None:
+    with pytest.raises(VqnmtError, match=rf"threads is {threads}; it must be from 1 to 1024"):
+        load_translator(PRETRAINED, threads=threads)
 
 
 def test_exports_translate_and_rescore_without_pytorch(

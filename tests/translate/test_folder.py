@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vqnmt.checksums import CHECKSUMS, write_checksums
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
-from vqnmt.translate.folder import CHECKSUMS, write_checksums
 from vqnmt.translate.loading import load_translator
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained" / "en-de"

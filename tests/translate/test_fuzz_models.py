@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzzing import attempt, damaged, fuzz, leftovers, like
+from vqnmt.checksums import CHECKSUMS
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
+from vqnmt.export.folder import export_model
 from vqnmt.layers.transformer import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
@@ -24,6 +26,8 @@ from vqnmt.models import (
 )
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.settings import to_flat
+from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 SENTENCES = ["the light is on", "", "ä 光 {name}"]
@@ -86,6 +90,7 @@ def test_damaged_files(models: Path, data: st.DataObject, name: str, file: str) 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / name
         shutil.copytree(models / name, folder)
+        (folder / CHECKSUMS).unlink()
         content = data.draw(damaged((folder / file).read_bytes()))
         if content is None:
             (folder / file).unlink()
@@ -102,6 +107,7 @@ def test_config_json_of_other_values(models: Path, data: st.DataObject, name: st
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / name
         shutil.copytree(models / name, folder)
+        (folder / CHECKSUMS).unlink()
         config = json.loads((folder / "config.json").read_text())
         for key in data.draw(st.lists(st.sampled_from(sorted(to_flat(config))), max_size=2)):
             *groups, last = key.split(".")
@@ -116,6 +122,85 @@ def test_config_json_of_other_values(models: Path, data: st.DataObject, name: st
             config[data.draw(st.text(max_size=5))] = data.draw(like(None))
         (folder / "config.json").write_text(json.dumps(config))
         load_and_translate(folder)
+
+
+# --- exports ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exports(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of exports without checksums: what is behind them is tested."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("ctranslate2")
+    folder = tmp_path_factory.mktemp("exports")
+    for name in ("latent", "autoregressive"):
+        export_model(models / name, folder / name, "int8")
+        (folder / name / CHECKSUMS).unlink()
+    return folder
+
+
+def load_and_translate_export(folder: Path, config: object) -> BatchTranslator | VqnmtError:
+    """Load an export with another config.json, and translate if it loads."""
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = attempt(load_translator, folder, threads=1)
+    if isinstance(loaded, VqnmtError):
+        assert str(folder) in str(loaded)
+    else:
+        attempt(loaded.translate, SENTENCES, beam=2)
+    return loaded
+
+
+GONE = object()
+# No value of these is of the right type and in range.
+WRONG: dict[str, list[object]] = {
+    "precision": [GONE, None, 8, "int4", ["int8"]],
+    "source_language": [GONE, None, 5, "", "e\nn", "\ud800", ["en"], "e" * 10**6],
+    "target_language": [GONE, None, {}, "\0"],
+    "max_source_tokens": [GONE, None, 0, -1, 2.5, "60", True, 2**40, 10**400, float("nan")],
+    "compression": [GONE, None, -1, 17, 10**6, 2**62, "x", 3.5, True, [3], float("inf")],
+    "positions_per_code": [GONE, None, 0, -16, 15, "x", 2**62, 1.5, [], float("nan")],
+    "output": [GONE, None, 1, "tokens", ["ctc"], {"ctc": 1}],
+    "blank_penalty": ["x", True, [], float("nan"), float("inf"), -float("inf"), 1e300],
+    "repeatable": [5, "x", True, {}, [1.5], ["x"], [None], [-1], [2**62], [[1]]],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key, values in WRONG.items() for value in values],
+    ids=lambda x: "GONE" if x is GONE else ascii(x)[:20],
+)
+def test_wrong_values_of_an_export_are_refused_by_name(
+    exports: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = shutil.copytree(exports / "latent", tmp_path / "export")
+    config = json.loads((folder / "config.json").read_text()) | {key: value}
+    if value is GONE:
+        del config[key]
+    found = load_and_translate_export(folder, config)
+    assert isinstance(found, VqnmtError) and f"config.json: {key}" in str(found)
+
+
+@fuzz(100)
+@given(data=st.data(), name=st.sampled_from(["latent", "autoregressive"]))
+def test_exports_of_other_values(exports: Path, data: st.DataObject, name: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = shutil.copytree(exports / name, Path(scratch) / name)
+        config = json.loads((folder / "config.json").read_text())
+        for key in data.draw(st.lists(st.sampled_from(sorted(config)), min_size=1, max_size=2)):
+            config[key] = data.draw(like(config[key]))
+        load_and_translate_export(folder, config)
+
+
+def test_a_config_of_another_graph_ends_in_a_sentence(exports: Path, tmp_path: Path) -> None:
+    """Values that are right by themselves: the graph has fewer codes, and fewer positions."""
+    folder = shutil.copytree(exports / "latent", tmp_path / "export")
+    config = json.loads((folder / "config.json").read_text())
+    for compression in (0, 1, 4, 16):
+        for upsampling in (1, 64):
+            positions = 2**compression * upsampling
+            other = {"compression": compression, "positions_per_code": positions}
+            load_and_translate_export(folder, config | other)
 
 
 @fuzz(40)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import vqnmt
+from vqnmt.checksums import CHECKSUMS
 from vqnmt.data.normalization import clean_output
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
@@ -23,7 +24,6 @@ from vqnmt.errors import VqnmtError
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
 from vqnmt.translate.base import Translation, split_row
-from vqnmt.translate.folder import CHECKSUMS
 from vqnmt.translate.pretrained import TranslationModel
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 from vqnmt.translate.rescoring import score_targets

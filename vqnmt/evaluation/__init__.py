@@ -3,6 +3,7 @@
 Everything here takes plain data; nothing here knows of models, training or configuration files.
 """
 
+from vqnmt.evaluation import fonts  # noqa: F401  before anything imports matplotlib
 from vqnmt.evaluation.latency import Latency, measure_latency, speedup
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training

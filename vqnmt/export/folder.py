@@ -9,12 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vqnmt.checksums import CHECKSUMS, write_checksums
 from vqnmt.decode.language_model import LANGUAGE_MODEL
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
-from vqnmt.translate.folder import CHECKSUMS, EXPORTED, write_checksums
+from vqnmt.translate.folder import EXPORTED
 from vqnmt.translate.pytorch import Translator
 
 # Begins the names of folders that an export which was killed may leave.

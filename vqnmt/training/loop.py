@@ -95,8 +95,6 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.keep, config.average)
         self.folder, self.seed = folder, seed
         self.step, self.epoch, self.position = 0, 0, 0
-        """Seconds of training behind the checkpoint that it went on from; those that earlier
-        processes spent after it, and lost when they were killed, are not known."""
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
         self._meter = Meter(batches.unit)

@@ -1,30 +1,18 @@
-"""What a model folder must be before anything of it is used: whole, unchanged and of known types.
-
-`SHA256SUMS` stands in every folder that this version writes, in the form that `sha256sum -c`
-reads. It lists the files of the model and no other: README.md and what else is put beside them may
-change. A folder without it, of an earlier version, is read as it is.
-"""
+"""What a model folder must be before anything of it is used: whole, unchanged and of known types."""
 
 import dataclasses
-import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from vqnmt.checksums import AGAIN, check_files, refuse_large
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_write_text
 from vqnmt.settings import from_mapping
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
-CHECKSUMS = "SHA256SUMS"
-AGAIN = "copy the folder again or save the model anew"
-
-# Bytes of the files that are read as a whole, at most.
-_MOST_BYTES = {CHECKSUMS: 1 << 20, "config.json": 1 << 24, "spm.model": 1 << 28}
 # Of a vocabulary: the key of three pieces fits into 63 bits, see `vqnmt.decode.language_model`.
 MOST_PIECES = (1 << 21) - 1
 _MOST_TOKENS = 1_000_000
@@ -59,16 +47,6 @@ def check_range(config: object, key: str, least: float, most: float) -> None:
         raise VqnmtError(f"{key} is {value}; it must be from {least} to {most}")
 
 
-def write_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Write `SHA256SUMS` of the files `names`, paths within `folder` with forward slashes.
-
-    Raises:
-        VqnmtError: The disk is full or the folder cannot be written.
-    """
-    lines = [f"{_checksum(folder / name)}  {name}\n" for name in sorted(names)]
-    atomic_write_text(folder / CHECKSUMS, "".join(lines))
-
-
 def read_values(folder: Path) -> dict[str, Any]:
     """Read the config.json of a model folder of any kind, as it stands.
 
@@ -85,7 +63,7 @@ def read_values(folder: Path) -> dict[str, Any]:
                 f"{folder / 'teacher'}"
             )
         raise VqnmtError(f"{place}: missing, so the model folder is incomplete: {AGAIN}")
-    _refuse_large(folder, place.name)
+    refuse_large(folder, place.name)
     try:
         values = json.loads(place.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -124,56 +102,9 @@ def read_config(
             f"{place}: model_type and format are {found!r:.100}, this version reads "
             f"{(model_type, version)}: give another folder, or install the version that wrote it"
         )
-    _check_files(folder, files)
+    check_files(folder, files)
     names = {field.name for field in dataclasses.fields(kind)}
     try:
         return from_mapping(kind, {key: values[key] for key in values if key in names})
     except VqnmtError as error:
         raise VqnmtError(f"{place}: {error}: {AGAIN}") from error
-
-
-def _check_files(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a folder of which a file is missing, too large or changed."""
-    for name in _MOST_BYTES:
-        _refuse_large(folder, name)
-    listed = _read_checksums(folder)
-    for name in (*files, *listed):
-        if not (folder / name).is_file():
-            raise VqnmtError(
-                f"{folder / name}: missing, so the model folder is incomplete: {AGAIN}"
-            )
-    for name, checksum in listed.items():
-        if _checksum(folder / name) != checksum:
-            raise VqnmtError(
-                f"{folder / name}: is not the file that was saved, by its checksum in {CHECKSUMS}: "
-                f"copy the folder again, or remove {CHECKSUMS} if the change is meant"
-            )
-
-
-def _refuse_large(folder: Path, name: str) -> None:
-    path, most = folder / name, _MOST_BYTES[name]
-    if path.is_file() and (size := path.stat().st_size) > most:
-        raise VqnmtError(f"{path}: has {size:,} bytes, but {most:,} at most are read: {AGAIN}")
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
-    """Return the listed files with their checksums; none where there is no list."""
-    place = folder / CHECKSUMS
-    if not place.is_file():
-        return {}
-    lines = place.read_bytes().splitlines()
-    found = {}
-    for number, line in enumerate(lines, start=1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *]([ -~]+)", line.decode(errors="replace"))
-        path = PurePosixPath(match[2]) if match else PurePosixPath("/")
-        if match is None or path.is_absolute() or ".." in path.parts:
-            raise VqnmtError(
-                f"{place}, line {number}: is no checksum of a file in this folder: {AGAIN}"
-            )
-        found[match[2]] = match[1]
-    return found

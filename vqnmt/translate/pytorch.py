@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from vqnmt.checksums import AGAIN, CHECKSUMS, write_checksums
 from vqnmt.data.batches import pad
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel, load_language_model
@@ -27,7 +28,7 @@ from vqnmt.translate.base import (
     TextTranslator,
     Translation,
 )
-from vqnmt.translate.folder import AGAIN, CHECKSUMS, read_config, write_checksums
+from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import LatentTranslation, find_translations, reconstruct
 from vqnmt.translate.pretrained import FORMAT, SavedConfig, TranslationConfig, TranslationModel
 from vqnmt.translate.rescoring import score_targets

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from vqnmt.checksums import CHECKSUMS, check_files, write_checksums
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.images.models.base import ImageModel
@@ -24,6 +25,7 @@ def save_image_model(model: ImageModel, folder: Path) -> None:
     Raises:
         VqnmtError: The folder cannot be written.
     """
+    (folder / CHECKSUMS).unlink(missing_ok=True)
     with atomic_path(folder / "model.safetensors") as temporary:
         temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
     content = {
@@ -32,14 +34,16 @@ def save_image_model(model: ImageModel, folder: Path) -> None:
         "model": dataclasses.asdict(model.config),
     }
     atomic_write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+    write_checksums(folder, MODEL_FILES)
 
 
 def load_image_model(folder: Path | str) -> ImageModel:
     """Load what `save_image_model` wrote, in evaluation mode, on the CPU.
 
     Raises:
-        VqnmtError: A file is missing or damaged, or of another format.
+        VqnmtError: A file is missing, changed or damaged, or of another format.
     """
+    check_files(Path(folder), MODEL_FILES)
     path = Path(folder) / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
