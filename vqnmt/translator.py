@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ class Translator(BatchTranslator):
                 if language_model is not None:
                     language_model.save(new / LANGUAGE_MODEL)
                 for path in new.glob("*.safetensors"):  # that library makes them private
-                    shutil.copymode(new / "config.json", path)
+                    with suppress(OSError):  # a disk without modes
+                        shutil.copymode(new / "config.json", path)
                 self.vocabulary.save(new / "spm.model")
                 atomic_write_text(new / "README.md", card)
             except (OSError, SafetensorError, VqnmtError) as error:

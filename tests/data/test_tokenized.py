@@ -1,6 +1,8 @@
 """Tokenised text on disk: the same tokens by any way, and never half of them."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -175,3 +177,13 @@ def test_progress_names_rate_and_time_left(tmp_path, capsys):
     line = capsys.readouterr().err
     assert line.startswith(f"test tokens: {len(PAIRS)} of {len(PAIRS)} pairs · ")
     assert "pairs/s" in line and line.endswith("0:00 left\n")
+
+
+def test_a_disk_that_cannot_map_files_is_read_instead(tmp_path, monkeypatch):
+    tokenize(PAIRS, tmp_path)
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    assert found(tmp_path) == FITTING
