@@ -29,7 +29,9 @@ NO_PLACE = (
     *(errno.ELOOP, errno.ENAMETOOLONG),
 )
 # What file systems of networks and of user space answer to what only local disks can do.
-UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)
+UNSUPPORTED = (
+    *(errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENODEV),
+)
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[a-z0-9_]{8})?\.tmp")  # older versions drew no characters
 
 
@@ -106,12 +108,14 @@ def _flush(path: Path) -> None:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            _warn("files cannot be flushed to this disk, and a power cut may lose the last of them")
+            warn_once(
+                "files cannot be flushed to this disk, and a power cut may lose the last of them"
+            )
 
 
 @functools.cache
-def _warn(sentence: str) -> None:
-    """Print a warning once."""
+def warn_once(sentence: str) -> None:
+    """Print a warning, the same one once."""
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
@@ -211,7 +215,7 @@ def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        _warn("this disk has no locks: start only one command at a time that writes there")
+        warn_once("this disk has no locks: start only one command at a time that writes there")
     try:
         yield
     finally:

@@ -1,6 +1,8 @@
 """Tokenised text on disk: the same tokens by any way, and never half of them."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -212,3 +214,13 @@ def test_damaged_tokens_are_named(tmp_path, name, damage):
         assert path.read_bytes() != content
     with pytest.raises(VqnmtError, match=r"tokenised text is missing or damaged .*: remove the"):
         open_tokens(tmp_path)
+
+
+def test_a_disk_that_cannot_map_files_is_read_instead(tmp_path, monkeypatch):
+    tokenize(PAIRS, tmp_path)
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    assert found(tmp_path) == FITTING

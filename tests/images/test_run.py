@@ -1,6 +1,7 @@
 """The image pipeline from a folder of images to a report, on synthetic images in seconds."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -154,6 +155,29 @@ def test_other_images_or_settings_in_the_same_folder_are_refused(finished: Path,
         run(settings(folder, finished, seed=2))
     with pytest.raises(VqnmtError, match=r"data was made with .*max_train=null"):
         run(settings(folder, finished, data__max_train=3))
+
+
+def test_moved_pictures_and_other_reports_are_the_same_run(
+    finished: Path, folder: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "train", None)
+    shutil.copytree(folder, tmp_path / "moved")
+    before = (finished / "results.json").read_bytes()
+    run(settings(tmp_path / "moved", finished, model_training__log_every=1, prior_training__keep=5))
+    assert (finished / "results.json").read_bytes() == before
+    (tmp_path / "moved" / "train" / "0.png").unlink()
+    with pytest.raises(VqnmtError, match=r"data was made with the images\."):
+        run(settings(tmp_path / "moved", finished))
+
+
+def test_changed_weights_are_not_used(finished: Path, folder: Path, tmp_path: Path):
+    shutil.copytree(finished, tmp_path / "run")
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(VqnmtError, match=r"model\.safetensors: changed or damaged since it was"):
+        run(settings(folder, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("kind", ["vae", "integers", "pixels"])

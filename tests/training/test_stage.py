@@ -1,6 +1,9 @@
 """A stage knows how it was made and whether it is complete."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vqnmt.errors import VqnmtError
+from vqnmt.provenance import current_commit
 from vqnmt.training.stage import Stage
 
 SETTINGS = {"model": {"layers": 3, "share": None}, "seed": 1}
@@ -98,3 +102,88 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -
         first.kill()
     made(folder)  # one that was killed locks nothing
     assert sorted(path.name for path in folder.iterdir()) == ["output", "stage.json"]
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from vqnmt.files import atomic_path
+from vqnmt.training import stage
+stage.NOTE_EVERY = 0.1
+with stage.Stage(Path(sys.argv[1]), {"seed": 1}).work(), atomic_path(sys.argv[1] + "/a") as path:
+    path.write_text("half")
+    time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_stage_counts_its_time_and_its_scratch_is_removed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "stage")], check=False)
+    stage = Stage(tmp_path / "stage", {"seed": 1})
+    assert stage.seconds > 0.5 and not stage.complete
+    assert len(list(stage.folder.glob(".a.*.tmp"))) == 1
+    with stage.work():
+        (stage.folder / "a").write_text("whole")
+    assert stage.complete and stage.seconds > 0.5
+    assert sorted(path.name for path in stage.folder.iterdir()) == ["a", "stage.json"]
+
+
+def test_keys_that_decide_nothing_are_not_compared(tmp_path: Path) -> None:
+    made(tmp_path / "stage")
+    again = Stage(tmp_path / "stage", {"model": {"layers": 3}, "seed": 2}, ["seed", "model.share"])
+    assert again.has("output")
+    # What comes after has a digest of what stands there.
+    assert again.settings == SETTINGS and again.digest == made(tmp_path / "other").digest
+
+
+def test_values_of_older_versions_are_taken_too(tmp_path: Path) -> None:
+    made(tmp_path / "stage")
+    new = SETTINGS | {"seed": "one"}
+    assert Stage(tmp_path / "stage", new, older={"seed": 1}).complete
+    for older in ({}, {"seed": 2}):
+        with pytest.raises(VqnmtError, match="seed=1, now asked for is one"):
+            Stage(tmp_path / "stage", new, older=older)
+
+
+def test_what_a_stage_has_left_is_checked(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage", SETTINGS)
+    with stage.work("output", "perhaps"):
+        (stage.folder / "output").write_text("x")
+    assert Stage(stage.folder, SETTINGS).has()
+    (stage.folder / "output").write_text("y")
+    with pytest.raises(VqnmtError, match=r"output: changed or damaged .*remove this file and st"):
+        Stage(stage.folder, SETTINGS).has()
+    (stage.folder / "output").unlink()
+    assert not Stage(stage.folder, SETTINGS).has()
+    with pytest.raises(KeyboardInterrupt), stage.work("output"):
+        raise KeyboardInterrupt
+    assert not Stage(stage.folder, SETTINGS).complete
+
+
+def test_commits_of_all_work_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made(tmp_path / "stage").commit == current_commit()
+    for commit in ("abc", "abc"):
+        monkeypatch.setattr("vqnmt.training.stage._commit", lambda commit=commit: commit)
+        made(tmp_path / "stage")
+    assert Stage(tmp_path / "stage", SETTINGS).commit == f"{current_commit()}, abc"
+    stamp = json.loads((tmp_path / "stage" / "stage.json").read_text())
+    del stamp["commits"]  # as older versions wrote it
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps(stamp))
+    assert Stage(tmp_path / "stage", SETTINGS).commit == "unknown"
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "stage"):
+        with pytest.raises(VqnmtError, match=f"{folder}: the folder cannot be made .*run="):
+            made(folder)
+
+
+def test_a_disk_without_locks_is_worked_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert made(tmp_path / "stage").complete

@@ -19,7 +19,7 @@ from vqnmt.data.shards import Arrays, Shards, joined
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
 from vqnmt.progress import Progress
 
 # Pairs that are encoded at a time: bounds the memory that tokenising needs.
@@ -181,7 +181,14 @@ def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
         raise ValueError(f"{side}.tokens is not of the size that its offsets tell")
     if size == 0:  # an empty file cannot be mapped
         return TokenizedText(np.zeros(0, dtype=kind), offsets)
-    return TokenizedText(np.memmap(folder / f"{side}.tokens", dtype=kind, mode="r"), offsets)
+    path = folder / f"{side}.tokens"
+    try:
+        return TokenizedText(np.memmap(path, dtype=kind, mode="r"), offsets)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        warn_once("files on this disk cannot be mapped, and tokens are read into memory")
+        return TokenizedText(np.fromfile(path, dtype=kind), offsets)
 
 
 def _digest(settings: Sequence[str], *texts: Sequence[str]) -> str:

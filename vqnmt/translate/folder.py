@@ -1,4 +1,4 @@
-"""What a model folder must be before anything of it is used: whole, unchanged and of known types."""
+"""What a model folder must be before anything of it is used: whole and of known types."""
 
 import dataclasses
 import json

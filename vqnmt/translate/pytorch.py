@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ class Translator(BatchTranslator):
                 if self.language_model is not None:
                     self.language_model.save(new / LANGUAGE_MODEL)
                 for path in new.glob("*.safetensors"):  # that library makes them private
-                    shutil.copymode(new / "config.json", path)
+                    with suppress(OSError):  # a disk without modes
+                        shutil.copymode(new / "config.json", path)
                 self.vocabulary.save(new / "spm.model")
                 write_checksums(new, [path.name for path in new.iterdir()])
                 atomic_write_text(new / "README.md", card)
