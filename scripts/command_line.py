@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
@@ -18,7 +19,6 @@ from typing import Any, NoReturn
 import vqnmt
 from vqnmt.decode.settings import MOST, MOST_THREADS
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import to_flat
 
 # Faults of the machine, which its user can mend, whichever file they are met with. So are all that
 # name a file of the user's; any other OSError is a bug.
@@ -108,8 +108,8 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     except Exception as error:
         if not overrides:
             raise
-        known = list(to_flat(load_config(name, [])))
-        raise VqnmtError(sentence(error, name, overrides, known)) from error
+        defaults = functools.partial(load_config, name, [])
+        raise VqnmtError(sentence(error, name, overrides, defaults)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -1,15 +1,16 @@
 """The words of a command, key=value, for Hydra: text is taken as it was typed."""
 
 import difflib
+import functools
 import os
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import field_types
+from vqnmt.settings import field_types, to_flat
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Keys that choose one of its files.
@@ -81,6 +82,7 @@ def _check(word: str) -> None:
         ) from None
 
 
+@functools.cache
 def _fields(name: str) -> dict[str, Any]:
     """Return every key that the settings of a configuration may have, and its type."""
     if "image" in name:
@@ -92,18 +94,20 @@ def _fields(name: str) -> dict[str, Any]:
     return field_types(PipelineConfig)
 
 
-def sentence(error: Exception, name: str, words: Sequence[str], composed: Sequence[str]) -> str:
+def sentence(
+    error: Exception, name: str, words: Sequence[str], defaults: Callable[[], dict[str, Any]]
+) -> str:
     """Say in one sentence what Hydra or OmegaConf has found, without their names and hints.
 
     Args:
         error: What was raised.
         name: Of the configuration.
         words: Those of the command.
-        composed: The keys of the configuration without them.
+        defaults: Composes the configuration without them.
     """
     message = str(error)
     if match := re.search(r"Could not override '([^']+)'", message):
-        keys = sorted({*composed, *_fields(name)})
+        keys = sorted({*to_flat(defaults()), *_fields(name)})
         last = match[1].rpartition(".")[2]
         near = difflib.get_close_matches(match[1], keys, n=1)
         near = [key for key in keys if key.rpartition(".")[2] == last] or near

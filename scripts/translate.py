@@ -12,6 +12,7 @@ with the pieces that it writes (--show-codes).
 
 import argparse
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -191,6 +192,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=SEED, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
     options = parser.parse_args(arguments)
+    for name in options.files:
+        if " " in name and not os.path.lexists(name):
+            raise VqnmtError(
+                f"{name}: no such file; to translate words, pipe them in: echo '{name}' | "
+                "python scripts/translate.py"
+            )
     command = Command(options)
     for name in options.files or ["-"]:
         if name != "-":

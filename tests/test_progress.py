@@ -1,5 +1,8 @@
 """Progress: a bar on a terminal, plain lines elsewhere."""
 
+import errno
+import gc
+import os
 import sys
 
 import pytest
@@ -83,3 +86,48 @@ def test_only_the_first_process_speaks(
         progress.update(10)
         progress.write("a line")
     assert capsys.readouterr() == ("", "") and progress.done == 10
+
+
+class Terminal:
+    """A terminal that can be closed, or a pipe whose reader can end."""
+
+    def __init__(self, terminal: bool, gone: bool) -> None:
+        self.isatty, self.gone = lambda: terminal, gone
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return len(text)
+
+    def flush(self) -> None:
+        self.write("")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("gone", [True, False])
+def test_work_goes_on_when_nobody_hears(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool, gone: bool
+) -> None:
+    stream = Terminal(terminal, gone)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("training", 10, "steps") as progress:
+        for step in range(10):
+            stream.gone |= step == 5
+            clock.now += 20
+            progress.update(1, "loss 1.5")
+            progress.write("a line")
+    assert progress.done == 10
+    del progress
+    gc.collect()
+
+
+def test_no_standard_error_at_all(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress("training", 10, "steps") as progress:
+        clock.now += 20
+        progress.update(10)
+        progress.write("a line")
+    assert capsys.readouterr().out == "", "print(file=None) would write to standard output"

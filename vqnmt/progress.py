@@ -38,13 +38,14 @@ class Progress:
         self.done = self.initial = initial
         self.note = ""
         self._start = self._last = time.monotonic()
-        self._bar = None
+        self._bar: tqdm | None = None
         # Of several processes one speaks; launchers number them so.
         self._silent = os.environ.get("RANK", "0") != "0" or sys.stderr is None
         if not self._silent and sys.stderr.isatty():
-            self._bar = tqdm(
-                desc=description, total=total, unit=unit, initial=initial, unit_scale=True
-            )
+            with self._while_heard():
+                self._bar = tqdm(
+                    desc=description, total=total, unit=unit, initial=initial, unit_scale=True
+                )
 
     def update(self, amount: int = 1, note: str = "") -> None:
         """Count `amount` more units as done; `note` (a loss, say) stands at the line's end."""
@@ -72,6 +73,8 @@ class Progress:
         try:
             yield
         except OSError:
+            if self._bar is not None:
+                self._bar.disable = True  # else it would try again when it is deleted
             self._bar, self._silent = None, True
 
     def _print_line(self) -> None:

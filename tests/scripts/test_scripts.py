@@ -179,7 +179,8 @@ def test_incomplete_model_folder(
 ) -> None:
     for part in {"config.json", "model.safetensors", "spm.model"} - {file}:
         shutil.copy(student / part, tmp_path / part)
-    refuse(script(name, "--model", tmp_path), tmp_path / file, "missing")
+    files = ("--source", "x", "--reference", "x") if name == "evaluate" else ()
+    refuse(script(name, "--model", tmp_path, *files), tmp_path / file, "missing")
 
 
 def test_translate_names_the_line_that_is_not_utf8(student: Path, script: Callable) -> None:

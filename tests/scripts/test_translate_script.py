@@ -172,6 +172,7 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--rescore", "REVERSED"), "reversed translates de to en, but the model en to de: give"),
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave them out"),
         (("no-such-file",), "no-such-file: there is no such file"),
+        (("Turn it on",), "pipe them in: echo 'Turn it on' | python scripts/translate.py"),
     ],
 )
 def test_wrong_options(
