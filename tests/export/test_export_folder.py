@@ -19,7 +19,7 @@ from vqnmt.checksums import CHECKSUMS
 from vqnmt.errors import VqnmtError
 from vqnmt.export import folder as folder_module
 from vqnmt.export.folder import export_model
-from vqnmt.translate.base import load_translator
+from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 
 
