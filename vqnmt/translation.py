@@ -5,6 +5,7 @@ Training-time validation, files, pipes, evaluation and the exported engines all 
 """
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,9 @@ class BatchTranslator(ABC):
             can, between sentences, its parts translated one by one.
     """
 
+    # Where this engine's threads run: in the process that has loaded a model first.
+    _process: int | None = None
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -96,6 +100,21 @@ class BatchTranslator(ABC):
         self.batch_tokens, self.spread = batch_tokens, spread
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
+        kind = type(self)
+        kind._process = kind._process or os.getpid()
+
+    @classmethod
+    def _fork_remedy(cls) -> str | None:
+        """What to do in a forked process, where the engine would wait for threads for ever."""
+        return None
+
+    @classmethod
+    def _refuse_fork(cls) -> None:
+        if cls._process not in (None, os.getpid()) and (remedy := cls._fork_remedy()):
+            raise VqnmtError(
+                f"this process was forked from process {cls._process}, which had loaded a model, "
+                f"and its translations would never end: {remedy}"
+            )
 
     @abstractmethod
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
@@ -154,6 +173,7 @@ class BatchTranslator(ABC):
 
         For the arguments see `translate`; different candidates may read alike.
         """
+        self._refuse_fork()
         parts, owners = self._fit(self.vocabulary.encode(sentences), first_line)
         found: list[list[Translation]] = [[] for _ in parts]
         for indices in self._batches(parts):
@@ -189,6 +209,7 @@ class BatchTranslator(ABC):
         Raises:
             VqnmtError: The model is not autoregressive, or a source is longer than it takes.
         """
+        self._refuse_fork()
         rows = self.vocabulary.encode(sentences)
         self._refuse_long(rows, 1)
         distinct = [list(dict.fromkeys(texts)) for texts in candidates]

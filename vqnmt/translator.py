@@ -77,6 +77,13 @@ class Translator(BatchTranslator):
             self._alone = compiled_copy(model)
 
     @classmethod
+    def _fork_remedy(cls) -> str | None:
+        """Refuse more than one thread; one waits for no other."""
+        if torch.get_num_threads() == 1:
+            return None
+        return "call torch.set_num_threads(1) in it, or start it by multiprocessing's 'spawn'"
+
+    @classmethod
     def from_pretrained(
         cls,
         folder: Path | str,
@@ -104,6 +111,7 @@ class Translator(BatchTranslator):
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
         folder = Path(folder)
         check_model_folder(folder)
+        cls._refuse_fork()
         loaded = _load(folder)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
