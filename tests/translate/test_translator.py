@@ -21,6 +21,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.export.folder import export_model
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
 from vqnmt.translate.base import Translation, split_row
@@ -409,6 +410,60 @@ def test_damaged_folder_is_refused(
         Translator.from_pretrained(folder)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == "", "one sentence, not a library's report beside it"
+
+
+FORKED = """
+import os, signal, sys, torch
+from vqnmt.errors import VqnmtError
+from vqnmt.translate.base import load_translator
+
+folder, threads, again = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "again"
+torch.set_num_threads(threads)
+translator = load_translator(folder, threads=threads)
+expected = translator.translate(["bale gudo"])[0].text
+child = os.fork()
+if child == 0:
+    signal.alarm(120)  # ends it where it waits
+    try:
+        translator = load_translator(folder, threads=threads) if again else translator
+        print(translator.translate(["bale gudo"])[0].text == expected, flush=True)
+    except VqnmtError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def forked(folder: Path, threads: int, again: str = "") -> str:
+    """What a forked process prints that translates by a model of its parent."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(folder), str(threads), again]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
+    finished_run, tmp_path: Path
+) -> None:
+    """Also where it loads the model anew."""
+    teacher = finished_run.folder / "teacher"
+    for again in ("", "again"):
+        message = forked(teacher, 2, again)
+        assert "this process was forked from" in message and "torch.set_num_threads(1)" in message
+    assert forked(teacher, 1) == "True"
+    pytest.importorskip("ctranslate2")
+    export_model(teacher, tmp_path / "teacher", "fp32")
+    assert "this process was forked from" in forked(tmp_path / "teacher", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_onnx_runtime_goes_on_in_a_forked_process(finished_run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export_model(finished_run.folder / "student", tmp_path / "student", "fp32")
+    assert forked(tmp_path / "student", 2) == "True"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -4,6 +4,7 @@ Training-time validation, files, pipes, evaluation and the exported engines all 
 `BatchTranslator`: one tokenisation, one order of batches, one treatment of what is too long.
 """
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -136,6 +137,9 @@ class BatchTranslator(ABC):
         VqnmtError: A setting is out of range.
     """
 
+    # Where this engine's threads run: in the process that has loaded a model first.
+    _process: int | None = None
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -159,6 +163,21 @@ class BatchTranslator(ABC):
         self.batch_tokens, self.spread = batch_tokens, spread
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
+        kind = type(self)
+        kind._process = kind._process or os.getpid()
+
+    @classmethod
+    def _fork_remedy(cls) -> str | None:
+        """What to do in a forked process, where the engine would wait for threads for ever."""
+        return None
+
+    @classmethod
+    def _refuse_fork(cls) -> None:
+        if cls._process not in (None, os.getpid()) and (remedy := cls._fork_remedy()):
+            raise VqnmtError(
+                f"this process was forked from process {cls._process}, which had loaded a model, "
+                f"and its translations would never end: {remedy}"
+            )
 
     @abstractmethod
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
@@ -225,6 +244,7 @@ class BatchTranslator(ABC):
             For each sentence its translations, by falling `teacher_score` where there is a
             rescorer, else by falling `score`.
         """
+        self._refuse_fork()
         sentences = as_sentences(sentences)
         translatable = [is_translatable(sentence) for sentence in sentences]
         texts = [one if does else "" for one, does in zip(sentences, translatable, strict=True)]
@@ -268,6 +288,7 @@ class BatchTranslator(ABC):
             VqnmtError: The model is not autoregressive, a source is longer than it takes, or there
                 are not as many lists of candidates as sources.
         """
+        self._refuse_fork()
         rows = self.vocabulary.encode(as_sentences(sentences))
         self._refuse_long(rows, 1)
         if not isinstance(candidates, Sequence) or len(candidates) != len(rows):

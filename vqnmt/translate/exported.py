@@ -271,12 +271,18 @@ class CTranslate2Translator(BatchTranslator):
         self._never = [[self._pieces[PAD]], [self._pieces[BOS]]]
 
     @classmethod
+    def _fork_remedy(cls) -> str:
+        """Refuse it always: even a model that is loaded anew there hangs."""
+        return "start it by multiprocessing's 'spawn' instead"
+
+    @classmethod
     def from_pretrained(
         cls, folder: Path | str, threads: int | None = None
     ) -> "CTranslate2Translator":
         """Load an exported folder; see `load_exported`."""
         folder = Path(folder)
         config = read_config(folder, CTRANSLATE2_FILES, ExportConfig, EXPORTED, FORMAT)
+        cls._refuse_fork()
         ctranslate2 = _engine("ctranslate2", folder)
         with _named(folder / "ctranslate2"):
             engine = ctranslate2.Translator(

@@ -71,6 +71,13 @@ class Translator(BatchTranslator):
         self.model, self.language_model = model, language_model
 
     @classmethod
+    def _fork_remedy(cls) -> str | None:
+        """Refuse more than one thread; one waits for no other."""
+        if torch.get_num_threads() == 1:
+            return None
+        return "call torch.set_num_threads(1) in it, or start it by multiprocessing's 'spawn'"
+
+    @classmethod
     def from_pretrained(
         cls,
         folder: Path | str,
@@ -93,6 +100,7 @@ class Translator(BatchTranslator):
         """
         if dtype not in _DTYPES:
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        cls._refuse_fork()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(chosen)
         folder = Path(folder)
