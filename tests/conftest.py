@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,10 +19,15 @@ import torch
 import vqnmt  # noqa: F401  before onnxruntime is imported anywhere: it sets what that reads
 from vqnmt.evaluation.records import Record
 
-# One thread here and in the processes that tests start: sums come out in one order, and test
-# processes do not fight for cores.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+# One thread here and in the processes that tests start, so that test processes do not fight for
+# cores; VQNMT_TEST_THREADS=2 runs them on two.
+THREADS = os.environ.setdefault("VQNMT_TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = THREADS
+torch.set_num_threads(int(THREADS))
+
+# A shell's background job ignores Ctrl-C, and so would the processes to which tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
