@@ -13,7 +13,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
 from vqnmt.translate.loading import load_translator
 
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained" / "en-de"
+PRETRAINED = Path(__file__).resolve().parent.parent.parent / "pretrained" / "en-de"
 KINDS = ("student", "teacher", "student export", "teacher export")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import vqnmt
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "pretrained" / "en-de"
 
 

@@ -29,7 +29,7 @@ from vqnmt.translate.pretrained import TranslationModel
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 from vqnmt.translate.rescoring import score_targets
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SYSTEMS = [("teacher", 1), ("teacher", 4), ("student", 1), ("student", 3)]
 
 

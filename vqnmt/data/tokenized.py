@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, pairwise
 from pathlib import Path
@@ -171,7 +171,7 @@ def open_tokens(folder: Path) -> tuple[TokenizedText, TokenizedText]:
 
 
 def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
-    offsets = np.load(folder / f"{side}.offsets.npy", mmap_mode="r")
+    offsets = _mapped(np.load, folder / f"{side}.offsets.npy", mmap_mode="r")
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         raise ValueError(f"{side}.offsets.npy holds no offsets")
     offsets = np.array(offsets)  # beside its file no more
@@ -181,14 +181,20 @@ def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
         raise ValueError(f"{side}.tokens is not of the size that its offsets tell")
     if size == 0:  # an empty file cannot be mapped
         return TokenizedText(np.zeros(0, dtype=kind), offsets)
-    path = folder / f"{side}.tokens"
+    return TokenizedText(
+        _mapped(np.memmap, folder / f"{side}.tokens", dtype=kind, mode="r"), offsets
+    )
+
+
+def _mapped(open_: Callable[..., Any], path: Path, **options: Any) -> Any:
+    """Map the array in `path` by `open_`, or read it where the disk cannot map files."""
     try:
-        return TokenizedText(np.memmap(path, dtype=kind, mode="r"), offsets)
+        return open_(path, **options)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        warn_once("files on this disk cannot be mapped, and tokens are read into memory")
-        return TokenizedText(np.fromfile(path, dtype=kind), offsets)
+    warn_once("files on this disk cannot be mapped, and tokens are read into memory")
+    return np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=options["dtype"])
 
 
 def _digest(settings: Sequence[str], *texts: Sequence[str]) -> str:
