@@ -61,7 +61,7 @@ class Evaluation:
         # A student that reads with a language model comes after itself without one.
         decoding = self.config.decoding
         best_path = dataclasses.replace(decoding, language_model=False)
-        if getattr(pipeline.student.model, "language_model", None) is None:
+        if pipeline.student.language_model is None:
             decoding = best_path
         for each in (best_path, decoding):
             self.student_name = system_name(dataclasses.replace(self.config, decoding=each))
