@@ -7,7 +7,7 @@ import torch
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.codebook import Codebook
 from vqnmt.quantizers.kmeans import kmeans
-from vqnmt.quantizers.soft_em import soft_counts
+from vqnmt.quantizers.vector_quantizers import soft_counts
 
 RNG = np.random.default_rng
 

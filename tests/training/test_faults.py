@@ -11,8 +11,8 @@ from vqnmt.errors import VqnmtError
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer, Losses
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.faults import WARM, LatentGuard, SkipRule
 from vqnmt.training.metrics import read_metrics
+from vqnmt.training.optimizer import WARM, LatentGuard, SkipRule
 
 from .conftest import TinyBatches, tiny_model
 from .test_threads import QUANTIZERS, image_batch, image_model, text_batch, text_model

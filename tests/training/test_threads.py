@@ -38,9 +38,9 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.quantizers import Quantizer, QuantizerConfig, build_quantizer
-from vqnmt.training.determinism import one_order
 from vqnmt.training.loop import Trainer
 from vqnmt.training.metrics import read_metrics
+from vqnmt.training.process import one_order
 
 from .conftest import TinyBatches, Watcher
 from .test_killing import ended_by, in_child, newest_step

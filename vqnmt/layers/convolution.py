@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.stack import stack
+from vqnmt.layers.basic import Dropout, stack
 
 
 class Convolution(nn.Module):

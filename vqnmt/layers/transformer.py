@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.stack import stack
+from vqnmt.layers.basic import Dropout, stack
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,11 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Dropout, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import Attention, attention_mask
-from vqnmt.models.embedding import TiedEmbedding, append_eos, length_limits
+from vqnmt.models.shared import TiedEmbedding, append_eos, length_limits
 from vqnmt.tokens import BOS, EOS, PAD
 
 # Positions whose scores over all pieces are held at once.

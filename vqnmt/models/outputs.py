@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqnmt.models.embedding import append_eos
+from vqnmt.models.shared import append_eos
 from vqnmt.tokens import EOS, PAD
 
 

@@ -11,7 +11,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.finite import FiniteCheck
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
-from vqnmt.quantizers.processes import all_reduce, rank, world_size
+from vqnmt.quantizers.statistics import all_reduce, rank, world_size
 
 POOL_SIZE = 1024
 """Vectors kept of each step, over all processes, for the initialisation and for restarts."""

@@ -11,7 +11,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Assignment
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.learnt import LearntQuantizer
-from vqnmt.quantizers.vector_quantizer import mean_square_error
+from vqnmt.quantizers.vector_quantizers import mean_square_error
 
 
 class ExternalQuantizer(LearntQuantizer):

@@ -17,21 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.determinism import one_order
 from vqnmt.training.distribution import DistributedModel
-from vqnmt.training.faults import LatentGuard, SkipRule
-from vqnmt.training.interruption import SIGNALS, Interruption
-from vqnmt.training.memory import keep_freed_memory
-from vqnmt.training.meter import Meter
-from vqnmt.training.metrics import MetricsLog
-from vqnmt.training.optimizer import make_optimizer
-from vqnmt.training.process_state import load_process_states, process_state, seed_anew
-from vqnmt.training.schedule import learning_rate
+from vqnmt.training.metrics import Meter, MetricsLog
+from vqnmt.training.optimizer import LatentGuard, SkipRule, learning_rate, make_optimizer
+from vqnmt.training.process import (
+    SIGNALS,
+    Interruption,
+    keep_freed_memory,
+    load_process_states,
+    one_order,
+    process_state,
+    seed_anew,
+)
 
 # What says how far a training is.
 POSITION = ("step", "epoch", "position", "best")

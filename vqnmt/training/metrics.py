@@ -1,14 +1,99 @@
-"""Metrics as rows of a JSON-lines file and as TensorBoard events."""
+"""Mean losses of all processes, written as rows of a JSON-lines file and as TensorBoard events."""
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
 from torch.utils.tensorboard import SummaryWriter
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines
+from vqnmt.layers import Losses
+
+
+class Meter:
+    """Means of all processes' losses since the last row, and the rate.
+
+    A term is weighted by what it is itself a mean over: target tokens, unless
+    `Losses.counts` names something else.
+
+    Args:
+        unit: What `Losses.tokens` counts: tokens, images.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        # Of this process alone; a term may be missing from some batches.
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._last = ""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._tokens, self._start = 0, time.perf_counter()
+
+    def add(self, batches: Sequence[Losses], tokens: int) -> None:
+        """Take in one step.
+
+        Args:
+            batches: This process's losses; those without tokens are left out.
+            tokens: Target tokens (or images) of all processes.
+        """
+        self._tokens += tokens
+        for losses in batches:
+            if losses.tokens == 0:
+                continue
+            values = {"total": losses.total.detach(), **losses.terms}
+            weights = [torch.as_tensor(losses.counts.get(name, losses.tokens)) for name in values]
+            device = losses.total.device
+            # One copy from the device for all.
+            both = torch.stack([x.to(device).double() for x in (*values.values(), *weights)])
+            means, counts = both.view(2, -1).tolist()
+            for name, mean, count in zip(values, means, counts, strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + mean * count
+                self._weights[name] = self._weights.get(name, 0.0) + count
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for the next row to come out the same."""
+        return {"sums": self._sums, "weights": self._weights}
+
+    def load(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from the states of one or more processes; the rate starts anew."""
+        self._sums, self._weights = (
+            _added([state[key] for state in states]) for key in ("sums", "weights")
+        )
+
+    def summary(self) -> str:
+        """Say the mean loss of this process so far, and the rate of all, in a few characters."""
+        if self._weights.get("total"):
+            rate = self._tokens / (time.perf_counter() - self._start)
+            loss = self._sums["total"] / self._weights["total"]
+            self._last = f"loss {loss:.3f} · {rate:,.0f} {self._unit}/s"
+        return self._last
+
+    def flush(self) -> dict[str, Any]:
+        """Return the means over all processes and reset; every process must call it."""
+        self.load(gather_object([self.state()]))
+        row: dict[str, Any] = {
+            f"train/{name}": value / self._weights[name] for name, value in self._sums.items()
+        }
+        row[f"train/{self._unit}_per_second"] = self._tokens / (time.perf_counter() - self._start)
+        self._sums, self._weights = {}, {}
+        self._restart()
+        return row
+
+
+def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    whole: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            whole[name] += value
+    return dict(whole)
 
 
 class MetricsLog:

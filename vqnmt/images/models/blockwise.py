@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.images.models.autoencoder import ResidualBlock2d
 from vqnmt.images.models.config import AutoencoderConfig
-from vqnmt.images.models.convolution2d import ResidualBlock2d
 from vqnmt.images.models.logistics import PARAMETERS, pixel_nats, scale_values
 
 # Row and column of each pass's pixel in its block: A, D, B, C.

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.images.models.autoencoder import ImageEncoder
+from vqnmt.images.models.autoencoder import ImageEncoder, grid_side
 from vqnmt.images.models.base import Bound, CodeModel
 from vqnmt.images.models.blockwise import DAMPING, BlockwiseDecoder
 from vqnmt.images.models.config import ImageModelConfig, PriorConfig
-from vqnmt.images.models.convolution2d import CausalConvolutions
 from vqnmt.images.models.logistics import (
     expected_pixels,
     mixture_log_probability,
@@ -23,8 +22,8 @@ from vqnmt.images.models.logistics import (
     sample_values,
     scale_values,
 )
-from vqnmt.images.models.vqvae import grid_side
-from vqnmt.layers.losses import Losses
+from vqnmt.images.models.priors import CausalConvolutions
+from vqnmt.layers import Losses
 
 # Logistics in the prior of each integer, and hidden units a turn of its head.
 MIXTURES = 3

@@ -13,8 +13,7 @@ from vqnmt.images.models.logistics import (
     sample_pixels,
     scale_values,
 )
-from vqnmt.layers import Decoder, DecoderState, TransformerConfig
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Losses, TransformerConfig
 
 
 class ImageTransformer(ImageModel):

@@ -5,12 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder
+from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder, grid_side
 from vqnmt.images.models.base import Bound, ImageModel
 from vqnmt.images.models.config import ImageModelConfig
 from vqnmt.images.models.logistics import pixel_nats, sample_pixels
-from vqnmt.images.models.vqvae import grid_side
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 
 
 class GaussianVAE(ImageModel):

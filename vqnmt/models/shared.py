@@ -1,4 +1,4 @@
-"""The one table of pieces that every translation model reads and writes by."""
+"""What the translation models share: the table of pieces, ends, lengths, a teacher's weights."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.errors import VqnmtError
 from vqnmt.tokens import EOS, PAD, UNK, length_limit
 
 
@@ -58,3 +59,25 @@ def length_limits(source: Tensor) -> Tensor:
     """The most tokens that a translation of each row of `source` (B, S) may have; (B,)."""
     lengths: Tensor = (source != PAD).sum(dim=1)
     return length_limit(lengths)
+
+
+def copy_weights(student: nn.Module, teacher: nn.Module) -> int:
+    """Copy the weights of `teacher` that have a namesake in `student`.
+
+    Returns:
+        The number of weights copied.
+
+    Raises:
+        VqnmtError: A weight of the same name has another shape.
+    """
+    own = student.state_dict()
+    found = {name: value for name, value in teacher.state_dict().items() if name in own}
+    for name, value in found.items():
+        if value.shape != own[name].shape:
+            raise VqnmtError(
+                f"warm_start is true, but {name} has shape {tuple(value.shape)} in the teacher "
+                f"and {tuple(own[name].shape)} in the student: give both the same "
+                "transformer settings, or set warm_start=false"
+            )
+    student.load_state_dict(found, strict=False)
+    return sum(value.numel() for value in found.values())

@@ -1,4 +1,8 @@
-"""Soft EM (Roy et al. 2018): m codes drawn from the posterior at each position."""
+"""The quantizers with one codebook of K vectors: gradient, EMA, hard EM and soft EM.
+
+They differ in two places: which codes a position takes (the nearest one, or m draws from the
+posterior), and how `step` moves the codebook (see `Update`).
+"""
 
 import math
 
@@ -6,15 +10,150 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vqnmt.quantizers.base import Assignment
-from vqnmt.quantizers.codebook import Update
+from vqnmt.quantizers.base import Assignment, Quantizer
+from vqnmt.quantizers.codebook import Codebook, Update
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.distances import row_maxima, score_blocks
-from vqnmt.quantizers.vector_quantizer import VectorQuantizer, mean_square_error
+from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
 
 # Logits further below the highest are raised to this. e^-80 is negligible beside e^0 in fp32 and
 # still a normal number: operations on subnormal numbers take several times as long on a CPU.
 _LOGIT_RANGE = 80.0
+
+
+class VectorQuantizer(Quantizer):
+    """A quantizer with K vectors of its own.
+
+    Args:
+        config: The settings.
+        dim: d, the size of the encoder's vectors.
+    """
+
+    update: Update
+
+    def __init__(self, config: QuantizerConfig, dim: int) -> None:
+        super().__init__(config.codebook_size, dim)
+        self.config = config
+        self.codebook = Codebook(config, dim, self.update)
+
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """e_j: the vectors `(..., d)` fp32 of codes `(...)` int64."""
+        return self.codebook.lookup(codes)
+
+    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
+        """Refuse NaN and infinity; see the base class."""
+        return self.codebook.check_finite(vectors, remember)
+
+    def clear(self) -> None:
+        """Forget what was accumulated since the last step."""
+        self.codebook.clear()
+
+    @property
+    def initialised(self) -> bool:
+        """Whether k-means has placed the codes, or is not asked to."""
+        return int(self.codebook.kmeans_filled) == self.codebook.kmeans_vectors.shape[0]
+
+    def step(self) -> None:
+        """Move the codebook by what was accumulated since the last step.
+
+        Raises:
+            VqnmtError: A vector was not finite; the codebook is left as it was.
+        """
+        if not self.frozen:
+            self.codebook.step()
+
+    def freeze(self) -> None:
+        """Stop the codebook for good, and forget what was accumulated."""
+        super().freeze()
+        self.clear()
+        self.codebook.requires_grad_(False)
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        return nearest_codes(vectors, self.codebook.vectors, self.codebook.centre())
+
+
+def mean_square_error(vectors: Tensor, quantized: Tensor) -> Tensor:
+    """Mean of (z_e - z_q)^2 over `(N, d)`; 0, and still part of the graph, if N is 0."""
+    if vectors.shape[0] == 0:
+        return vectors.sum()
+    return functional.mse_loss(vectors, quantized)
+
+
+class GradientQuantizer(VectorQuantizer):
+    """L = log p(x|z_q) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2.
+
+    The loss of van den Oord et al. 2017. Both terms are means over positions and dimensions.
+    `step` only starts the codebook from k-means and restarts dead codes.
+    """
+
+    update = Update.GRADIENT
+
+    def _assign(self, vectors: Tensor) -> Assignment:
+        self.codebook.check_finite(vectors, self._accumulates())
+        with torch.no_grad():
+            codes = self._nearest(vectors)  # (N,)
+            if self._accumulates():
+                hits = vectors.new_zeros(self.codebook_size)
+                hits.index_add_(0, codes, hits.new_ones(()).expand(codes.shape))
+                self.codebook.accumulate(vectors, hits, None)
+        quantized = self.codebook.lookup(codes).float()  # (N, d), with gradient to the codebook
+        error = mean_square_error(vectors, quantized.detach())
+        return Assignment(
+            quantized=quantized.detach(),
+            codes=codes,
+            samples=codes[:, None],
+            losses={
+                "codebook": mean_square_error(quantized, vectors.detach()),
+                "commitment": self.config.beta * error,
+            },
+            statistics={
+                "quantisation_error": error.detach(),
+                "posterior_entropy": torch.zeros_like(error.detach()),
+            },
+        )
+
+
+class EMAQuantizer(VectorQuantizer):
+    """z_q = e_argmin; the codebook is a moving average (van den Oord et al. 2017)."""
+
+    update = Update.AVERAGE
+
+    def _assign(self, vectors: Tensor) -> Assignment:
+        self.codebook.check_finite(vectors, self._accumulates())
+        with torch.no_grad():
+            codes = self._nearest(vectors)  # (N,)
+            quantized = self.codebook.lookup(codes).float()  # (N, d)
+            if self._accumulates():
+                hits, sums = hard_counts(vectors, codes, self.codebook_size)
+                self.codebook.accumulate(vectors, hits, sums)
+        error = mean_square_error(vectors, quantized)
+        return Assignment(
+            quantized=quantized,
+            codes=codes,
+            samples=codes[:, None],
+            losses={"commitment": self.config.beta * error},
+            statistics={
+                "quantisation_error": error.detach(),
+                "posterior_entropy": torch.zeros_like(error.detach()),
+            },
+        )
+
+
+class HardEMQuantizer(EMAQuantizer):
+    """Mini-batch k-means: after each step a code that was hit is the mean of its vectors.
+
+    This reads the EM algorithm of Roy et al. 2018 batch by batch: E step z_i = argmin, M step
+    c_j = sum_i 1[z_i = j], mu_j = 1/c_j sum_i 1[z_i = j] x_i; codes that were not hit stay.
+    """
+
+    update = Update.REPLACE
+
+
+def hard_counts(vectors: Tensor, codes: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """sum_i 1[z_i = j] `(K,)` and sum_i 1[z_i = j] z_e(x_i) `(K, d)`."""
+    hits = vectors.new_zeros(codebook_size)
+    hits.index_add_(0, codes, hits.new_ones(()).expand(codes.shape))
+    sums = vectors.new_zeros(codebook_size, vectors.shape[1])
+    return hits, sums.index_add_(0, codes, vectors)
 
 
 class SoftEMQuantizer(VectorQuantizer):
