@@ -111,7 +111,6 @@ class Quantizer(nn.Module, ABC):
             raise VqnmtError(f"The quantizer's vectors have dimension {dim}: it must be 1 or more.")
         self.codebook_size = codebook_size
         self.dim = dim
-        self.frozen = False
         # Training and evaluation are counted apart: a validation pass in the middle of an epoch
         # leaves the statistics of the epoch alone.
         self._counters = {mode: UsageCounter(codebook_size) for mode in (True, False)}
@@ -119,14 +118,18 @@ class Quantizer(nn.Module, ABC):
     def forward(self, z_e: Tensor, mask: Tensor | None = None) -> QuantizerOutput:
         """Quantize, always in fp32.
 
+        NaN in, NaN out: if one of the real vectors is not finite, or its square overflows, all of
+        `quantized` is NaN, and the batch is neither counted nor accumulated. So the loss is NaN,
+        and the training loop leaves the step out in every process.
+
         Args:
             z_e: `(..., d)` output of the encoder, of any floating dtype.
             mask: `(...)` bool, True at real positions; None = all are real. Masked positions
                 are dropped before anything is computed.
 
         Raises:
-            VqnmtError: The shapes do not fit, or (on the CPU; elsewhere `step` raises it, to
-                spare a synchronisation) `z_e` is not finite.
+            VqnmtError: The shapes do not fit; or a vector is not finite in evaluation mode without
+                gradients, where no loss would tell.
         """
         self._check_shapes(z_e, mask)
         with lasting_tensors():
@@ -140,6 +143,15 @@ class Quantizer(nn.Module, ABC):
             kept = None if mask is None else mask.flatten().nonzero().squeeze(1)  # (N,)
             if kept is not None:
                 rows = rows[kept]  # (N, d)
+            # The norm takes one pass and no temporary.
+            finite = bool(torch.linalg.vector_norm(rows.detach().float()).isfinite())
+            if not finite:
+                if not (self.training or torch.is_grad_enabled()):
+                    raise VqnmtError(
+                        "The quantizer got NaN or infinite vectors: the model is damaged, or was "
+                        "trained with too high a learning rate."
+                    )
+                rows, kept = rows[:0], torch.zeros(0, dtype=torch.int64, device=rows.device)
             assignment = self._assign(rows.float())
         quantized = assignment.quantized.to(z_e.dtype)
         if self.straight_through:
@@ -151,8 +163,9 @@ class Quantizer(nn.Module, ABC):
                 assignment.statistics["quantisation_error"],
             )
         shape = z_e.shape[:-1]
+        quantized = _restore(quantized, shape, kept)
         return QuantizerOutput(
-            quantized=_restore(quantized, shape, kept),
+            quantized=quantized if finite else quantized + torch.nan,
             codes=_restore(assignment.codes, shape, kept),
             samples=_restore(assignment.samples, shape, kept),
             losses=assignment.losses,
@@ -171,35 +184,16 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def _assign(self, vectors: Tensor) -> Assignment:
-        """Quantize `(N, d)` fp32 vectors, N possibly 0, and accumulate in training."""
+        """Quantize `(N, d)` finite fp32 vectors, N possibly 0, and accumulate in training."""
 
     @abstractmethod
     def _nearest(self, vectors: Tensor) -> Tensor:
         """The nearest codes `(N,)` of `(N, d)` fp32 vectors."""
 
-    @abstractmethod
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity in `vectors`, fp32 of any shape.
-
-        Args:
-            vectors: What to check.
-            remember: Whether `step` shall raise the error, where it is not raised at once.
-
-        Returns:
-            Bool scalar: all is finite.
-
-        Raises:
-            VqnmtError: On the CPU; names the step. Elsewhere it would cost a synchronisation.
-        """
-
-    @abstractmethod
     def step(self) -> None:
         """Move the codebook by what was accumulated; call after each step of the optimiser.
 
-        Every process must call it.
-
-        Raises:
-            VqnmtError: A vector was not finite; the codebook is left as it was.
+        Every process must call it. By default there is no codebook to move.
         """
 
     def clear(self) -> None:
@@ -212,10 +206,6 @@ class Quantizer(nn.Module, ABC):
 
     def set_progress(self, fraction: float) -> None:
         """Set annealed settings; `fraction` of training done, 0 to 1. By default there are none."""
-
-    def freeze(self) -> None:
-        """Stop the codebook for good: nothing accumulates and `step` does nothing."""
-        self.frozen = True
 
     def epoch_statistics(self) -> CodebookStatistics:
         """Statistics of this mode (training or evaluation) since the last reset.
@@ -258,7 +248,7 @@ class Quantizer(nn.Module, ABC):
 
     def _accumulates(self) -> bool:
         """Whether this forward counts towards the next codebook step."""
-        return self.training and not self.frozen and not in_backward()
+        return self.training and not in_backward()
 
     def _check_shapes(self, z_e: Tensor, mask: Tensor | None) -> None:
         if z_e.ndim < 1 or z_e.shape[-1] != self.dim:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.finite import FiniteCheck
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
 from vqnmt.quantizers.statistics import all_reduce, rank, world_size
 
@@ -73,13 +71,12 @@ class Codebook(nn.Module):
         self.register_buffer("counts", torch.zeros(size) if reference else torch.ones(size))
         if update is Update.AVERAGE:
             self.register_buffer("sums", vectors.clone())  # (K, d)
-        # Steps taken: names the step in errors and, with the seed, decides the random choices.
+        # Steps taken: with the seed they decide the random choices.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         # Below 2^24, so that it passes exactly through the fp32 all-reduce.
         self.register_buffer("seed", torch.randint(1 << 24, ()))
         self.register_buffer("kmeans_vectors", torch.zeros(wanted, dim))
         self.register_buffer("kmeans_filled", torch.zeros((), dtype=torch.int64))
-        self._check = FiniteCheck()
         self.clear()
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -100,14 +97,9 @@ class Codebook(nn.Module):
         """Forget what was accumulated since the last step."""
         self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments
         self._hit_sums: Tensor | None = None  # (K, d)
-        self._check.clear()
         self._pool: Tensor | None = None  # (P, d)
         self._priorities: Tensor | None = None  # (P,) int64, the smallest are kept
         self._seen = 0
-
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity; see `Quantizer.check_finite`."""
-        return self._check(vectors, remember, lambda: _not_finite(int(self.steps)))
 
     @torch.no_grad()
     def accumulate(self, vectors: Tensor, hits: Tensor, hit_sums: Tensor | None) -> None:
@@ -150,9 +142,6 @@ class Codebook(nn.Module):
         """Sum over the processes what was accumulated and move the codebook.
 
         Every process must call it: there is one all-reduce of fixed size, whatever the data.
-
-        Raises:
-            VqnmtError: A vector was not finite; the codebook is left as it was.
         """
         size, dim = self.vectors.shape
         world, own = world_size(), rank()
@@ -161,14 +150,13 @@ class Codebook(nn.Module):
         hits = zeros(size) if self._hits is None else self._hits
         # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
         slots = zeros(world, -(-POOL_SIZE // world), dim)
-        # Per rank the number of pooled vectors; then faults and rank 0's seed.
-        scalars = zeros(world + 2)
+        # The number of pooled vectors of each rank, then rank 0's seed.
+        scalars = zeros(world + 1)
         if self._pool is not None:
             slots[own, : self._pool.shape[0]] = self._pool
             scalars[own] = self._pool.shape[0]
-        scalars[world] = self._check.faults(device)
         if own == 0:
-            scalars[world + 1] = self.seed
+            scalars[world] = self.seed
         payload = [hits, slots, scalars]
         if self.update is not Update.GRADIENT:
             sums = self._hit_sums
@@ -181,9 +169,7 @@ class Codebook(nn.Module):
         facts = torch.cat(
             [scalars, torch.stack([hits.sum(), self.steps, self.kmeans_filled]).to(scalars.dtype)]
         ).tolist()
-        filled, (faults, seed, total, steps, gathered) = facts[:world], facts[world:]
-        if faults:
-            raise _not_finite(int(steps))
+        filled, (seed, total, steps, gathered) = facts[:world], facts[world:]
         self.steps += 1
         if total == 0:
             return
@@ -268,10 +254,3 @@ class Codebook(nn.Module):
         """K, d and how the codes move."""
         size, dim = self.vectors.shape
         return f"{size} codes of dimension {dim}, {self.update.name.lower()}"
-
-
-def _not_finite(step: int) -> VqnmtError:
-    return VqnmtError(
-        f"The quantizer got NaN or infinite encoder vectors at codebook step {step}; the codebook "
-        "was left as it was: lower the learning rate or clip the gradients."
-    )

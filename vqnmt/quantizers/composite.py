@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Assignment, Quantizer
 from vqnmt.quantizers.learnt import linear
 from vqnmt.quantizers.vector_quantizers import mean_square_error
@@ -49,28 +48,8 @@ class CompositeQuantizer(Quantizer):
         """The parts, typed."""
         return [part for part in self.parts if isinstance(part, Quantizer)]
 
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity anywhere on behalf of all parts; see the base class.
-
-        Either all parts learn of a fault or none: otherwise only some would move.
-        """
-        # The norm checks all of `vectors` at once; the parts need not read them again.
-        norm = torch.linalg.vector_norm(vectors.detach())
-        return torch.stack([part.check_finite(norm, remember) for part in self.quantizers]).all()
-
     def step(self) -> None:
-        """Move the codebooks of all parts.
-
-        Raises:
-            VqnmtError: A vector was not finite; all codebooks are left as they were.
-        """
-        try:
-            self._step_parts()
-        except VqnmtError:
-            self.clear()  # of the parts whose turn did not come
-            raise
-
-    def _step_parts(self) -> None:
+        """Move the codebooks of all parts."""
         for part in self.quantizers:
             part.step()
 
@@ -88,13 +67,6 @@ class CompositeQuantizer(Quantizer):
         """Tell the annealed settings of the parts how far training is, from 0 to 1."""
         for part in self.quantizers:
             part.set_progress(fraction)
-
-    def freeze(self) -> None:
-        """Stop the codebooks of all parts for good."""
-        super().freeze()
-        for part in self.quantizers:
-            part.freeze()
-        self.requires_grad_(False)
 
     def reset_statistics(self) -> None:
         """Forget the statistics of this mode, those of the parts too."""
@@ -163,7 +135,6 @@ class ProductQuantizer(CompositeQuantizer):
         return vectors.split(self.sizes, dim=1)
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.check_finite(vectors, self._accumulates())
         pieces = zip(self.quantizers, self._slices(vectors), strict=True)
         outputs = [part(piece) for part, piece in pieces]
         shares = [size / self.dim for size in self.sizes]
@@ -214,7 +185,6 @@ class ResidualQuantizer(CompositeQuantizer):
         return torch.stack([part.codes_to_vectors(digit) for part, digit in digits]).sum(dim=0)
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.check_finite(vectors, self._accumulates())
         left = vectors  # (N, d)
         quantized = torch.zeros_like(vectors)
         outputs = []
@@ -250,7 +220,8 @@ class ResidualQuantizer(CompositeQuantizer):
             vectors = vectors - part.codes_to_vectors(codes[-1]).float()
         return self.combine(codes)
 
-    def _step_parts(self) -> None:
+    def step(self) -> None:
+        """Move the codebooks of all stages; those after an unfinished start wait for it."""
         stages = self.quantizers
         for index, stage in enumerate(stages):
             if not stage.initialised:

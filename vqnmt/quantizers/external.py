@@ -58,10 +58,7 @@ class ExternalQuantizer(LearntQuantizer):
         return vectors[: codes.numel()].view(*codes.shape, self.dim)
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        finite = self.check_finite(vectors, self._accumulates())
-        # On a GPU the error waits for `step`, and NaN has no code.
-        rows = _never_empty(torch.where(finite, vectors, 0.0))
-        quantized, codes, *losses = self.inner(rows[None])  # (1, N, d), (1, N)
+        quantized, codes, *losses = self.inner(_never_empty(vectors)[None])  # (1, N, d), (1, N)
         count = vectors.shape[0]
         quantized, codes = quantized[0, :count], codes[0, :count].long()
         return Assignment(

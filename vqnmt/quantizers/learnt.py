@@ -6,18 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Assignment, Quantizer, StraightThrough
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.finite import FiniteCheck
-from vqnmt.quantizers.statistics import all_reduce
 from vqnmt.quantizers.vector_quantizers import mean_square_error
 
 _DISCRETE = 0.5  # share of the positions that take the bits themselves in training
 
 
 class LearntQuantizer(Quantizer):
-    """A quantizer whose value has its own gradient: `step` moves nothing, it only checks.
+    """A quantizer whose value has its own gradient: `step` moves nothing.
 
     Args:
         codebook_size: K, the number of codes.
@@ -25,48 +22,11 @@ class LearntQuantizer(Quantizer):
     """
 
     straight_through = False
-    steps: Tensor
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__(codebook_size, dim)
-        # Steps taken: names the step in errors.
+        # Nothing reads it; the models that are trained and saved have it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._check = FiniteCheck()
-
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity; see the base class."""
-        return self._check(vectors, remember, self._not_finite)
-
-    def clear(self) -> None:
-        """Forget the checks since the last step."""
-        self._check.clear()
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Count the step, and raise in every process what one of them found.
-
-        Raises:
-            VqnmtError: A vector was not finite.
-        """
-        if self.frozen:
-            return
-        (faults,) = all_reduce([self._check.faults(self.steps.device)])
-        self.clear()
-        if faults.item():
-            raise self._not_finite()
-        self.steps += 1
-
-    def freeze(self) -> None:
-        """Stop everything that is learnt here for good."""
-        super().freeze()
-        self.clear()
-        self.requires_grad_(False)
-
-    def _not_finite(self) -> VqnmtError:
-        return VqnmtError(
-            f"The quantizer got NaN or infinite encoder vectors at step {int(self.steps)}: "
-            "lower the learning rate or clip the gradients."
-        )
 
 
 def linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
@@ -114,7 +74,6 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
         return functional.embedding(codes, self.vectors)
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.check_finite(vectors, self._accumulates())
         logits = linear(self.logits, vectors)  # (N, K)
         codes = logits.argmax(dim=1)
         nearest = self.codes_to_vectors(codes).float()  # (N, d)
@@ -176,7 +135,6 @@ class SemanticHashingQuantizer(LearntQuantizer):
         return linear(self.output, linear(self.hidden, bits).relu())
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.check_finite(vectors, self._accumulates())
         logits = linear(self.logits, vectors)  # (N, b)
         codes = samples = _to_codes(logits > 0)
         nearest = self._vectors((logits > 0).float())  # (N, d)

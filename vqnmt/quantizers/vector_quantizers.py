@@ -39,10 +39,6 @@ class VectorQuantizer(Quantizer):
         """e_j: the vectors `(..., d)` fp32 of codes `(...)` int64."""
         return self.codebook.lookup(codes)
 
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity; see the base class."""
-        return self.codebook.check_finite(vectors, remember)
-
     def clear(self) -> None:
         """Forget what was accumulated since the last step."""
         self.codebook.clear()
@@ -53,19 +49,8 @@ class VectorQuantizer(Quantizer):
         return int(self.codebook.kmeans_filled) == self.codebook.kmeans_vectors.shape[0]
 
     def step(self) -> None:
-        """Move the codebook by what was accumulated since the last step.
-
-        Raises:
-            VqnmtError: A vector was not finite; the codebook is left as it was.
-        """
-        if not self.frozen:
-            self.codebook.step()
-
-    def freeze(self) -> None:
-        """Stop the codebook for good, and forget what was accumulated."""
-        super().freeze()
-        self.clear()
-        self.codebook.requires_grad_(False)
+        """Move the codebook by what was accumulated since the last step."""
+        self.codebook.step()
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         return nearest_codes(vectors, self.codebook.vectors, self.codebook.centre())
@@ -88,7 +73,6 @@ class GradientQuantizer(VectorQuantizer):
     update = Update.GRADIENT
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.codebook.check_finite(vectors, self._accumulates())
         with torch.no_grad():
             codes = self._nearest(vectors)  # (N,)
             if self._accumulates():
@@ -118,7 +102,6 @@ class EMAQuantizer(VectorQuantizer):
     update = Update.AVERAGE
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        self.codebook.check_finite(vectors, self._accumulates())
         with torch.no_grad():
             codes = self._nearest(vectors)  # (N,)
             quantized = self.codebook.lookup(codes).float()  # (N, d)
@@ -182,13 +165,8 @@ class SoftEMQuantizer(VectorQuantizer):
         self.samples = round(_between(config.samples, config.samples_end, fraction))
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        finite = self.codebook.check_finite(vectors, self._accumulates())
         with torch.no_grad():
-            seen = vectors.detach()
-            if vectors.device.type != "cpu":
-                # The error is raised by `step`; indices computed from NaN would abort the process.
-                seen = torch.where(finite, seen, 0.0)
-            codes, samples, entropy = self._posterior(seen)
+            codes, samples, entropy = self._posterior(vectors.detach())
             nearest = self.codebook.lookup(codes).float()  # (N, d)
             if self.training and vectors.shape[0] > 0:
                 # (N, m) -> (N, d) without the (N, m, d) in between; on CPU the mode "mean" takes

@@ -24,7 +24,7 @@ from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import DistributedModel
 from vqnmt.training.metrics import Meter, MetricsLog
-from vqnmt.training.optimizer import LatentGuard, SkipRule, learning_rate, make_optimizer
+from vqnmt.training.optimizer import SkipRule, learning_rate, make_optimizer
 from vqnmt.training.process import (
     SIGNALS,
     Interruption,
@@ -100,7 +100,6 @@ class Trainer:
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
         self._meter = Meter(batches.unit)
-        self._guard = LatentGuard(self.inner)
         self._quantizers = [m for m in self.inner.modules() if isinstance(m, Quantizer)]
         self._interruption = Interruption()
         self._stop = [0] * len(SIGNALS)  # how many processes have received each signal
@@ -121,7 +120,6 @@ class Trainer:
         with (
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             self._interruption,
-            self._guard,
             one_order(self.distributed.accelerator.device),
         ):
             for row in self._run(progress):
@@ -191,7 +189,7 @@ class Trainer:
             with self.distributed.accumulating(last=number == len(group)):
                 losses = self._forward(indices)
                 share, of_batch = self._share(losses)
-                self._guard.checked(losses.total if alone else share).backward()
+                (losses.total if alone else share).backward()
             losses.total = share.detach() / max(losses.tokens, 1)  # to log
             found.append(losses)
             facts = facts + of_batch
@@ -208,7 +206,8 @@ class Trainer:
             self._meter.add(found, tokens)
         self.optimizer.zero_grad()
         if not accepted:
-            self._guard.clear()
+            for quantizer in self._quantizers:
+                quantizer.clear()
             return norm
         call(trained, "after_optimizer_step")
         return None

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
-from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.config import TrainingConfig
 
 # Odd quintic polynomials a s + b s^3 + c s^5, each the best for the range that the one before
@@ -224,47 +222,3 @@ class SkipRule:
         """Go on from `state`."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
         self._taken, self._average = state["taken"], state["average"]
-
-
-class LatentGuard:
-    """While entered, keeps vectors that are not finite out of the quantizers in training.
-
-    A quantizer refuses them with an error, in one process perhaps while the others wait for its
-    gradient. Behind the guard it sees zeros, and the loss becomes NaN instead: so does the
-    gradient of every process, and all of them leave the step out.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
-        self._hooks: list[RemovableHandle] = []
-        self._finite: Tensor | None = None  # bool
-
-    def __enter__(self) -> "LatentGuard":
-        """Stand before the quantizers."""
-        self._hooks = [q.register_forward_pre_hook(self._replace) for q in self._quantizers]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Step aside."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _replace(self, quantizer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not torch.is_grad_enabled():  # validation
-            return None
-        z_e, *others = arguments
-        # The quantizers' own criterion: squares that overflow are as bad.
-        finite = torch.linalg.vector_norm(z_e.detach().float()).isfinite()
-        self._finite = finite if self._finite is None else self._finite & finite
-        return torch.where(finite, z_e, 0.0), *others
-
-    def checked(self, loss: Tensor) -> Tensor:
-        """Return `loss`; NaN, its gradient too, if a vector since the last call was not finite."""
-        finite, self._finite = self._finite, None
-        return loss if finite is None else loss * torch.where(finite, 1.0, torch.nan)
-
-    def clear(self) -> None:
-        """Let the quantizers forget what they have accumulated for a step that is left out."""
-        self._finite = None
-        for quantizer in self._quantizers:
-            quantizer.clear()
