@@ -250,7 +250,7 @@ class Decoder(nn.Module):
         x = self.positions(embedded)
         hidden = None if mask is None or causal else attention_mask(mask)
         for layer, memory in zip(self.layers, state.memory, strict=True):
-            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+            x, _ = layer(x, memory, state.memory_mask, mask=hidden, causal=causal, cache=None)
         return self.norm(x)
 
     def step(self, embedded: Tensor, state: DecoderState) -> Tensor:
@@ -258,7 +258,12 @@ class Decoder(nn.Module):
         x = self.positions(embedded[:, None], start=state.step)
         for i, layer in enumerate(self.layers):
             x, state.cache[i] = layer(
-                x, state.memory[i], state.memory_mask, None, False, state.cache[i]
+                x,
+                state.memory[i],
+                state.memory_mask,
+                mask=None,
+                causal=False,
+                cache=state.cache[i],
             )
         state.step += 1
         return self.norm(x)[:, 0]

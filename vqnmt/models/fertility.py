@@ -196,7 +196,7 @@ class PositionalDecoder(Decoder):
             self.positional, self.layers, state.memory, strict=True
         ):
             x = positional(x, table, hidden)
-            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+            x, _ = layer(x, memory, state.memory_mask, mask=hidden, causal=False, cache=None)
         return self.norm(x)
 
 

@@ -176,7 +176,12 @@ class LatentTransformer(nn.Module):
         if self.target_reader is not None:
             key_value = self.target_reader.project(memory)
             x, _ = self.target_reader(
-                x, key_value, attention_mask(memory_mask), attention_mask(mask), False, None
+                x,
+                key_value,
+                attention_mask(memory_mask),
+                mask=attention_mask(mask),
+                causal=False,
+                cache=None,
             )
         missing = -labels.shape[1] % 2**self.config.compression
         return self.compressor(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
@@ -232,7 +237,13 @@ class LatentTransformer(nn.Module):
         losses = {"reconstruction": reconstruction, **code_losses}
         total = torch.stack(list(losses.values())).sum()
         terms = {name: value.detach() for name, value in losses.items()}
-        return Losses(total, tokens, {**terms, **statistics}, code_losses, counts)
+        return Losses(
+            total=total,
+            tokens=tokens,
+            terms={**terms, **statistics},
+            parts=code_losses,
+            counts=counts,
+        )
 
     def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
