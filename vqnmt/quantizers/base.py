@@ -15,7 +15,7 @@ from vqnmt.quantizers.statistics import CodebookStatistics, UsageCounter
 
 @dataclass(slots=True)
 class QuantizerOutput:
-    """What a quantizer returns for `z_e` of shape `(..., d)`."""
+    """Result of a quantizer's forward pass over `z_e` of shape `(..., d)`."""
 
     quantized: Tensor
     """`(..., d)` in the dtype of `z_e`; 0 where masked. Its gradient passes straight through to
@@ -25,11 +25,11 @@ class QuantizerOutput:
     """`(...)` int64, the nearest (or most likely) code; 0 where masked."""
 
     samples: Tensor
-    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label: those
-    drawn in training; `codes[..., None]` for hard quantizers and in evaluation."""
+    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label: the
+    drawn codes in training; `codes[..., None]` for hard quantizers and in evaluation."""
 
     losses: dict[str, Tensor]
-    """Loss terms by name, fp32 scalars, already weighted: the caller adds them up."""
+    """Loss terms by name: fp32 scalars, already weighted, for the caller to sum."""
 
     statistics: dict[str, Tensor]
     """Detached scalars of this batch: `quantisation_error`, `posterior_entropy` in nats."""
@@ -37,7 +37,7 @@ class QuantizerOutput:
 
 @dataclass(slots=True)
 class Assignment:
-    """What a quantizer decides for the N unmasked vectors, all in fp32."""
+    """Codes, vectors and losses of the N unmasked vectors, all in fp32."""
 
     quantized: Tensor  # (N, d); its gradient is dropped where the quantizer is straight-through
     codes: Tensor  # (N,)
@@ -66,17 +66,17 @@ class StraightThrough(torch.autograd.Function):
 def in_backward() -> bool:
     """Whether this forward recomputes an activation checkpoint inside a backward pass.
 
-    Both variants of `torch.utils.checkpoint` recompute while the autograd engine runs, so what
-    was counted in the first forward must not be counted again.
+    Both variants of `torch.utils.checkpoint` recompute while the autograd engine runs. The first
+    forward pass has counted the vectors already, so the recomputation must not.
     """
     return torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def lasting_tensors() -> Iterator[None]:
-    """Make tensors that may be changed and trained on later, also in inference mode.
+    """Leave inference mode while entered, so that new tensors can be changed and trained later.
 
-    That mode turns into `torch.no_grad`; any other stays.
+    Inference mode becomes `torch.no_grad`; other modes stay as they are.
     """
     if not torch.is_inference_mode_enabled():
         yield
@@ -100,10 +100,10 @@ class Quantizer(nn.Module, ABC):
     """
 
     straight_through = True
-    """Whether z_e gets the gradient of the value unchanged; otherwise the value has its own."""
+    """Whether z_e gets the gradient of `quantized` unchanged, instead of a gradient through it."""
 
     stochastic = False
-    """Whether the value in training comes from codes that are drawn, not from the nearest one."""
+    """Whether `quantized` in training comes from drawn codes instead of the nearest one."""
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
@@ -111,8 +111,8 @@ class Quantizer(nn.Module, ABC):
             raise VqnmtError(f"The quantizer's vectors have dimension {dim}: it must be 1 or more.")
         self.codebook_size = codebook_size
         self.dim = dim
-        # Training and evaluation are counted apart: a validation pass in the middle of an epoch
-        # leaves the statistics of the epoch alone.
+        # Training and evaluation have separate counters: a validation pass in the middle of an
+        # epoch does not change the statistics of the epoch.
         self._counters = {mode: UsageCounter(codebook_size) for mode in (True, False)}
 
     def forward(self, z_e: Tensor, mask: Tensor | None = None) -> QuantizerOutput:
@@ -133,11 +133,11 @@ class Quantizer(nn.Module, ABC):
         """
         self._check_shapes(z_e, mask)
         with lasting_tensors():
-            # What was made in inference mode can enter no gradient and no state.
+            # A tensor of inference mode can take part in no gradient; its clone can.
             return self._quantize(z_e.clone() if z_e.is_inference() else z_e, mask)
 
     def _quantize(self, z_e: Tensor, mask: Tensor | None) -> QuantizerOutput:
-        """`forward` of what has been checked."""
+        """Quantize checked inputs; see `forward`."""
         with torch.autocast(device_type=z_e.device.type, enabled=False):
             rows = z_e.reshape(-1, self.dim)  # (all positions, d)
             kept = None if mask is None else mask.flatten().nonzero().squeeze(1)  # (N,)
@@ -197,25 +197,25 @@ class Quantizer(nn.Module, ABC):
         """
 
     def clear(self) -> None:
-        """Discard what was accumulated since the last step; by default nothing is accumulated."""
+        """Discard what was accumulated since the last step."""
 
     @property
     def initialised(self) -> bool:
-        """Whether the codebook is past its start from the first vectors, where it has one."""
+        """Whether the k-means start of the codebook is over; True if there is none."""
         return True
 
     def set_progress(self, fraction: float) -> None:
-        """Set annealed settings; `fraction` of training done, 0 to 1. By default there are none."""
+        """Set annealed settings, if there are any; `fraction` of training done, 0 to 1."""
 
     def epoch_statistics(self) -> CodebookStatistics:
-        """Statistics of this mode (training or evaluation) since the last reset.
+        """Statistics of the current mode (training or evaluation) since the last reset.
 
-        They cover all processes, and every process must call it.
+        They cover all processes; every process must call this method.
         """
         return self._counters[self.training].summarise(self._device())
 
     def reset_statistics(self) -> None:
-        """Forget the statistics of this mode (training or evaluation)."""
+        """Reset the statistics of the current mode (training or evaluation)."""
         self._counters[self.training].reset()
 
     def running_state(self) -> dict[str, Tensor]:
@@ -228,7 +228,7 @@ class Quantizer(nn.Module, ABC):
             self._counters[True].load({key: value.clone() for key, value in state.items()})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
-        """Do what `to`, `half`, `cuda` and the like ask for, but to the dtypes."""
+        """Apply `to`, `half`, `cuda` and the like without their change of dtype."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -241,13 +241,13 @@ class Quantizer(nn.Module, ABC):
         return self
 
     def _device(self) -> torch.device:
-        """Where the quantizer's tensors are."""
+        """The device of the quantizer's tensors."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
 
     def _accumulates(self) -> bool:
-        """Whether this forward counts towards the next codebook step."""
+        """Whether this forward pass adds to the next codebook step."""
         return self.training and not in_backward()
 
     def _check_shapes(self, z_e: Tensor, mask: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""From the settings to the quantizer."""
+"""Building a quantizer from its settings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
         "sim_vq": SimVQQuantizer,
     }
     with lasting_tensors():
-        # In fp32, whatever the default dtype is.
+        # Weights are fp32 under any default dtype.
         return builders[config.name](config, dim).float()
 
 

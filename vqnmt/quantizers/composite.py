@@ -12,11 +12,11 @@ from vqnmt.quantizers.vector_quantizers import mean_square_error
 
 
 class CompositeQuantizer(Quantizer):
-    """Several quantizers behind the interface of one; everything passes through to them.
+    """Several quantizers used as one.
 
-    The code is a number with one digit for each part, of base K_i, the first digit the lowest:
-    z = z_1 + K_1 (z_2 + K_2 (z_3 + ...)). The statistics of a part alone are in
-    `parts[i].epoch_statistics()`.
+    A code is a number with one digit of base K_i for each part, the first digit being the lowest:
+    z = z_1 + K_1 (z_2 + K_2 (z_3 + ...)). `parts[i].epoch_statistics()` has the statistics of one
+    part.
 
     Args:
         parts: One or more.
@@ -93,7 +93,7 @@ class CompositeQuantizer(Quantizer):
 
 
 class ProductQuantizer(CompositeQuantizer):
-    """n quantizers, each of its own part of z_e (arXiv 1803.03382).
+    """n quantizers, each for its own part of z_e (Kaiser et al. 2018).
 
     Sliced: part i quantizes the i-th slice of z_e. Projected: it quantizes pi_i z_e, where the n
     projections make up one d x d matrix, orthogonal at the start, and the value stays in the
@@ -162,7 +162,7 @@ class ProductQuantizer(CompositeQuantizer):
 
 
 class ResidualQuantizer(CompositeQuantizer):
-    """n stages, from coarse to fine (Zeghidour et al. 2021, arXiv 2107.03312, algorithm 1).
+    """n stages, from coarse to fine (Zeghidour et al. 2021, algorithm 1).
 
         r_1 = z_e,    r_{i+1} = r_i - sg(Q_i(r_i)),    z_q = sum_i Q_i(r_i).
 

@@ -10,7 +10,7 @@ from vqnmt.quantizers.base import Assignment, Quantizer, StraightThrough
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.vector_quantizers import mean_square_error
 
-_DISCRETE = 0.5  # share of the positions that take the bits themselves in training
+_DISCRETE = 0.5  # share of positions that take the discrete bits in training
 
 
 class LearntQuantizer(Quantizer):
@@ -41,7 +41,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 class GumbelSoftmaxQuantizer(LearntQuantizer):
-    """A relaxed draw of one code, with the gradient of the relaxation (arXiv 1611.01144).
+    """A relaxed draw of one code, with the gradient of the relaxation (Jang et al. 2017).
 
     With pi = softmax(W z_e + b) and g_j drawn from Gumbel(0, 1), equation 2:
 
@@ -85,7 +85,7 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
             quantized, samples = draws @ self.vectors.float(), draws.argmax(dim=1)
         log_probabilities = logits.log_softmax(dim=1)
         entropy = mean(-(log_probabilities.exp() * log_probabilities).sum(dim=1))
-        # 0, not ln K, of an empty batch
+        # An empty batch has a divergence of 0 instead of ln K.
         divergence = math.log(self.codebook_size) * min(len(vectors), 1) - entropy
         return Assignment(
             quantized=quantized,
@@ -103,16 +103,16 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
 
 
 class SemanticHashingQuantizer(LearntQuantizer):
-    """log2 K bits from a saturating sigmoid with noise (arXiv 1801.09797, 1803.03382).
+    """log2 K bits from a noisy saturating sigmoid (Kaiser and Bengio 2018; Kaiser et al. 2018).
 
     With v = W z_e + b and, in training, noise n from N(0, `noise`^2):
 
         f1(v) = max(0, min(1, 1.2 sigmoid(v + n) - 0.1)),    f2(v) = 1[v + n > 0].
 
     Half of the positions take f1, the others f2 with the gradient of f1. In evaluation the bits
-    are 1[v > 0]. Bit i counts 2^i in the code. Two dense layers with a ReLU in between make the
-    vector of the bits. The samples are the codes of f2. The entropy
-    returned is that of the posterior under the noise, P(bit = 1) = Phi(v / noise).
+    are 1[v > 0]. Bit i counts 2^i in the code. Two dense layers with a ReLU in between turn the
+    bits into a vector. The samples are the codes of f2. The entropy is that of the posterior under
+    the noise, P(bit = 1) = Phi(v / noise).
     """
 
     stochastic = True
@@ -162,7 +162,7 @@ class SemanticHashingQuantizer(LearntQuantizer):
         if self.config.noise == 0:
             return logits.new_zeros(len(logits))
         scaled = logits / self.config.noise
-        # Both tails by themselves: 1 - Phi would lose the small one.
+        # Each tail is computed on its own: 1 - Phi would round a small one to 0.
         logs = torch.special.log_ndtr(torch.stack([scaled, -scaled]))  # (2, N, b)
         return -(logs.exp() * logs).sum(dim=(0, 2))
 

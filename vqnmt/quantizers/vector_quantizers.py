@@ -15,8 +15,8 @@ from vqnmt.quantizers.codebook import Codebook, Update
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
 
-# Logits further below the highest are raised to this. e^-80 is negligible beside e^0 in fp32 and
-# still a normal number: operations on subnormal numbers take several times as long on a CPU.
+# Logits are clamped to this much below the highest one. e^-80 is negligible compared to e^0 and
+# still a normal fp32 number; subnormal numbers take a CPU several times as long.
 _LOGIT_RANGE = 80.0
 
 
@@ -64,10 +64,12 @@ def mean_square_error(vectors: Tensor, quantized: Tensor) -> Tensor:
 
 
 class GradientQuantizer(VectorQuantizer):
-    """L = log p(x|z_q) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2.
+    """Nearest code; the optimiser trains the codebook (van den Oord et al. 2017).
 
-    The loss of van den Oord et al. 2017. Both terms are means over positions and dimensions.
-    `step` only starts the codebook from k-means and restarts dead codes.
+        L = log p(x|z_q) + ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2
+
+    Both quantizer terms are means over positions and dimensions. `step` only starts the codebook
+    from k-means and restarts dead codes.
     """
 
     update = Update.GRADIENT
@@ -97,7 +99,10 @@ class GradientQuantizer(VectorQuantizer):
 
 
 class EMAQuantizer(VectorQuantizer):
-    """z_q = e_argmin; the codebook is a moving average (van den Oord et al. 2017)."""
+    """Nearest code; the codebook is a moving average (van den Oord et al. 2017).
+
+    A code vector is the average of the vectors assigned to it, see `Codebook`.
+    """
 
     update = Update.AVERAGE
 
@@ -122,10 +127,10 @@ class EMAQuantizer(VectorQuantizer):
 
 
 class HardEMQuantizer(EMAQuantizer):
-    """Mini-batch k-means: after each step a code that was hit is the mean of its vectors.
+    """Nearest code; a code becomes the mean of the vectors assigned to it in the last step.
 
-    This reads the EM algorithm of Roy et al. 2018 batch by batch: E step z_i = argmin, M step
-    c_j = sum_i 1[z_i = j], mu_j = 1/c_j sum_i 1[z_i = j] x_i; codes that were not hit stay.
+    The EM algorithm of Roy et al. 2018 applied to each batch: E step z_i = argmin, M step
+    c_j = sum_i 1[z_i = j], mu_j = 1/c_j sum_i 1[z_i = j] x_i; codes without a vector stay.
     """
 
     update = Update.REPLACE
@@ -169,8 +174,8 @@ class SoftEMQuantizer(VectorQuantizer):
             codes, samples, entropy = self._posterior(vectors.detach())
             nearest = self.codebook.lookup(codes).float()  # (N, d)
             if self.training and vectors.shape[0] > 0:
-                # (N, m) -> (N, d) without the (N, m, d) in between; on CPU the mode "mean" takes
-                # twice as long.
+                # (N, m) -> (N, d) without a tensor (N, m, d). On a CPU mode="mean" takes twice as
+                # long as mode="sum".
                 table = self.codebook.vectors.float()
                 quantized = functional.embedding_bag(samples, table, mode="sum")
                 quantized.div_(samples.shape[1])
@@ -193,7 +198,7 @@ class SoftEMQuantizer(VectorQuantizer):
         )
 
     def _posterior(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The E step in blocks of positions.
+        """Run the E step in blocks of positions.
 
         Returns:
             Nearest codes `(N,)`, samples `(N, m)` int32 (in evaluation the nearest code alone,
@@ -214,7 +219,7 @@ class SoftEMQuantizer(VectorQuantizer):
             highest, nearest = row_maxima(logits)  # (rows,) each
             codes[block] = nearest
             logits.sub_(highest[:, None]).clamp_(min=-_LOGIT_RANGE)
-            # Its exponential is twice as fast on a CPU as `torch.exp`.
+            # On a CPU the exponential in `softmax` is twice as fast as `torch.exp`.
             torch.softmax(logits, dim=1, out=posterior)
             # H = -sum_j p_j ln p_j, and ln p_j = logit_j + ln p of the likeliest, whose logit is 0
             entropy -= torch.dot(logits.flatten(), posterior.flatten())
@@ -227,10 +232,10 @@ class SoftEMQuantizer(VectorQuantizer):
 def draw(weights: Tensor, draws: int) -> Tensor:
     """Draw from the multinomial with replacement, by inverting the cumulated weights.
 
-    `torch.multinomial` does the same with one weight added up after another, on one thread.
+    `torch.multinomial` does the same, but cumulates the weights sequentially on one thread.
 
     Args:
-        weights: `(N, K)`, not negative, in each row one at least above 0; overwritten.
+        weights: `(N, K)`, not negative, at least one of each row above 0; overwritten.
         draws: m.
 
     Returns:
@@ -239,8 +244,8 @@ def draw(weights: Tensor, draws: int) -> Tensor:
     cumulated = weights.cumsum_(dim=1)
     shape = (weights.shape[0], draws)
     targets = torch.rand(shape, dtype=weights.dtype, device=weights.device)  # in [0, 1)
-    # In [0, total), also after rounding. The first index whose cumulated weight is greater has a
-    # weight itself.
+    # In [0, total), also after rounding, so the first index with a greater cumulated weight has a
+    # weight above 0.
     targets.mul_(cumulated[:, -1:])
     return torch.searchsorted(cumulated, targets, right=True, out_int32=True)
 
@@ -258,7 +263,7 @@ def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[T
         1/m sum_i sum_l 1[z_i^l = j] z_e(x_i) `(K, d)`.
     """
     draws = samples.shape[1]
-    # The sort goes byte by byte: narrower codes take fewer passes.
+    # The radix sort takes one pass a byte, so narrow integers are faster.
     narrow = torch.int16 if codebook_size < 1 << 15 else torch.int32
     ordered, order = samples.flatten().to(narrow).sort(stable=True)  # (N m,)
     edges = torch.searchsorted(
@@ -267,14 +272,14 @@ def soft_counts(vectors: Tensor, samples: Tensor, codebook_size: int) -> tuple[T
     hits = edges.diff().to(vectors.dtype) / draws
     if vectors.shape[0] == 0:
         return hits, vectors.new_zeros(codebook_size, vectors.shape[1])
-    # One bag of vectors per code: several times faster than index_add_ over N m rows, and
-    # summed in a fixed order on every device.
+    # One bag of vectors per code is several times faster than index_add_ over N m rows, and its
+    # sums have a fixed order on every device.
     sums = functional.embedding_bag(order // draws, vectors, edges[:-1], mode="sum")
     return hits, sums.div_(draws)
 
 
 def mean_square(differences: Tensor) -> Tensor:
-    """Mean of the squares of `(N, d)`, 0 if N is 0; the norm spares a temporary of their size."""
+    """Mean of the squares of `(N, d)`, 0 if N is 0; the norm needs no temporary of that size."""
     return torch.linalg.vector_norm(differences).square() / max(differences.numel(), 1)
 
 
