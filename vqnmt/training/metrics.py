@@ -1,4 +1,4 @@
-"""Mean losses of all processes, written as rows of a JSON-lines file and as TensorBoard events."""
+"""Metrics of a training: mean losses, rows of a JSON-lines file, TensorBoard events."""
 
 import json
 import time
@@ -17,10 +17,10 @@ from vqnmt.layers import Losses
 
 
 class Meter:
-    """Means of all processes' losses since the last row, and the rate.
+    """Mean losses of all processes since the last row, and the rate.
 
-    A term is weighted by what it is itself a mean over: target tokens, unless
-    `Losses.counts` names something else.
+    A term is weighted by the number of things that it is a mean over: `Losses.counts`, or target
+    tokens.
 
     Args:
         unit: What `Losses.tokens` counts: tokens, images.
@@ -28,7 +28,7 @@ class Meter:
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
-        # Of this process alone; a term may be missing from some batches.
+        # Sums of this process; a term may be missing from some batches.
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float] = {}
         self._last = ""
@@ -38,10 +38,10 @@ class Meter:
         self._tokens, self._start = 0, time.perf_counter()
 
     def add(self, batches: Sequence[Losses], tokens: int) -> None:
-        """Take in one step.
+        """Add the losses of one step.
 
         Args:
-            batches: This process's losses; those without tokens are left out.
+            batches: This process's losses; batches without tokens are left out.
             tokens: Target tokens (or images) of all processes.
         """
         self._tokens += tokens
@@ -51,7 +51,7 @@ class Meter:
             values = {"total": losses.total.detach(), **losses.terms}
             weights = [torch.as_tensor(losses.counts.get(name, losses.tokens)) for name in values]
             device = losses.total.device
-            # One copy from the device for all.
+            # One copy from the device for all terms.
             both = torch.stack([x.to(device).double() for x in (*values.values(), *weights)])
             means, counts = both.view(2, -1).tolist()
             for name, mean, count in zip(values, means, counts, strict=True):
@@ -59,17 +59,17 @@ class Meter:
                 self._weights[name] = self._weights.get(name, 0.0) + count
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold for the next row to come out the same."""
+        """Return the state that a checkpoint must hold."""
         return {"sums": self._sums, "weights": self._weights}
 
     def load(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from the states of one or more processes; the rate starts anew."""
+        """Continue from the sum of the states of one or more processes; the rate restarts."""
         self._sums, self._weights = (
             _added([state[key] for state in states]) for key in ("sums", "weights")
         )
 
     def summary(self) -> str:
-        """Say the mean loss of this process so far, and the rate of all, in a few characters."""
+        """Return this process's mean loss so far and the rate of all processes as short text."""
         if self._weights.get("total"):
             rate = self._tokens / (time.perf_counter() - self._start)
             loss = self._sums["total"] / self._weights["total"]

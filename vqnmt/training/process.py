@@ -1,4 +1,4 @@
-"""What a training needs of its process: memory, the order of sums, signals, and random states."""
+"""Process-wide state of a training: memory, deterministic sums, signals, random numbers."""
 
 import ctypes
 import signal
@@ -23,12 +23,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Tell the C library's allocator not to return freed memory to the system.
 
-    A step on CPU frees and takes again hundreds of megabytes. By default large blocks go back to
-    the system each time, which gives every page anew, filled with zeros: over a tenth of the time
-    of a step, and its pages have left the caches.
+    A step on a CPU frees and reallocates hundreds of megabytes. By default large blocks go back to
+    the system, which then fills every page with zeros again: over a tenth of the time of a step.
 
     Returns:
-        Whether the allocator took it: glibc's does; others have no such settings, or need none.
+        Whether the allocator has these settings; glibc's does.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -40,11 +39,10 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def one_order(device: torch.device) -> Iterator[None]:
-    """Let PyTorch take its deterministic algorithms on a CPU while entered.
+    """Use PyTorch's deterministic algorithms on a CPU while entered.
 
-    Otherwise the gradient of an index that repeats, such as a package's code vectors by number,
-    is added up in an order of chance when several threads share the work. GPUs are left alone:
-    some losses have no deterministic algorithm there.
+    Otherwise several threads sum the gradient of a repeated index, such as that of a code vector,
+    in random order. On GPUs nothing changes: some losses have no deterministic algorithm there.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -54,7 +52,7 @@ def one_order(device: torch.device) -> Iterator[None]:
     fill = deterministic.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Nothing here reads memory that it has not written; filling it takes time.
+        # No code here reads uninitialised memory, so filling it would only take time.
         deterministic.fill_uninitialized_memory = False
     try:
         yield
@@ -68,18 +66,18 @@ SIGNALS = {
     signal.SIGHUP: "its terminal was closed",
     signal.SIGINT: "interrupted",
 }
-"""The signals, and what the sentence says of each."""
+"""The signals, with the words for them in the message."""
 
 
 class Interruption:
-    """While entered, remembers the signals that come instead of dying of them."""
+    """Records signals while entered, instead of ending the process."""
 
     def __init__(self) -> None:
         self.received: set[int] = set()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        """Take the signals over, but for those that are ignored, as SIGHUP under nohup."""
+        """Handle the signals, except ignored ones such as SIGHUP under nohup."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.received.add(number)
@@ -93,19 +91,19 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def flags(self) -> list[int]:
-        """Return 1 for each of `SIGNALS` that has come, else 0: processes can add them up."""
+        """Return 1 for each received signal of `SIGNALS`, else 0; processes can sum them."""
         return [int(number in self.received) for number in SIGNALS]
 
     def error(self, flags: list[int], place: str, step: int) -> Stopped:
-        """Make the error that ends an interrupted training.
+        """Return the error that ends an interrupted training.
 
         Args:
-            flags: Those of all processes.
+            flags: Sums of `flags()` over all processes.
             place: The folder of the training.
             step: Optimiser steps taken.
         """
@@ -115,7 +113,7 @@ class Interruption:
 
 
 def process_state(model: nn.Module, meter: Meter) -> dict[str, Any]:
-    """Return this process's random states, mean losses and counts of used codes."""
+    """Return this process's random states, running losses and code counts, for a checkpoint."""
     random_states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random_states["cuda"] = torch.cuda.get_rng_state()
@@ -129,14 +127,15 @@ def process_state(model: nn.Module, meter: Meter) -> dict[str, Any]:
 def load_process_states(
     states: Sequence[dict[str, Any]], model: nn.Module, meter: Meter, device: torch.device
 ) -> None:
-    """Take over the sums of `states`, and the random state if it is a single one.
+    """Restore the sums of `states`, and the random state if there is one state.
 
     Args:
-        states: Of this process; or, when their number has changed, of all processes for the
-            first one and none for the others, so that nothing is lost or counted twice.
+        states: The state of this process. If the number of processes has changed, the first
+            process gets the states of all and the others none, so that nothing is lost or counted
+            twice.
         model: Its quantizers count used codes.
-        meter: The mean losses.
-        device: Where the quantizers count.
+        meter: Holds the running losses.
+        device: Device of the quantizers' counts.
     """
     meter.load([state["meter"] for state in states])
     for name, quantizer in _quantizers(model).items():
