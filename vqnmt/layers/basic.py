@@ -12,17 +12,17 @@ from vqnmt.errors import VqnmtError
 
 _WORD = 8  # bytes of an int64
 
-# A config that asks for more is wrong, and building millions would take hours and all memory.
+# A config that asks for more modules is wrong; building millions would take hours and all memory.
 _MOST = 1000
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, which on a CPU draws one random byte a value instead of a double.
+    """`nn.Dropout`, which on a CPU draws one random byte for each entry instead of a double.
 
-    There an entry is dropped if its byte is below 256 p, rounded to an integer: p = 0.1 becomes
-    26/256. The other entries are divided by their probability to stay, which keeps the mean.
+    On a CPU an entry is dropped if its byte is below 256 p, rounded to an integer: p = 0.1 becomes
+    26/256. The other entries are divided by the probability of being kept, which keeps the mean.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ def stack(build: Callable[[], ModuleT], count: int, name: str) -> nn.ModuleList:
     """Build `count` modules.
 
     Args:
-        build: Makes one.
+        build: Builds one module.
         count: 0 to 1000.
-        name: What they are called in the error, in the plural.
+        name: Plural noun for the modules in the error.
 
     Raises:
-        VqnmtError: Names the count and what it may be.
+        VqnmtError: `count` is out of range.
     """
     if not 0 <= count <= _MOST:
         raise VqnmtError(f"a model cannot have {count} {name}: choose 0 to {_MOST}")
@@ -61,9 +61,10 @@ class Losses:
         total: Scalar to differentiate: a mean over target tokens plus the other weighted terms.
         tokens: Target tokens in the batch, the weight of this batch in an average.
         terms: Detached scalars to log, under the names that the logs carry.
-        parts: Terms of `total`, with their gradient, that are means over something else than
-            target tokens.
-        counts: What those terms, and other ones to log, are means over: how many.
+        parts: Terms of `total`, with their gradient, that are means over something other than
+            target tokens, such as codes.
+        counts: For these terms, and for others to log, the number of things that each is a mean
+            over.
     """
 
     total: Tensor

@@ -140,10 +140,10 @@ class LatentTransformer(nn.Module):
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
-        # Taken from the blank's score in translation, in nats: a decoder in doubt prefers the
-        # blank, because all that it might write shares what probability is left.
+        # Subtracted from the blank's score in translation, in nats: an uncertain decoder prefers
+        # the blank, because the pieces it considers share the remaining probability.
         self.register_buffer("blank_penalty", torch.zeros(()))
-        # (V,): pieces that a translation may have twice in a row; training says which.
+        # (V,): pieces that may occur twice in a row in a translation; set after training.
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
@@ -168,7 +168,7 @@ class LatentTransformer(nn.Module):
         labels = self.output.labels(target)  # (B, T or T + 1)
         labels = F.pad(labels, (0, int(labels.shape[1] == 0)), value=PAD)
         mask = labels != PAD
-        mask[:, 0] = True  # an empty target has one code too: the decoder needs a position
+        mask[:, 0] = True  # an empty target has one code too, because the decoder needs a position
         if self.training and self.config.word_dropout > 0:
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.word_dropout
             labels = labels.masked_fill(dropped & mask, UNK)
@@ -198,8 +198,8 @@ class LatentTransformer(nn.Module):
     def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
 
-        The decoder's layers run at one position a token; only what scores the pieces runs at
-        `upsampling` positions a token.
+        The decoder's layers run at one position a token; only the scores of the pieces are computed
+        at `upsampling` positions a token.
         """
         hidden = self.decoder(x, state, mask, self.config.causal_decoder)
         if self.upsample is None:
@@ -257,7 +257,7 @@ class LatentTransformer(nn.Module):
     def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
         """Replace some code vectors by those of codes drawn from the predictor."""
         with torch.no_grad():
-            # NaN cannot be drawn from; the step's loss says it, and so the step is left out.
+            # Drawing from NaN raises an error. The loss is NaN too, so the step is left out.
             logits = code_logits[:, :-1, : self.end_of_codes].nan_to_num()  # (B, L, K)
             drawn = torch.distributions.Categorical(logits=logits).sample()  # (B, L)
             vectors = self.quantizer.codes_to_vectors(drawn).to(latents.dtype)
@@ -272,7 +272,7 @@ class LatentTransformer(nn.Module):
         return torch.where(chosen[..., None], gold, positions)
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the curricula how much of training is done, 0 to 1."""
+        """Advance the curricula to `fraction` of training done, 0 to 1."""
         self.continuous = fraction < self.config.continuous_start
         self.quantizer.set_progress(fraction)
         if self.config.gold_mixing:
@@ -286,7 +286,7 @@ class LatentTransformer(nn.Module):
     # --- translation -------------------------------------------------------------------------
 
     def step(self, codes: Tensor, state: DecoderState) -> Tensor:
-        """Score the next code after `codes` (N,), K standing for the begin; returns (N, K + 1)."""
+        """Score the next code after `codes` (N,), ignored at the first step; returns (N, K + 1)."""
         if state.step == 0:
             inputs = self.begin.expand(len(codes), -1)
         else:

@@ -13,20 +13,20 @@ from vqnmt.tokens import EOS, PAD, UNK, length_limit
 class TiedEmbedding(nn.Embedding):
     """Vectors of the pieces, for source, target and output (Press and Wolf 2017).
 
-    The vocabulary puts pieces of the target text first (see `Vocabulary.train`), so a model need
-    not score pieces that occur only in the source, a third of all in Multi30k.
+    The vocabulary puts pieces of the target text first (see `Vocabulary.train`), so a model does
+    not score pieces that occur only in the source, which are a third of all in Multi30k.
 
     Args:
         vocabulary_size: V, pieces in the joint vocabulary.
         dim: d.
 
     Attributes:
-        written: W, how many pieces, the first, may be written; V until training says which were.
+        written: W: translations consist of the first W pieces; V until training sets it.
     """
 
     def __init__(self, vocabulary_size: int, dim: int) -> None:
         super().__init__(vocabulary_size, dim, padding_idx=PAD)
-        nn.init.normal_(self.weight, std=dim**-0.5)  # rows of norm 1, that serve as outputs too
+        nn.init.normal_(self.weight, std=dim**-0.5)  # norm 1, because rows are outputs too
         with torch.no_grad():
             self.weight[PAD].zero_()
         self.written = vocabulary_size
@@ -36,7 +36,7 @@ class TiedEmbedding(nn.Embedding):
         return super().forward(tokens) * math.sqrt(self.embedding_dim)
 
     def known(self, tokens: Tensor) -> Tensor:
-        """Take what may not be written for the unknown piece, which hardly ever is; any shape."""
+        """Replace pieces that may not be written by the unknown piece; any shape."""
         return tokens.where(tokens < self.written, UNK)
 
     @property

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from vqnmt.quantizers.base import Assignment, Quantizer, StraightThrough
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.vector_quantizers import mean_square_error
+from vqnmt.quantizers.vector_quantizers import between, mean_square_error
 
 _DISCRETE = 0.5  # share of positions that take the discrete bits in training
 
@@ -65,9 +65,7 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
 
     def set_progress(self, fraction: float) -> None:
         """Anneal the temperature linearly; `fraction` of training done, 0 to 1."""
-        start, end = self.config.temperature, self.config.temperature_end
-        end = start if end is None else end
-        self.temperature = start + (end - start) * min(max(fraction, 0.0), 1.0)
+        self.temperature = between(self.config.temperature, self.config.temperature_end, fraction)
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """e_j: the vectors `(..., d)` of codes `(...)` int64."""

@@ -165,9 +165,9 @@ class SoftEMQuantizer(VectorQuantizer):
 
     def set_progress(self, fraction: float) -> None:
         """Anneal temperature and m linearly; `fraction` of training done, 0 to 1."""
-        config, fraction = self.config, min(max(fraction, 0.0), 1.0)
-        self.temperature = _between(config.temperature, config.temperature_end, fraction)
-        self.samples = round(_between(config.samples, config.samples_end, fraction))
+        config = self.config
+        self.temperature = between(config.temperature, config.temperature_end, fraction)
+        self.samples = round(between(config.samples, config.samples_end, fraction))
 
     def _assign(self, vectors: Tensor) -> Assignment:
         with torch.no_grad():
@@ -283,5 +283,6 @@ def mean_square(differences: Tensor) -> Tensor:
     return torch.linalg.vector_norm(differences).square() / max(differences.numel(), 1)
 
 
-def _between(start: float, end: float | None, fraction: float) -> float:
-    return start if end is None else start + (end - start) * fraction
+def between(start: float, end: float | None, fraction: float) -> float:
+    """The value `fraction`, 0 to 1, of the way from `start` to `end`; `start` if `end` is None."""
+    return start if end is None else start + (end - start) * min(max(fraction, 0.0), 1.0)

@@ -65,7 +65,7 @@ class ImageModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     def discount(self, rate: Tensor) -> Tensor:
-        """The discount on the rate (B,) while its weight is below 1, in nats a dimension."""
+        """Change of the loss by a weight of the rate (B,) below 1, in nats a dimension."""
         return (self.rate_weight - 1) * rate.mean() / self.dimensions
 
     def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
@@ -74,7 +74,7 @@ class ImageModel(nn.Module, ABC):
         Args:
             images: How many there are in the batch.
             terms: Parts of the bound by name, (B,) nats an image.
-            extra: A scalar that is minimised besides the bound.
+            extra: A scalar that is minimised in addition to the bound.
         """
         means = {name: value.mean() / self.dimensions for name, value in terms.items()}
         total = torch.stack(list(means.values())).sum()
@@ -98,18 +98,20 @@ class CodeModel(ImageModel):
     def codebook_size(self) -> int:
         """K: each of the n codes is in 0 .. K - 1."""
 
-    def uniform_nats(self, codes: Tensor) -> Tensor:
-        """-log p(z) of `codes` under the uniform prior, (B,)."""
-        return torch.full(
-            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
-        )
+
+def uniform_nats(codes: Tensor, codebook_size: int) -> Tensor:
+    """-log p(z) of `codes` (B, ...) under the uniform prior over K codes, (B,)."""
+    return torch.full(
+        codes.shape[:1], codes[0].numel() * math.log(codebook_size), device=codes.device
+    )
 
 
 class AveragedWeights(nn.Module):
     """Trains `model` and keeps an exponential moving average of its weights.
 
-    After the n-th step the average keeps min(decay, (1 + n) / (10 + n)) of itself, so early steps
-    are soon forgotten. Buffers, such as a codebook's counts and vectors, are copied, not averaged.
+    At the n-th step the average keeps a share of min(decay, (1 + n) / (10 + n)), so that early
+    steps lose their influence soon. Buffers, such as a codebook's counts and vectors, are copied
+    instead of averaged.
 
     Args:
         model: The model to train; must have the same weights on every process.
@@ -130,7 +132,7 @@ class AveragedWeights(nn.Module):
         return losses
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the model how far training is, from 0 to 1."""
+        """Pass on `fraction` of training done, 0 to 1."""
         found = getattr(self.model, "set_progress", None)
         if callable(found):
             found(fraction)
@@ -146,7 +148,7 @@ class AveragedWeights(nn.Module):
         torch._foreach_lerp_(
             list(self.average.parameters()), list(self.model.parameters()), 1 - kept
         )
-        # Buffers that are saved; others, such as a table of positions, grow as each model needs.
+        # Only saved buffers are copied; others, such as a table of positions, grow on their own.
         parameters = {name for name, _ in self.model.named_parameters()}
         mine = self.average.state_dict()
         for name, its in self.model.state_dict().items():

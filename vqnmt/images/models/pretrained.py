@@ -17,11 +17,11 @@ from vqnmt.images.models.vae import GaussianVAE
 from vqnmt.images.models.vqvae import VQVAE
 from vqnmt.settings import from_mapping
 
-# Pixels of a side, also where a model folder's config.json asks for more.
+# Most pixels of a side, which also limits what a model folder's config.json can ask for.
 _LARGEST = 4096
 
 MODEL_FILES = ("config.json", "model.safetensors")
-# Raised whenever saved weights no longer fit the code; older folders are refused by name.
+# This number rises when saved weights no longer fit the code; folders of other formats are refused.
 FORMAT = 1
 
 

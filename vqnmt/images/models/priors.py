@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.images.models.base import uniform_nats
 from vqnmt.images.models.config import PriorConfig
 from vqnmt.layers import Decoder, DecoderState, Dropout, Losses, TransformerConfig, stack
 
@@ -106,12 +107,10 @@ class UniformPrior(CodePrior):
 
     def nats(self, codes: Tensor) -> Tensor:
         """-log p(z), (B,)."""
-        return torch.full(
-            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
-        )
+        return uniform_nats(codes, self.codebook_size)
 
     def sample(self, count: int, device: torch.device) -> Tensor:
-        """Draw each code by itself."""
+        """Draw each code independently."""
         return torch.randint(self.codebook_size, (count, *self.shape), device=device)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder, grid_side
-from vqnmt.images.models.base import Bound, CodeModel
+from vqnmt.images.models.base import Bound, CodeModel, uniform_nats
 from vqnmt.images.models.config import ImageModelConfig
 from vqnmt.images.models.logistics import expected_pixels, pixel_nats, sample_pixels
 from vqnmt.images.models.priors import build_prior
@@ -80,7 +80,7 @@ class VQVAE(CodeModel):
         return Bound(
             reconstruction=pixel_nats(self.decode(codes), images),
             rate=self.prior.nats(codes),
-            rate_uniform=self.uniform_nats(codes),
+            rate_uniform=uniform_nats(codes, self.codebook_size),
         )
 
     @torch.no_grad()
