@@ -14,7 +14,7 @@ from vqnmt.layers import Dropout
 
 
 class ResidualBlock2d(nn.Module):
-    """x + f(x), f being ReLU, 3x3 convolution, ReLU, dropout, 1x1 convolution.
+    """x + f(x), where f is ReLU, 3x3 convolution, ReLU, dropout, 1x1 convolution.
 
     The last convolution starts at 0, so that a deep stack starts as the identity and needs no
     normalisation.
@@ -104,7 +104,7 @@ class ImageDecoder(nn.Module):
         self.output.bias.data.copy_(initial_parameters(config.mixtures))  # type: ignore
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map `latents` (B, C, h, w) to (B, 10 M, H, W), see `layers.logistics.pixel_nats`."""
+        """Map `latents` (B, C, h, w) to (B, 10 M, H, W), see `logistics.pixel_nats`."""
         x = self.blocks(self.input(latents))
         for doubling in self.doublings:
             x = doubling(F.relu(x))

@@ -63,7 +63,7 @@ class CausalConvolutions(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map `grid` (B, inputs, H, W) to (B, dim, H, W)."""
-        # Shifted by one row, or one column: the position itself is not seen.
+        # Both stacks are shifted, by one row and one column, so that no position sees itself.
         vertical = self.above(F.pad(grid, (2, 2, 3, 0))[:, :, :-1])
         horizontal = self.left(F.pad(grid, (3, 0, 0, 0))[:, :, :, :-1]) + vertical
         for block in self.blocks:
@@ -152,10 +152,7 @@ class PixelCNNPrior(CodePrior):
 
 
 class TransformerPrior(CodePrior):
-    """The causal decoder that the translation models use, without a source.
-
-    One learnt vector replaces the source.
-    """
+    """The causal decoder of the translation models, with one learnt vector instead of a source."""
 
     def __init__(self, config: PriorConfig, codebook_size: int, shape: Shape) -> None:
         super().__init__(codebook_size, shape)
@@ -166,7 +163,7 @@ class TransformerPrior(CodePrior):
             dropout=config.dropout,
         )
         self.embedding = nn.Embedding(codebook_size, config.width)
-        # The place of the code to come: its row, its column and its turn at the position.
+        # The place of the next code: its row, its column and its number at the position.
         self.places = nn.ParameterList(
             [nn.Parameter(torch.randn(length, config.width) * 0.1) for length in shape]
         )
