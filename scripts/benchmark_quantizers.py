@@ -29,7 +29,7 @@ from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
 from vqnmt.experiments.tables import quantizer_speed_table
 from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
-from vqnmt.training.memory import keep_freed_memory
+from vqnmt.training.process import keep_freed_memory
 
 SYSTEMS = ("ema", "soft_em", "hard_em", "gradient")
 SIZES = ("4096x512x4096", "4096x512x16384", "65536x64x512", "16384x512x65536")

@@ -33,7 +33,7 @@ from vqnmt.files import atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.provenance import current_commit, describe_hardware
-from vqnmt.quantizers import processes
+from vqnmt.quantizers.statistics import all_reduce
 from vqnmt.settings import from_mapping
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
@@ -70,7 +70,7 @@ class Clock:
     def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]:
         """Sum `tensors` over the processes."""
         start = self._now()
-        found = processes.all_reduce(tensors)
+        found = all_reduce(tensors)
         self.times.append((start, self._now()))
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return found

@@ -30,8 +30,7 @@ from vqnmt.pipeline import PipelineConfig
 from vqnmt.quantizers.config import NAMES, PARTS
 from vqnmt.settings import from_mapping, to_flat
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.optimizer import make_optimizer
-from vqnmt.training.schedule import learning_rate
+from vqnmt.training.optimizer import learning_rate, make_optimizer
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PIECES = 40

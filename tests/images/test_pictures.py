@@ -97,10 +97,7 @@ def record():
 def test_the_table_has_the_papers_figure_beside_ours(record):
     line = image_table([record]).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == [
-        *("vqvae_em", "cpu", "4.80", "4.700", "4.200", "0.500", "0.667", "256"),
-        *("1.5M", "2.0", "-"),
-    ]
+    assert " ".join(cells) == "vqvae_em cpu 4.80 4.700 4.200 0.500 0.667 256 1.5M 2.0 -"
     assert list(PAPER.values()) == [2.92, 4.51, 4.67, 4.83, 4.80]
 
 

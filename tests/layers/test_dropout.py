@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqnmt.layers.dropout import Dropout
+from vqnmt.layers import Dropout
 
 SHAPE = (101, 33, 7)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tests.models.searching import generate
 from vqnmt.models import FertilityConfig, FertilityTransformer
-from vqnmt.models.embedding import TiedEmbedding
+from vqnmt.models.shared import TiedEmbedding
 from vqnmt.tokens import BOS, PAD, UNK
 
 WRITTEN, VOCABULARY = 7, 12

@@ -9,8 +9,8 @@ from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import AutoregressiveTransformer, FertilityConfig, FertilityTransformer
-from vqnmt.models.embedding import length_limits
 from vqnmt.models.fertility import copies, count_fertilities
+from vqnmt.models.shared import length_limits
 from vqnmt.tokens import BOS, EOS, PAD
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.optimizer import make_optimizer

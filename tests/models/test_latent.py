@@ -12,7 +12,7 @@ from tests.models.searching import generate
 from vqnmt.errors import VqnmtError
 from vqnmt.models import LatentConfig
 from vqnmt.models.latent import prediction_loss, uniform_copy
-from vqnmt.models.warm_start import copy_weights
+from vqnmt.models.shared import copy_weights
 from vqnmt.tokens import PAD
 from vqnmt.translate.generation import pad_codes, reconstruct
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vqnmt.models.embedding import append_eos, length_limits
 from vqnmt.models.outputs import OUTPUTS, CrossEntropy, Ctc, Output, own_classes, read
+from vqnmt.models.shared import append_eos, length_limits
 from vqnmt.tokens import EOS, PAD
 
 VOCABULARY, DIM = 5, 4

@@ -240,9 +240,10 @@ def test_every_part_trains(name, part):
     for parameter in quantizer.parameters():
         assert parameter.grad.abs().sum() > 0
     quantizer.step()
-    for index in range(2):
-        moved = [k for k, v in quantizer.state_dict().items() if not torch.equal(v, before[k])]
-        assert any(key.startswith(f"parts.{index}.") for key in moved)
+    moved = [k for k, v in quantizer.state_dict().items() if not torch.equal(v, before[k])]
+    for index in range(2):  # what only the optimiser trains is left to it
+        starts = [key.startswith(f"parts.{index}.") for key in moved]
+        assert any(starts) == hasattr(quantizer.parts[index], "codebook")
     assert torch.equal(quantizer.eval()(z).codes, quantizer.nearest(z))
 
 
@@ -256,40 +257,25 @@ def test_progress_reaches_the_parts(name):
 @pytest.mark.parametrize("projection", ["none", "learnt"])
 @pytest.mark.parametrize("part", ["ema", "gradient", "semhash"])
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluation_and_freezing_leave_everything_alone(name, part, projection):
+def test_evaluation_leaves_everything_alone(name, part, projection):
     quantizer = build(name, part, projection=projection)
-
-    def state():
-        state = quantizer.state_dict()
-        return {k: v.clone() for k, v in state.items() if not k.endswith("steps")}
-
-    before = state()
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
     quantizer.eval()(torch.randn(30, 6))
     quantizer.step()
-    quantizer.train()(torch.randn(30, 6))
-    quantizer.freeze()
-    out = quantizer(torch.randn(30, 6, requires_grad=True))
-    (out.quantized.sum() + sum(out.losses.values())).backward()
-    quantizer.step()
-    after = state()
-    assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert all(parameter.grad is None for parameter in quantizer.parameters())
+    for key, value in quantizer.state_dict().items():
+        assert key.endswith("steps") or torch.equal(value, before[key]), key
 
 
 @pytest.mark.parametrize("part", ["ema", "gumbel_softmax"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fault_in_one_part_stops_all(name, part):
-    """As on a GPU, where forward does not wait for the check and `step` raises."""
+def test_nan_for_one_part_reaches_none(name, part):
     quantizer = build(name, part)
     before = {key: value.clone() for key, value in quantizer.state_dict().items()}
-    quantizer(torch.randn(9, 6))
-    for piece in quantizer.parts:  # what `check_finite` notes there: all parts hear of it
-        (piece.codebook if part == "ema" else piece)._check._finite = torch.tensor(False)
-    with pytest.raises(VqnmtError, match="step 0"):
-        quantizer.step()
-    for key, value in quantizer.state_dict().items():
-        assert torch.equal(value, before[key]), key
-    quantizer.step()  # nothing is left of the faulty batch, in any part
+    z = torch.randn(9, 6)
+    z[3, 5] = torch.nan  # in the last slice
+    assert quantizer(z).quantized.isnan().all()
+    assert all(piece.epoch_statistics().positions == 0 for piece in quantizer.parts)
+    quantizer.step()
     for key, value in quantizer.state_dict().items():
         assert key.endswith("steps") or torch.equal(value, before[key]), key
 

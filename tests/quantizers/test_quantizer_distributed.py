@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import distributed
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.codebook import Codebook
 
@@ -47,28 +46,12 @@ def train(rank: int, world: int) -> dict:
                 cut = 20 if step == 0 else 11
                 share = z if world == 1 else (z[:cut] if rank == 0 else z[cut:])
                 quantizer(share)
+                if step == 4 and rank == world - 1:
+                    quantizer(share * torch.nan)  # in one process: it must change nothing
                 quantizer.step()
             state = {k: v for k, v in quantizer.state_dict().items() if not k.endswith("seed")}
             results[name, start] = state, quantizer.epoch_statistics()
     return results
-
-
-def check_fault(name: str, rank: int) -> None:
-    """A fault that rank 1 finds on its device stops all parts on both ranks."""
-    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=4), 4)
-    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
-    quantizer(torch.randn(5, 4))
-    if rank == 1:
-        for module in quantizer.modules():
-            if hasattr(module, "_check"):
-                module._check._finite = torch.tensor(False)
-    with pytest.raises(VqnmtError, match="step 0"):
-        quantizer.step()
-    for key, value in quantizer.state_dict().items():
-        assert torch.equal(value, before[key]), (name, key)
-    quantizer.step()  # nothing is left of the faulty batch
-    for key, value in quantizer.state_dict().items():
-        assert key.endswith("steps") or torch.equal(value, before[key]), (name, key)
 
 
 def worker(rank: int, folder: str) -> None:
@@ -77,15 +60,6 @@ def worker(rank: int, folder: str) -> None:
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     results = train(rank, 2)
-    # a fault on one rank must be raised on both, at the same step
-    quantizer = build_quantizer(QuantizerConfig(codebook_size=4, initialisation="normal"), 3)
-    quantizer(torch.randn(5, 3))
-    if rank == 1:
-        quantizer.codebook._check._finite = torch.tensor(False)
-    with pytest.raises(VqnmtError, match="codebook step 0"):
-        quantizer.step()
-    for name in ("product", "residual", "gumbel_softmax"):
-        check_fault(name, rank)
     torch.save(results, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
 

@@ -56,37 +56,44 @@ def test_all_masked_is_an_empty_batch(name):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("name", NAMES + FURTHER)
-def test_non_finite_input_names_the_step_and_spares_the_codebook(name, value):
+def test_nan_in_is_nan_out_and_nothing_is_counted(name, value):
     torch.manual_seed(0)
     quantizer = build_any(name)
     for _ in range(3):
         quantizer(torch.randn(30, 4))
         quantizer.step()
     before = {key: item.clone() for key, item in quantizer.state_dict().items()}
-    z = torch.randn(30, 4)
-    z[7, 2] = value
-    with pytest.raises(VqnmtError, match="step 3"):
-        quantizer(z)
-    positions = quantizer.epoch_statistics().positions
-    assert positions == 90
-    quantizer.step()  # nothing is left of the faulty batch
+    z = torch.randn(5, 6, 4)
+    z[2, 3, 1] = value
+    mask = torch.rand(5, 6) < 0.5
+    mask[2, 3] = True
+    for real in (None, mask):
+        faulty = z.clone().requires_grad_()
+        out = quantizer(faulty, real)
+        assert out.quantized.isnan().all() and out.quantized.shape == z.shape
+        assert out.codes.shape == (5, 6) == out.samples.shape[:-1]
+        for codes in (out.codes, out.samples):
+            assert ((codes >= 0) & (codes < 4)).all()
+        out.quantized.sum().backward()  # the encoder takes part, as other processes' do
+        assert faulty.grad is not None
+    assert quantizer.epoch_statistics().positions == 90
+    quantizer.step()  # nothing is left of the faulty batches
     for key, item in quantizer.state_dict().items():
-        if key.endswith("steps"):
-            continue
-        assert torch.equal(item, before[key])
+        assert key.endswith("steps") or torch.equal(item, before[key]), key
+    mask[2, 3] = False
+    assert quantizer(z, mask).quantized.isfinite().all()
 
 
-def test_a_fault_found_on_the_device_is_raised_by_step():
-    """As on a GPU, where forward does not wait for the check."""
-    quantizer = build_quantizer(QuantizerConfig(initialisation="normal", codebook_size=5), 4)
-    before = quantizer.codebook.vectors.clone()
-    quantizer(torch.randn(3, 4))
-    quantizer.codebook._check._finite = torch.tensor(False)
-    with pytest.raises(VqnmtError, match="codebook step 0"):
-        quantizer.step()
-    assert torch.equal(quantizer.codebook.vectors, before)
-    quantizer.step()  # nothing is left of the faulty batch
-    assert torch.equal(quantizer.codebook.vectors, before)
+@pytest.mark.parametrize("name", NAMES + FURTHER)
+def test_nan_is_an_error_where_no_loss_would_tell(name):
+    quantizer = build_any(name).eval()
+    z = torch.full((3, 4), float("nan"))
+    with torch.no_grad(), pytest.raises(VqnmtError, match="NaN or infinite vectors"):
+        quantizer(z)
+    with torch.inference_mode(), pytest.raises(VqnmtError, match="NaN or infinite vectors"):
+        quantizer(z)
+    # A process without a share of a training batch has its quantizers in evaluation mode.
+    assert quantizer(z).quantized.isnan().all()
 
 
 def test_wrong_shapes_are_refused():

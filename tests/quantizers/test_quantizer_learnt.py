@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 
 NAMES = ["gumbel_softmax", "semhash"]
@@ -199,42 +198,16 @@ def test_semhash_entropy_far_from_the_threshold_is_zero():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_freezing_stops_all_that_is_learnt(name):
-    quantizer = build(name, 8, 5)
-    quantizer.freeze()
-    z = torch.randn(4, 5, requires_grad=True)
-    quantizer(z).quantized.sum().backward()
-    quantizer.step()
-    assert z.grad.abs().sum() > 0  # the encoder goes on
-    assert all(parameter.grad is None for parameter in quantizer.parameters())
-    assert quantizer.steps == 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fault_found_on_the_device_is_raised_by_step(name):
-    """As on a GPU, where forward does not wait for the check."""
-    quantizer = build(name, 8, 5)
-    quantizer.step()
-    quantizer._check._finite = torch.tensor(False)
-    with pytest.raises(VqnmtError, match="at step 1: lower"):
-        quantizer.step()
-    quantizer.step()
-    assert quantizer.steps == 2
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_saving_and_loading_is_exact(name):
     first, second = build(name, 8, 5), build(name, 8, 5)
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.add_(torch.randn_like(parameter))
-    first.step()
     second.load_state_dict(first.state_dict())
     z = torch.randn(30, 5)
     outs = first.eval()(z), second.eval()(z)
     assert torch.equal(outs[0].codes, outs[1].codes)
     assert torch.equal(outs[0].quantized, outs[1].quantized)
-    assert second.steps == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

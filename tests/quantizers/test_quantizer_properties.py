@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vqnmt.evaluation.speed import peak_memory
 from vqnmt.quantizers import QuantizerConfig, build_quantizer, distances
 from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
-from vqnmt.quantizers.soft_em import draw, soft_counts
+from vqnmt.quantizers.vector_quantizers import draw, soft_counts
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em"]
 SIZES = {

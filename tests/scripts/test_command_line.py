@@ -22,7 +22,7 @@ from tests.fuzzing import fuzz
 from vqnmt.errors import VqnmtError
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.settings import field_types, from_mapping
-from vqnmt.training.interruption import Interruption
+from vqnmt.training.process import Interruption
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "scripts"

@@ -21,7 +21,7 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.quantizers import QuantizerConfig
-from vqnmt.quantizers.soft_em import SoftEMQuantizer
+from vqnmt.quantizers.vector_quantizers import SoftEMQuantizer
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqnmt.training.optimizer import make_optimizer
-from vqnmt.training.schedule import learning_rate
+from vqnmt.training.optimizer import learning_rate, make_optimizer
 
 from .conftest import (
     PARTS,

@@ -13,8 +13,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.models import Losses
 from vqnmt.training.loop import wants_bf16
 from vqnmt.training.metrics import read_metrics
-from vqnmt.training.optimizer import make_optimizer
-from vqnmt.training.schedule import learning_rate
+from vqnmt.training.optimizer import learning_rate, make_optimizer
 
 from .conftest import TinyBatches, Watcher, tiny_model
 

@@ -6,7 +6,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from vqnmt.training.memory import keep_freed_memory
+from vqnmt.training.process import keep_freed_memory
 
 assert keep_freed_memory()
 faults = []
@@ -31,7 +31,7 @@ def test_memory_that_was_freed_is_not_fetched_page_by_page_again():
 
 
 def test_another_system_is_left_as_it_is(monkeypatch):
-    from vqnmt.training import memory
+    from vqnmt.training import process
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not memory.keep_freed_memory()
+    assert not process.keep_freed_memory()

@@ -38,9 +38,10 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.quantizers import Quantizer, QuantizerConfig, build_quantizer
-from vqnmt.training.determinism import one_order
+from vqnmt.quantizers.config import NAMES as QUANTIZERS
 from vqnmt.training.loop import Trainer
 from vqnmt.training.metrics import read_metrics
+from vqnmt.training.process import one_order
 
 from .conftest import TinyBatches, Watcher
 from .test_killing import ended_by, in_child, newest_step
@@ -50,10 +51,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 PIECES = 500
 SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
-QUANTIZERS = (
-    *("ema", "hard_em", "soft_em", "gradient", "gumbel_softmax", "semhash"),
-    *("product", "residual", "fsq", "lfq", "sim_vq"),
-)
 
 
 class LargeBatches(TinyBatches):

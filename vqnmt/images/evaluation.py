@@ -31,12 +31,12 @@ from vqnmt.settings import to_flat
 from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.training.stage import as_text
 
-# Test images that the nearest patches are looked for in, and the side of a patch in positions.
+# Test images that are searched for the nearest patches, and the side of a patch in positions.
 PATCH_IMAGES, PATCH_POSITIONS = 500, 4
 
 
 class ImageEvaluation:
-    """Measures the finished model once, and writes down what came.
+    """Measures the finished model once, and writes the results.
 
     Args:
         pipeline: A pipeline that has run.
@@ -118,7 +118,7 @@ class ImageEvaluation:
 
     @torch.no_grad()
     def _code_metrics(self, model: CodeModel) -> dict[str, Metric]:
-        """The use of the codes on the test set."""
+        """Usage of the codes on the test set."""
         usage = torch.zeros(model.codebook_size, dtype=torch.int64)
         for batch in self._batches(self.data.test):
             codes = model.encode(batch)

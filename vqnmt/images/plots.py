@@ -21,7 +21,7 @@ from vqnmt.evaluation.plot_style import (
 )
 from vqnmt.files import atomic_path
 
-# Pixels between two images, and the side that a picture of a grid has at least.
+# Pixels between two images, and the smallest side of a picture of a grid.
 _GAP, _SIDE = 2, 640
 
 
@@ -87,8 +87,8 @@ def nearest_patches(
         images: (N, 3, H, W).
         codes: (N, h, w), a code at each position.
         distances: (N, h, w), of the encoder's vector from that code.
-        count: Codes, and patches of each at most.
-        side: Pixels of a patch, which lies around the position.
+        count: Number of codes, and the most patches of each.
+        side: Pixels of a patch, which is centred on the position.
 
     Returns:
         A row (count, 3, side, side) for each code, the most used code first; white where a code

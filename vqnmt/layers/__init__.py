@@ -1,5 +1,6 @@
-"""Building blocks that the models share: Transformer layers and 1-d convolutions."""
+"""Building blocks that the models share: Transformer layers, 1-d convolutions, dropout, losses."""
 
+from vqnmt.layers.basic import Dropout, Losses, stack
 from vqnmt.layers.convolution import Compressor, Decompressor, Upsample
 from vqnmt.layers.transformer import Decoder, DecoderState, Encoder, TransformerConfig
 
@@ -8,7 +9,10 @@ __all__ = [
     "Decoder",
     "DecoderState",
     "Decompressor",
+    "Dropout",
     "Encoder",
+    "Losses",
     "TransformerConfig",
     "Upsample",
+    "stack",
 ]

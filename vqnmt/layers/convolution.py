@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.stack import stack
+from vqnmt.layers.basic import Dropout, stack
 
 
 class Convolution(nn.Module):
@@ -38,7 +37,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
-        # First, so that an absurd number is refused before norms are built.
+        # `stack` comes first: it refuses an absurd number before the norms are built.
         layers = stack(lambda: Convolution(dim), convolutions, "residual convolutions")
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(convolutions + 1)])
         self.convolutions = layers

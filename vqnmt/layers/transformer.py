@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.stack import stack
+from vqnmt.layers.basic import Dropout, stack
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,7 +90,7 @@ class Attention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Attend over (B, H, S, d / H); on a CPU in fp32: its bf16 gradient takes 5 times as long."""
+    """Attend over (B, H, S, d / H); in fp32 on a CPU, where bf16 gradients take 5 times as long."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
@@ -134,11 +133,11 @@ class EncoderLayer(nn.Module):
 
 @dataclass(slots=True)
 class DecoderState:
-    """What a decoder keeps between steps: the source's keys and values and its own cache.
+    """A decoder's keys and values of the source, and its cache of previous positions.
 
     `memory[i]` and `cache[i]` are layer i's (keys, values), (B, H, S, d / H) and
-    (B * hypotheses, H, steps so far, d / H). The hypotheses of a source are neighbours and
-    attend to it together, several times faster than each to its own copy.
+    (B * hypotheses, H, steps so far, d / H). The hypotheses of a source are neighbouring rows that
+    attend to one copy of it, which is several times faster than a copy for each.
     """
 
     memory: list[tuple[Tensor, Tensor]]
@@ -148,11 +147,11 @@ class DecoderState:
     hypotheses: int = 1
 
     def expand(self, hypotheses: int) -> None:
-        """Give each source this many neighbouring rows; before the first step."""
+        """Give each source this many neighbouring rows; call it before the first step."""
         self.hypotheses = hypotheses
 
     def select(self, index: Tensor) -> None:
-        """Keep the rows `index` (N,), in that order and in place; all rows of a source or none."""
+        """Keep the rows `index` (N,) in that order: all rows of a source or none."""
         sources = index[:: self.hypotheses] // self.hypotheses  # (N / hypotheses,)
         self.memory = [(k[sources], v[sources]) for k, v in self.memory]
         if self.memory_mask is not None:
@@ -160,7 +159,7 @@ class DecoderState:
         self.reorder(index)
 
     def reorder(self, index: Tensor) -> None:
-        """As `select`, where `index` moves rows only among those with the same source."""
+        """Like `select`, for an `index` that moves rows only within their source."""
         self.cache = [None if kv is None else (kv[0][index], kv[1][index]) for kv in self.cache]
 
 
@@ -251,7 +250,7 @@ class Decoder(nn.Module):
         x = self.positions(embedded)
         hidden = None if mask is None or causal else attention_mask(mask)
         for layer, memory in zip(self.layers, state.memory, strict=True):
-            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+            x, _ = layer(x, memory, state.memory_mask, mask=hidden, causal=causal, cache=None)
         return self.norm(x)
 
     def step(self, embedded: Tensor, state: DecoderState) -> Tensor:
@@ -259,7 +258,12 @@ class Decoder(nn.Module):
         x = self.positions(embedded[:, None], start=state.step)
         for i, layer in enumerate(self.layers):
             x, state.cache[i] = layer(
-                x, state.memory[i], state.memory_mask, None, False, state.cache[i]
+                x,
+                state.memory[i],
+                state.memory_mask,
+                mask=None,
+                causal=False,
+                cache=state.cache[i],
             )
         state.step += 1
         return self.norm(x)[:, 0]
@@ -281,9 +285,9 @@ class Positions(nn.Module):
         return self.dropout(x + self.rows(start, start + x.shape[1]))
 
     def rows(self, start: int, end: int) -> Tensor:
-        """Return the positions start .. end - 1, (end - start, d); threads may call it at once."""
-        table = self.table  # another thread may put a shorter one in its place meanwhile
-        if end > len(table):  # grows by doubling: any length works
+        """Return the positions start .. end - 1, (end - start, d); safe to call from threads."""
+        table = self.table  # another thread may replace it by a shorter one meanwhile
+        if end > len(table):  # the table grows by doubling
             length = 2 ** math.ceil(math.log2(end))
             self.table = table = sinusoids(length, self.dim).to(table)
         return table[start:end]
@@ -297,6 +301,6 @@ def sinusoids(length: int, dim: int) -> Tensor:
 
 
 def attention_mask(mask: Tensor) -> Tensor | None:
-    """Turn (B, T) into (B, 1, 1, T); None where a single sentence has no padding to hide."""
-    # A batch of one is never padded; without a mask attention takes its fast path.
+    """Turn (B, T) into (B, 1, 1, T); None for a single sentence, which has no padding."""
+    # Without a mask attention takes its fast path.
     return None if mask.shape[0] == 1 else mask[:, None, None, :]

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import DecoderLayer
-from vqnmt.models.embedding import TiedEmbedding, append_eos
+from vqnmt.models.shared import TiedEmbedding, append_eos
 from vqnmt.tokens import BOS, PAD
 
 

@@ -1,10 +1,11 @@
-"""The fertility NAT: how often each source token is copied sets the length, then one pass.
+"""The fertility NAT (Gu et al. 2018): copies of source tokens become a translation in one pass.
 
-Gu et al. 2018. Shapes: B sentences, S source tokens, T target tokens,
-F + 1 fertilities 0 .. F, P decoder positions (the sum of a sentence's fertilities), d model width.
+How often each source token is copied (its fertility) is predicted and sets the length. Shapes:
+B sentences, S source tokens, T target tokens, F + 1 fertilities 0 .. F, P decoder positions (the
+sum of a sentence's fertilities), d model width.
 
-Departures from the paper: attention over positions comes before a layer's self-attention, not
-behind it; a position may attend to itself; there is no fine-tuning by reinforcement.
+Departures from the paper: attention over positions comes before a layer's self-attention instead
+of after it; a position may attend to itself; there is no fine-tuning by reinforcement.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers import Decoder, DecoderState, Encoder, TransformerConfig
-from vqnmt.layers.dropout import Dropout
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Dropout, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import Attention, attention_mask
-from vqnmt.models.embedding import TiedEmbedding, append_eos, length_limits
+from vqnmt.models.shared import TiedEmbedding, append_eos, length_limits
 from vqnmt.tokens import BOS, EOS, PAD
 
-# Positions whose scores over all pieces are held at once.
+# Most positions whose scores over all pieces are in memory at once.
 _POSITIONS = 4096
 
 Aligner = Callable[[Tensor, Tensor], Tensor]
@@ -70,7 +69,7 @@ class FertilityTransformer(nn.Module):
         self.fertility = nn.Linear(config.transformer.dim, config.max_fertility + 1)
         self.decoder = PositionalDecoder(config.transformer, config.decoder_layers)
         self.align: Aligner | None = None
-        """Where training gets its alignments from: a teacher's `align`."""
+        """A teacher's `align`, the source of alignments in training."""
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
@@ -170,7 +169,7 @@ class FertilityTransformer(nn.Module):
 
     @staticmethod
     def _within_limits(fertilities: Tensor, source: Tensor) -> Tensor:
-        """Cut fertilities (N, S) from the end of the sentence on, so that no length runs wild."""
+        """Reduce fertilities (N, S) from the end of the sentence until the length limit holds."""
         limits = length_limits(source)[:, None]
         before = fertilities.cumsum(dim=1) - fertilities
         return fertilities.minimum((limits - before).clamp(min=0))
@@ -179,8 +178,8 @@ class FertilityTransformer(nn.Module):
 class PositionalDecoder(Decoder):
     """A parallel decoder whose layers first attend from position to position.
 
-    The queries and keys of that attention are the positions alone, its values the states, so that
-    words can be moved about (Gu et al. 2018, section 3.2).
+    Queries and keys of that attention are the positions alone and its values the states, so that
+    words can be reordered (Gu et al. 2018, section 3.2).
     """
 
     def __init__(self, config: TransformerConfig, layers: int) -> None:
@@ -198,7 +197,7 @@ class PositionalDecoder(Decoder):
             self.positional, self.layers, state.memory, strict=True
         ):
             x = positional(x, table, hidden)
-            x, _ = layer(x, memory, state.memory_mask, hidden, causal, None)
+            x, _ = layer(x, memory, state.memory_mask, mask=hidden, causal=False, cache=None)
         return self.norm(x)
 
 
@@ -220,7 +219,7 @@ class PositionalAttention(nn.Module):
 
 
 def copies(fertilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Say which source token each decoder position copies.
+    """Find the source token that each decoder position copies.
 
     Args:
         fertilities: (B, S), 0 or more.

@@ -18,14 +18,13 @@ from vqnmt.layers import (
     DecoderState,
     Decompressor,
     Encoder,
+    Losses,
     TransformerConfig,
     Upsample,
 )
-from vqnmt.layers.losses import Losses
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
-from vqnmt.models.codes import prediction_loss, uniform_copy
-from vqnmt.models.embedding import TiedEmbedding, append_eos
 from vqnmt.models.outputs import OUTPUTS
+from vqnmt.models.shared import TiedEmbedding, append_eos
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.tokens import PAD, UNK
 
@@ -141,10 +140,10 @@ class LatentTransformer(nn.Module):
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
-        # Taken from the blank's score in translation, in nats: a decoder in doubt prefers the
-        # blank, because all that it might write shares what probability is left.
+        # Subtracted from the blank's score in translation, in nats: an uncertain decoder prefers
+        # the blank, because the pieces it considers share the remaining probability.
         self.register_buffer("blank_penalty", torch.zeros(()))
-        # (V,): pieces that a translation may have twice in a row; training says which.
+        # (V,): pieces that may occur twice in a row in a translation; set after training.
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
@@ -169,7 +168,7 @@ class LatentTransformer(nn.Module):
         labels = self.output.labels(target)  # (B, T or T + 1)
         labels = F.pad(labels, (0, int(labels.shape[1] == 0)), value=PAD)
         mask = labels != PAD
-        mask[:, 0] = True  # an empty target has one code too: the decoder needs a position
+        mask[:, 0] = True  # an empty target has one code too, because the decoder needs a position
         if self.training and self.config.word_dropout > 0:
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.word_dropout
             labels = labels.masked_fill(dropped & mask, UNK)
@@ -177,7 +176,12 @@ class LatentTransformer(nn.Module):
         if self.target_reader is not None:
             key_value = self.target_reader.project(memory)
             x, _ = self.target_reader(
-                x, key_value, attention_mask(memory_mask), attention_mask(mask), False, None
+                x,
+                key_value,
+                attention_mask(memory_mask),
+                mask=attention_mask(mask),
+                causal=False,
+                cache=None,
             )
         missing = -labels.shape[1] % 2**self.config.compression
         return self.compressor(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
@@ -194,8 +198,8 @@ class LatentTransformer(nn.Module):
     def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
 
-        The decoder's layers run at one position a token; only what scores the pieces runs at
-        `upsampling` positions a token.
+        The decoder's layers run at one position a token; only the scores of the pieces are computed
+        at `upsampling` positions a token.
         """
         hidden = self.decoder(x, state, mask, self.config.causal_decoder)
         if self.upsample is None:
@@ -233,7 +237,13 @@ class LatentTransformer(nn.Module):
         losses = {"reconstruction": reconstruction, **code_losses}
         total = torch.stack(list(losses.values())).sum()
         terms = {name: value.detach() for name, value in losses.items()}
-        return Losses(total, tokens, {**terms, **statistics}, code_losses, counts)
+        return Losses(
+            total=total,
+            tokens=tokens,
+            terms={**terms, **statistics},
+            parts=code_losses,
+            counts=counts,
+        )
 
     def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
@@ -247,7 +257,7 @@ class LatentTransformer(nn.Module):
     def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
         """Replace some code vectors by those of codes drawn from the predictor."""
         with torch.no_grad():
-            # NaN cannot be drawn from; the step's loss says it, and so the step is left out.
+            # Drawing from NaN raises an error. The loss is NaN too, so the step is left out.
             logits = code_logits[:, :-1, : self.end_of_codes].nan_to_num()  # (B, L, K)
             drawn = torch.distributions.Categorical(logits=logits).sample()  # (B, L)
             vectors = self.quantizer.codes_to_vectors(drawn).to(latents.dtype)
@@ -262,7 +272,7 @@ class LatentTransformer(nn.Module):
         return torch.where(chosen[..., None], gold, positions)
 
     def set_progress(self, fraction: float) -> None:
-        """Tell the curricula how much of training is done, 0 to 1."""
+        """Advance the curricula to `fraction` of training done, 0 to 1."""
         self.continuous = fraction < self.config.continuous_start
         self.quantizer.set_progress(fraction)
         if self.config.gold_mixing:
@@ -276,7 +286,7 @@ class LatentTransformer(nn.Module):
     # --- translation -------------------------------------------------------------------------
 
     def step(self, codes: Tensor, state: DecoderState) -> Tensor:
-        """Score the next code after `codes` (N,), K standing for the begin; returns (N, K + 1)."""
+        """Score the next code after `codes` (N,), ignored at the first step; returns (N, K + 1)."""
         if state.step == 0:
             inputs = self.begin.expand(len(codes), -1)
         else:
@@ -319,3 +329,38 @@ class LatentTransformer(nn.Module):
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
         return self.embedding.logits(hidden), output_mask
+
+
+def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
+    """Stretch the source over the positions: position i of n reads source state i * S // n.
+
+    Args:
+        memory: (B, S, d).
+        memory_mask: (B, S).
+        mask: (B, P), True at real positions.
+
+    Returns:
+        (B, P, d).
+    """
+    lengths, sources = mask.sum(dim=1, keepdim=True), memory_mask.sum(dim=1, keepdim=True)
+    index = torch.arange(mask.shape[1], device=mask.device) * sources // lengths  # (B, P)
+    index = index.minimum(sources - 1)  # positions of the padding
+    return memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))
+
+
+def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:
+    """Cross-entropy of the predictor against the mean of m one-hot codes (Roy et al. 2018).
+
+    Args:
+        logits: (B, L + 1, K + 1).
+        samples: (B, L, m) codes.
+        mask: (B, L), True at real codes.
+        end: The symbol that follows the last code.
+
+    Returns:
+        The mean over all codes and ends, a scalar in nats.
+    """
+    log_p = logits.log_softmax(dim=-1)
+    codes = log_p[:, :-1].gather(2, samples).mean(dim=2)  # (B, L)
+    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (B,)
+    return -(codes[mask].sum() + ends.sum()) / (mask.sum() + len(ends))

@@ -1,7 +1,7 @@
 """How output positions become tokens: one position a token, or CTC over more positions.
 
-CTC (Graves et al. 2006) lets a position stay blank or repeat its neighbour, so that a code need
-not fix the place of every word. `PAD`, which never stands in a text, serves as the blank.
+CTC (Graves et al. 2006) lets a position be blank or repeat its neighbour, so that a code need not
+fix the position of every word. `PAD`, which never occurs in text, serves as the blank.
 """
 
 from typing import Protocol
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqnmt.models.embedding import append_eos
+from vqnmt.models.shared import append_eos
 from vqnmt.tokens import EOS, PAD
 
 
 class Output(Protocol):
-    """What lies between decoder positions and tokens."""
+    """Loss and reading of tokens from decoder positions."""
 
     def labels(self, target: Tensor) -> Tensor:
-        """Return the tokens that the codes must carry, for `target` (B, T)."""
+        """Return the tokens that the codes must encode, for `target` (B, T)."""
 
     def loss(
         self, weight: Tensor, hidden: Tensor, mask: Tensor, target: Tensor
@@ -75,16 +75,16 @@ class Ctc:
     ) -> tuple[Tensor, int]:
         """Minus the log-probability of all alignments of the target, a target token.
 
-        An alignment uses only the blank and the sentence's own tokens, so only their scores are
-        laid out for the recursion: T + 1 classes in place of W.
+        An alignment uses only the blank and the sentence's own tokens, so the recursion gets only
+        their scores: T + 1 classes instead of W.
         """
         target = F.pad(target, (0, int(target.shape[1] == 0)), value=PAD)  # all may be empty
         own, classes = own_classes(target)  # (B, T + 1), (B, T)
-        # The gradient of `weight[own]` would add up in an order of chance on several threads.
+        # Several threads would sum the gradient of `weight[own]` in random order.
         vectors = F.embedding(own, weight)  # (B, T + 1, d)
         scores = torch.einsum("bpd,bcd->bpc", hidden, vectors).float()  # (B, P, T + 1)
         logits = F.linear(hidden[mask], weight).float()  # (positions, W)
-        # `logsumexp` in place: it would take two copies of them, and `exp` once more in backward.
+        # `logsumexp` in place; the function needs two copies and another `exp` in backward.
         most = logits.detach().amax(dim=-1)
         normaliser = most + logits.sub_(most[:, None]).exp_().sum(dim=-1).log()  # (positions,)
         rows = mask.nonzero(as_tuple=True)
@@ -100,8 +100,8 @@ class Ctc:
             # A target with too many repeats for its positions has no alignment.
             zero_infinity=True,
         )
-        # The library's gradient by log p is p minus the posterior, which is right only under a
-        # softmax over all classes. Ours has left most of them out: take the p away again.
+        # The library's gradient by log p is p minus the posterior, which is right only after a
+        # softmax over all classes. Most classes are left out here, so p is subtracted again.
         p = torch.where(mask[..., None] & (loss > 0)[:, None, None], log_p, -torch.inf).exp().sum()
         tokens = max(int(lengths.sum()), 1)  # targets without a piece have a loss too
         return (loss.sum() - (p - p.detach())) / tokens, tokens
@@ -109,11 +109,11 @@ class Ctc:
     def starts(self, best: Tensor, mask: Tensor, repeatable: Tensor) -> Tensor:
         """Collapse repeats, then drop blanks (the best path, not the best labelling).
 
-        Two positions apart that both are for one word write it twice, with blanks between: what
-        is not `repeatable` is collapsed across blanks too.
+        Two separate positions for one word would write it twice with blanks in between, so pieces
+        that are not `repeatable` are collapsed across blanks too.
         """
         places = torch.arange(1, best.shape[1] + 1, device=best.device)
-        # (B, P): the place, from 1, of the last piece up to here; 0 before the first
+        # (B, P): the place, counted from 1, of the last piece up to here; 0 before the first piece
         last = torch.where(best == PAD, 0, places).cummax(dim=1).values
         pieces = F.pad(best, (1, 0), value=PAD)  # (B, P + 1), place 0 a blank
         before = pieces.gather(1, F.pad(last[:, :-1], (1, 0)))  # the last piece before (B, P)
@@ -122,7 +122,7 @@ class Ctc:
 
 
 def read(best: Tensor, starts: Tensor) -> list[list[int]]:
-    """Take from the best pieces (B, P) those that `Output.starts` marks; returns token lists."""
+    """Return, for each sentence, the best pieces (B, P) that `Output.starts` marks."""
     kept = zip(best.tolist(), starts.tolist(), strict=True)
     return [[token for token, start in zip(*row, strict=True) if start] for row in kept]
 

@@ -3,7 +3,7 @@
 import torch
 
 from vqnmt.evaluation.records import check_places
-from vqnmt.models.warm_start import copy_weights
+from vqnmt.models.shared import copy_weights
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.facts import records_path
 from vqnmt.pipeline.teachers import check_teacher

@@ -24,7 +24,7 @@ from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
-from vqnmt.models.warm_start import copy_weights
+from vqnmt.models.shared import copy_weights
 from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.distillation import distill, select

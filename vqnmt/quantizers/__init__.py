@@ -15,16 +15,17 @@ The package needs only torch and `vqnmt.errors`.
 
 from vqnmt.quantizers.base import Quantizer, QuantizerOutput
 from vqnmt.quantizers.build import build_quantizer
+from vqnmt.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.ema import EMAQuantizer, HardEMQuantizer
 from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
-from vqnmt.quantizers.gradient import GradientQuantizer
-from vqnmt.quantizers.gumbel_softmax import GumbelSoftmaxQuantizer
-from vqnmt.quantizers.product import ProductQuantizer
-from vqnmt.quantizers.residual import ResidualQuantizer
-from vqnmt.quantizers.semhash import SemanticHashingQuantizer
-from vqnmt.quantizers.soft_em import SoftEMQuantizer
+from vqnmt.quantizers.learnt import GumbelSoftmaxQuantizer, SemanticHashingQuantizer
 from vqnmt.quantizers.statistics import CodebookStatistics
+from vqnmt.quantizers.vector_quantizers import (
+    EMAQuantizer,
+    GradientQuantizer,
+    HardEMQuantizer,
+    SoftEMQuantizer,
+)
 
 __all__ = [
     "CodebookStatistics",

@@ -15,7 +15,7 @@ from vqnmt.quantizers.statistics import CodebookStatistics, UsageCounter
 
 @dataclass(slots=True)
 class QuantizerOutput:
-    """What a quantizer returns for `z_e` of shape `(..., d)`."""
+    """Result of a quantizer's forward pass over `z_e` of shape `(..., d)`."""
 
     quantized: Tensor
     """`(..., d)` in the dtype of `z_e`; 0 where masked. Its gradient passes straight through to
@@ -25,11 +25,11 @@ class QuantizerOutput:
     """`(...)` int64, the nearest (or most likely) code; 0 where masked."""
 
     samples: Tensor
-    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label: those
-    drawn in training; `codes[..., None]` for hard quantizers and in evaluation."""
+    """`(..., m)` int64, the codes whose averaged one-hots are the latent predictor's label: the
+    drawn codes in training; `codes[..., None]` for hard quantizers and in evaluation."""
 
     losses: dict[str, Tensor]
-    """Loss terms by name, fp32 scalars, already weighted: the caller adds them up."""
+    """Loss terms by name: fp32 scalars, already weighted, for the caller to sum."""
 
     statistics: dict[str, Tensor]
     """Detached scalars of this batch: `quantisation_error`, `posterior_entropy` in nats."""
@@ -37,7 +37,7 @@ class QuantizerOutput:
 
 @dataclass(slots=True)
 class Assignment:
-    """What a quantizer decides for the N unmasked vectors, all in fp32."""
+    """Codes, vectors and losses of the N unmasked vectors, all in fp32."""
 
     quantized: Tensor  # (N, d); its gradient is dropped where the quantizer is straight-through
     codes: Tensor  # (N,)
@@ -66,17 +66,17 @@ class StraightThrough(torch.autograd.Function):
 def in_backward() -> bool:
     """Whether this forward recomputes an activation checkpoint inside a backward pass.
 
-    Both variants of `torch.utils.checkpoint` recompute while the autograd engine runs, so what
-    was counted in the first forward must not be counted again.
+    Both variants of `torch.utils.checkpoint` recompute while the autograd engine runs. The first
+    forward pass has counted the vectors already, so the recomputation must not.
     """
     return torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def lasting_tensors() -> Iterator[None]:
-    """Make tensors that may be changed and trained on later, also in inference mode.
+    """Leave inference mode while entered, so that new tensors can be changed and trained later.
 
-    That mode turns into `torch.no_grad`; any other stays.
+    Inference mode becomes `torch.no_grad`; other modes stay as they are.
     """
     if not torch.is_inference_mode_enabled():
         yield
@@ -100,10 +100,10 @@ class Quantizer(nn.Module, ABC):
     """
 
     straight_through = True
-    """Whether z_e gets the gradient of the value unchanged; otherwise the value has its own."""
+    """Whether z_e gets the gradient of `quantized` unchanged, instead of a gradient through it."""
 
     stochastic = False
-    """Whether the value in training comes from codes that are drawn, not from the nearest one."""
+    """Whether `quantized` in training comes from drawn codes instead of the nearest one."""
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
@@ -111,13 +111,16 @@ class Quantizer(nn.Module, ABC):
             raise VqnmtError(f"The quantizer's vectors have dimension {dim}: it must be 1 or more.")
         self.codebook_size = codebook_size
         self.dim = dim
-        self.frozen = False
-        # Training and evaluation are counted apart: a validation pass in the middle of an epoch
-        # leaves the statistics of the epoch alone.
+        # Training and evaluation have separate counters: a validation pass in the middle of an
+        # epoch does not change the statistics of the epoch.
         self._counters = {mode: UsageCounter(codebook_size) for mode in (True, False)}
 
     def forward(self, z_e: Tensor, mask: Tensor | None = None) -> QuantizerOutput:
         """Quantize, always in fp32.
+
+        NaN in, NaN out: if one of the real vectors is not finite, or its square overflows, all of
+        `quantized` is NaN, and the batch is neither counted nor accumulated. So the loss is NaN,
+        and the training loop leaves the step out in every process.
 
         Args:
             z_e: `(..., d)` output of the encoder, of any floating dtype.
@@ -125,21 +128,30 @@ class Quantizer(nn.Module, ABC):
                 are dropped before anything is computed.
 
         Raises:
-            VqnmtError: The shapes do not fit, or (on the CPU; elsewhere `step` raises it, to
-                spare a synchronisation) `z_e` is not finite.
+            VqnmtError: The shapes do not fit; or a vector is not finite in evaluation mode without
+                gradients, where no loss would tell.
         """
         self._check_shapes(z_e, mask)
         with lasting_tensors():
-            # What was made in inference mode can enter no gradient and no state.
+            # A tensor of inference mode can take part in no gradient; its clone can.
             return self._quantize(z_e.clone() if z_e.is_inference() else z_e, mask)
 
     def _quantize(self, z_e: Tensor, mask: Tensor | None) -> QuantizerOutput:
-        """`forward` of what has been checked."""
+        """Quantize checked inputs; see `forward`."""
         with torch.autocast(device_type=z_e.device.type, enabled=False):
             rows = z_e.reshape(-1, self.dim)  # (all positions, d)
             kept = None if mask is None else mask.flatten().nonzero().squeeze(1)  # (N,)
             if kept is not None:
                 rows = rows[kept]  # (N, d)
+            # The norm takes one pass and no temporary.
+            finite = bool(torch.linalg.vector_norm(rows.detach().float()).isfinite())
+            if not finite:
+                if not (self.training or torch.is_grad_enabled()):
+                    raise VqnmtError(
+                        "The quantizer got NaN or infinite vectors: the model is damaged, or was "
+                        "trained with too high a learning rate."
+                    )
+                rows, kept = rows[:0], torch.zeros(0, dtype=torch.int64, device=rows.device)
             assignment = self._assign(rows.float())
         quantized = assignment.quantized.to(z_e.dtype)
         if self.straight_through:
@@ -151,8 +163,9 @@ class Quantizer(nn.Module, ABC):
                 assignment.statistics["quantisation_error"],
             )
         shape = z_e.shape[:-1]
+        quantized = _restore(quantized, shape, kept)
         return QuantizerOutput(
-            quantized=_restore(quantized, shape, kept),
+            quantized=quantized if finite else quantized + torch.nan,
             codes=_restore(assignment.codes, shape, kept),
             samples=_restore(assignment.samples, shape, kept),
             losses=assignment.losses,
@@ -171,61 +184,38 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def _assign(self, vectors: Tensor) -> Assignment:
-        """Quantize `(N, d)` fp32 vectors, N possibly 0, and accumulate in training."""
+        """Quantize `(N, d)` finite fp32 vectors, N possibly 0, and accumulate in training."""
 
     @abstractmethod
     def _nearest(self, vectors: Tensor) -> Tensor:
         """The nearest codes `(N,)` of `(N, d)` fp32 vectors."""
 
-    @abstractmethod
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity in `vectors`, fp32 of any shape.
-
-        Args:
-            vectors: What to check.
-            remember: Whether `step` shall raise the error, where it is not raised at once.
-
-        Returns:
-            Bool scalar: all is finite.
-
-        Raises:
-            VqnmtError: On the CPU; names the step. Elsewhere it would cost a synchronisation.
-        """
-
-    @abstractmethod
     def step(self) -> None:
         """Move the codebook by what was accumulated; call after each step of the optimiser.
 
-        Every process must call it.
-
-        Raises:
-            VqnmtError: A vector was not finite; the codebook is left as it was.
+        Every process must call it. By default there is no codebook to move.
         """
 
     def clear(self) -> None:
-        """Discard what was accumulated since the last step; by default nothing is accumulated."""
+        """Discard what was accumulated since the last step."""
 
     @property
     def initialised(self) -> bool:
-        """Whether the codebook is past its start from the first vectors, where it has one."""
+        """Whether the k-means start of the codebook is over; True if there is none."""
         return True
 
     def set_progress(self, fraction: float) -> None:
-        """Set annealed settings; `fraction` of training done, 0 to 1. By default there are none."""
-
-    def freeze(self) -> None:
-        """Stop the codebook for good: nothing accumulates and `step` does nothing."""
-        self.frozen = True
+        """Set annealed settings, if there are any; `fraction` of training done, 0 to 1."""
 
     def epoch_statistics(self) -> CodebookStatistics:
-        """Statistics of this mode (training or evaluation) since the last reset.
+        """Statistics of the current mode (training or evaluation) since the last reset.
 
-        They cover all processes, and every process must call it.
+        They cover all processes; every process must call this method.
         """
         return self._counters[self.training].summarise(self._device())
 
     def reset_statistics(self) -> None:
-        """Forget the statistics of this mode (training or evaluation)."""
+        """Reset the statistics of the current mode (training or evaluation)."""
         self._counters[self.training].reset()
 
     def running_state(self) -> dict[str, Tensor]:
@@ -238,7 +228,7 @@ class Quantizer(nn.Module, ABC):
             self._counters[True].load({key: value.clone() for key, value in state.items()})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
-        """Do what `to`, `half`, `cuda` and the like ask for, but to the dtypes."""
+        """Apply `to`, `half`, `cuda` and the like without their change of dtype."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -251,14 +241,14 @@ class Quantizer(nn.Module, ABC):
         return self
 
     def _device(self) -> torch.device:
-        """Where the quantizer's tensors are."""
+        """The device of the quantizer's tensors."""
         for tensor in (*self.parameters(), *self.buffers()):
             return tensor.device
         return torch.device("cpu")
 
     def _accumulates(self) -> bool:
-        """Whether this forward counts towards the next codebook step."""
-        return self.training and not self.frozen and not in_backward()
+        """Whether this forward pass adds to the next codebook step."""
+        return self.training and not in_backward()
 
     def _check_shapes(self, z_e: Tensor, mask: Tensor | None) -> None:
         if z_e.ndim < 1 or z_e.shape[-1] != self.dim:

@@ -1,19 +1,20 @@
-"""From the settings to the quantizer."""
+"""Building a quantizer from its settings."""
 
 import dataclasses
 from collections.abc import Callable
 
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Quantizer, lasting_tensors
+from vqnmt.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.ema import EMAQuantizer, HardEMQuantizer
 from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
-from vqnmt.quantizers.gradient import GradientQuantizer
-from vqnmt.quantizers.gumbel_softmax import GumbelSoftmaxQuantizer
-from vqnmt.quantizers.product import ProductQuantizer
-from vqnmt.quantizers.residual import ResidualQuantizer
-from vqnmt.quantizers.semhash import SemanticHashingQuantizer
-from vqnmt.quantizers.soft_em import SoftEMQuantizer
+from vqnmt.quantizers.learnt import GumbelSoftmaxQuantizer, SemanticHashingQuantizer
+from vqnmt.quantizers.vector_quantizers import (
+    EMAQuantizer,
+    GradientQuantizer,
+    HardEMQuantizer,
+    SoftEMQuantizer,
+)
 
 
 def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
@@ -40,7 +41,7 @@ def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:
         "sim_vq": SimVQQuantizer,
     }
     with lasting_tensors():
-        # In fp32, whatever the default dtype is.
+        # Weights are fp32 under any default dtype.
         return builders[config.name](config, dim).float()
 
 

@@ -1,4 +1,4 @@
-"""The K code vectors and everything that moves them between two steps of the optimiser."""
+"""The K code vectors, and what moves them after a step of the optimiser."""
 
 from enum import Enum
 from functools import partial
@@ -7,16 +7,14 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.finite import FiniteCheck
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
-from vqnmt.quantizers.processes import all_reduce, rank, world_size
+from vqnmt.quantizers.statistics import all_reduce, rank, world_size
 
 POOL_SIZE = 1024
-"""Vectors kept of each step, over all processes, for the initialisation and for restarts."""
+"""Vectors of each step, over all processes, that are kept for the k-means start and restarts."""
 
-_SMALLEST_COUNT = 1e-12  # below it a code has no mass left and keeps its vector
+_SMALLEST_COUNT = 1e-12  # a code with a lower count keeps its vector: sum / count is noise
 _HASH = 2654435769  # 2^32 / golden ratio: Knuth's multiplicative hash
 
 
@@ -73,13 +71,12 @@ class Codebook(nn.Module):
         self.register_buffer("counts", torch.zeros(size) if reference else torch.ones(size))
         if update is Update.AVERAGE:
             self.register_buffer("sums", vectors.clone())  # (K, d)
-        # Steps taken: names the step in errors and, with the seed, decides the random choices.
+        # Steps taken: with the seed they decide the random choices.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         # Below 2^24, so that it passes exactly through the fp32 all-reduce.
         self.register_buffer("seed", torch.randint(1 << 24, ()))
         self.register_buffer("kmeans_vectors", torch.zeros(wanted, dim))
         self.register_buffer("kmeans_filled", torch.zeros((), dtype=torch.int64))
-        self._check = FiniteCheck()
         self.clear()
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -88,9 +85,10 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def centre(self) -> Tensor:
-        """The mean `(d,)` of the codes, each by its count: of the vectors that were seen lately.
+        """The mean `(d,)` of the code vectors weighted by their counts.
 
-        A code that is hardly hit may lie anywhere, so it must not move the centre.
+        This estimates the mean of the recent encoder vectors. A code with few hits may lie
+        anywhere, so it must not move the centre.
         """
         total = self.counts.sum().clamp(min=_SMALLEST_COUNT)
         centre: Tensor = (self.counts / total) @ self.vectors
@@ -100,14 +98,9 @@ class Codebook(nn.Module):
         """Forget what was accumulated since the last step."""
         self._hits: Tensor | None = None  # (K,) hits, fractional for soft assignments
         self._hit_sums: Tensor | None = None  # (K, d)
-        self._check.clear()
         self._pool: Tensor | None = None  # (P, d)
         self._priorities: Tensor | None = None  # (P,) int64, the smallest are kept
         self._seen = 0
-
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity; see `Quantizer.check_finite`."""
-        return self._check(vectors, remember, lambda: _not_finite(int(self.steps)))
 
     @torch.no_grad()
     def accumulate(self, vectors: Tensor, hits: Tensor, hit_sums: Tensor | None) -> None:
@@ -125,11 +118,11 @@ class Codebook(nn.Module):
             self._add_to_pool(vectors.detach())
 
     def _add_to_pool(self, vectors: Tensor) -> None:
-        """Keep an even choice of this step's vectors.
+        """Keep an evenly spread subset of this step's vectors.
 
-        The choice hashes a vector's running number instead of drawing one at random: a draw
-        would move the random state in the first forward of an activation checkpoint and not in
-        its recomputation.
+        The subset is chosen by hashes of the vectors' running numbers instead of at random: a
+        random draw would move the random state in the first forward pass of an activation
+        checkpoint, but not in its recomputation.
         """
         numbers = torch.arange(
             self._seen, self._seen + vectors.shape[0], device=vectors.device, dtype=torch.int64
@@ -150,9 +143,6 @@ class Codebook(nn.Module):
         """Sum over the processes what was accumulated and move the codebook.
 
         Every process must call it: there is one all-reduce of fixed size, whatever the data.
-
-        Raises:
-            VqnmtError: A vector was not finite; the codebook is left as it was.
         """
         size, dim = self.vectors.shape
         world, own = world_size(), rank()
@@ -161,14 +151,13 @@ class Codebook(nn.Module):
         hits = zeros(size) if self._hits is None else self._hits
         # Rank r fills slot r, zeros elsewhere: the sum of all is the concatenation of all.
         slots = zeros(world, -(-POOL_SIZE // world), dim)
-        # Per rank the number of pooled vectors; then faults and rank 0's seed.
-        scalars = zeros(world + 2)
+        # The number of pooled vectors of each rank, then rank 0's seed.
+        scalars = zeros(world + 1)
         if self._pool is not None:
             slots[own, : self._pool.shape[0]] = self._pool
             scalars[own] = self._pool.shape[0]
-        scalars[world] = self._check.faults(device)
         if own == 0:
-            scalars[world + 1] = self.seed
+            scalars[world] = self.seed
         payload = [hits, slots, scalars]
         if self.update is not Update.GRADIENT:
             sums = self._hit_sums
@@ -177,13 +166,11 @@ class Codebook(nn.Module):
         payload = all_reduce(payload)
         hits, slots, scalars = payload[:3]
 
-        # The only wait for the device in a step: what the branches below depend on.
+        # The only synchronisation with the device in a step; the branches below need these values.
         facts = torch.cat(
             [scalars, torch.stack([hits.sum(), self.steps, self.kmeans_filled]).to(scalars.dtype)]
         ).tolist()
-        filled, (faults, seed, total, steps, gathered) = facts[:world], facts[world:]
-        if faults:
-            raise _not_finite(int(steps))
+        filled, (seed, total, steps, gathered) = facts[:world], facts[world:]
         self.steps += 1
         if total == 0:
             return
@@ -197,7 +184,7 @@ class Codebook(nn.Module):
             self._restart(pool, generator)
 
     def _initialise(self, pool: Tensor, gathered: int, generator: torch.Generator) -> None:
-        """Gather vectors `(P, d)`: codes are chosen from the first, k-means follows the last."""
+        """Gather vectors `(P, d)`: the first ones become codes, k-means runs when all are there."""
         wanted, size = self.kmeans_vectors.shape[0], self.vectors.shape[0]
         taken = pool[: wanted - gathered]
         self.kmeans_vectors[gathered : gathered + taken.shape[0]] = taken
@@ -217,13 +204,13 @@ class Codebook(nn.Module):
         self.place(every, vectors, torch.ones_like(self.counts), torch.ones_like(every).bool())
 
     def place(self, codes: Tensor, vectors: Tensor, counts: Tensor, moved: Tensor) -> None:
-        """Move codes with their counts and sums; otherwise the next step would move them back.
+        """Move codes together with their counts and sums, or the next step would move them back.
 
         Args:
             codes: `(R,)` distinct codes.
             vectors: `(R, d)` where to.
             counts: `(R,)` their new counts.
-            moved: `(R,)` bool, the codes to move; the others stay.
+            moved: `(R,)` bool, True for the codes to move.
         """
         old = self.vectors.detach()[codes]
         self.vectors.data[codes] = torch.where(moved[:, None], vectors.to(old.dtype), old)
@@ -251,27 +238,15 @@ class Codebook(nn.Module):
         self.vectors.copy_(torch.where(counts[:, None] > _SMALLEST_COUNT, means, self.vectors))
 
     def _restart(self, pool: Tensor, generator: torch.Generator) -> None:
-        """Move the codes that are hardly used to vectors of this step `(P, d)`.
+        """Move rarely used codes to vectors of this step `(P, d)` (Zeghidour et al. 2021).
 
-        Their counts become the mean count. A count of 1 would never fall below the threshold where
-        a step has few vectors, and would at once where it has many.
+        Their counts become the mean count. A count of 1 would never fall below the threshold if
+        steps have few vectors, and would fall below it at once if steps have many.
         """
         mean = self.counts.mean()
         limit = min(pool.shape[0], self.counts.shape[0])
         counts, codes = self.counts.topk(limit, largest=False)
         chosen = pool[torch.randperm(pool.shape[0], generator=generator)[:limit].to(pool.device)]
-        # No boolean indexing: its size would have to come back from the device.
+        # Boolean indexing would synchronise with the device to learn the size of its result.
         dead = counts < self.config.restart_threshold * mean
         self.place(codes, chosen, mean.expand(limit), dead)
-
-    def extra_repr(self) -> str:
-        """K, d and how the codes move."""
-        size, dim = self.vectors.shape
-        return f"{size} codes of dimension {dim}, {self.update.name.lower()}"
-
-
-def _not_finite(step: int) -> VqnmtError:
-    return VqnmtError(
-        f"The quantizer got NaN or infinite encoder vectors at codebook step {step}; the codebook "
-        "was left as it was: lower the learning rate or clip the gradients."
-    )

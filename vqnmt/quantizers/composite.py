@@ -1,4 +1,4 @@
-"""What the quantizers made of several others have in common."""
+"""The quantizers made of several others: side by side (product) or one after another (residual)."""
 
 import math
 from collections.abc import Sequence
@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vqnmt.errors import VqnmtError
-from vqnmt.quantizers.base import Quantizer
+from vqnmt.quantizers.base import Assignment, Quantizer
+from vqnmt.quantizers.learnt import linear
+from vqnmt.quantizers.vector_quantizers import mean_square_error
 
 
 class CompositeQuantizer(Quantizer):
-    """Several quantizers behind the interface of one; everything passes through to them.
+    """Several quantizers used as one.
 
-    The code is a number with one digit for each part, of base K_i, the first digit the lowest:
-    z = z_1 + K_1 (z_2 + K_2 (z_3 + ...)). The statistics of a part alone are in
-    `parts[i].epoch_statistics()`.
+    A code is a number with one digit of base K_i for each part, the first digit being the lowest:
+    z = z_1 + K_1 (z_2 + K_2 (z_3 + ...)). `parts[i].epoch_statistics()` has the statistics of one
+    part.
 
     Args:
         parts: One or more.
@@ -47,28 +48,8 @@ class CompositeQuantizer(Quantizer):
         """The parts, typed."""
         return [part for part in self.parts if isinstance(part, Quantizer)]
 
-    def check_finite(self, vectors: Tensor, remember: bool) -> Tensor:
-        """Refuse NaN and infinity anywhere on behalf of all parts; see the base class.
-
-        Either all parts learn of a fault or none: otherwise only some would move.
-        """
-        # The norm checks all of `vectors` at once; the parts need not read them again.
-        norm = torch.linalg.vector_norm(vectors.detach())
-        return torch.stack([part.check_finite(norm, remember) for part in self.quantizers]).all()
-
     def step(self) -> None:
-        """Move the codebooks of all parts.
-
-        Raises:
-            VqnmtError: A vector was not finite; all codebooks are left as they were.
-        """
-        try:
-            self._step_parts()
-        except VqnmtError:
-            self.clear()  # of the parts whose turn did not come
-            raise
-
-    def _step_parts(self) -> None:
+        """Move the codebooks of all parts."""
         for part in self.quantizers:
             part.step()
 
@@ -86,13 +67,6 @@ class CompositeQuantizer(Quantizer):
         """Tell the annealed settings of the parts how far training is, from 0 to 1."""
         for part in self.quantizers:
             part.set_progress(fraction)
-
-    def freeze(self) -> None:
-        """Stop the codebooks of all parts for good."""
-        super().freeze()
-        for part in self.quantizers:
-            part.freeze()
-        self.requires_grad_(False)
 
     def reset_statistics(self) -> None:
         """Forget the statistics of this mode, those of the parts too."""
@@ -116,3 +90,141 @@ class CompositeQuantizer(Quantizer):
             part.load_running_state(
                 {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             )
+
+
+class ProductQuantizer(CompositeQuantizer):
+    """n quantizers, each for its own part of z_e (Kaiser et al. 2018).
+
+    Sliced: part i quantizes the i-th slice of z_e. Projected: it quantizes pi_i z_e, where the n
+    projections make up one d x d matrix, orthogonal at the start, and the value stays in the
+    projected space:
+
+        z_i = argmin_j ||e_j^i - pi_i z_e||_2,    z_q = [e_{z_1}^1; ...; e_{z_n}^n].
+
+    Loss terms are means over all d dimensions. The statistics are those of the whole: the error
+    is a mean over all dimensions, in the projected space if there is one, and the entropies of
+    the parts add up.
+
+    Args:
+        parts: One or more; d is the sum of their dimensions.
+        projection: `none` (slices), `random` (fixed) or `learnt` (by gradient).
+    """
+
+    # Each part applies its own straight-through, or none, on the near side of the projection.
+    straight_through = False
+
+    def __init__(self, parts: Sequence[Quantizer], projection: str = "none") -> None:
+        super().__init__(parts, sum(part.dim for part in parts))
+        self.sizes = [part.dim for part in parts]
+        self.projection: nn.Linear | None = None
+        if projection != "none":
+            # Kaiser et al. draw the matrices apart (Glorot); as one rotation they lose nothing.
+            self.projection = nn.Linear(self.dim, self.dim, bias=False)
+            nn.init.orthogonal_(self.projection.weight)
+            self.projection.requires_grad_(projection == "learnt")
+
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """The vectors `(..., d)` of codes `(...)` int64, in the projected space if there is one."""
+        digits = zip(self.quantizers, self.split(codes), strict=True)
+        return torch.cat([part.codes_to_vectors(digit) for part, digit in digits], dim=-1)
+
+    def _slices(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """What each part quantizes: `(N, d_i)` of `(N, d)`."""
+        if self.projection is not None:
+            vectors = linear(self.projection, vectors)
+        return vectors.split(self.sizes, dim=1)
+
+    def _assign(self, vectors: Tensor) -> Assignment:
+        pieces = zip(self.quantizers, self._slices(vectors), strict=True)
+        outputs = [part(piece) for part, piece in pieces]
+        shares = [size / self.dim for size in self.sizes]
+        losses: dict[str, Tensor] = {}
+        error = vectors.new_zeros(())
+        for output, share in zip(outputs, shares, strict=True):
+            for name, value in output.losses.items():
+                losses[name] = losses.get(name, 0.0) + share * value
+            error = error + share * output.statistics["quantisation_error"]
+        entropies = [output.statistics["posterior_entropy"] for output in outputs]
+        return Assignment(
+            quantized=torch.cat([output.quantized for output in outputs], dim=1),
+            codes=self.combine([output.codes for output in outputs]),
+            samples=self.combine([output.samples for output in outputs]),
+            losses=losses,
+            statistics={
+                "quantisation_error": error,
+                "posterior_entropy": torch.stack(entropies).sum(),
+            },
+        )
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        pieces = zip(self.quantizers, self._slices(vectors), strict=True)
+        return self.combine([part.nearest(piece) for part, piece in pieces])
+
+
+class ResidualQuantizer(CompositeQuantizer):
+    """n stages, from coarse to fine (Zeghidour et al. 2021, algorithm 1).
+
+        r_1 = z_e,    r_{i+1} = r_i - sg(Q_i(r_i)),    z_q = sum_i Q_i(r_i).
+
+    The loss terms of the stages add up, and so do the entropies of their posteriors. The
+    residual of a stage that draws its codes is that of its value, but `codes` are those of
+    evaluation, where each stage takes its nearest code. Stages start from k-means one after
+    another: the residuals of an unfinished codebook differ from those of the finished one.
+
+    Args:
+        parts: The stages, all of the same dimension and kind.
+    """
+
+    def __init__(self, parts: Sequence[Quantizer]) -> None:
+        super().__init__(parts, parts[0].dim)
+        self.straight_through = parts[0].straight_through
+
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """sum_i e_{z_i}^i: the vectors `(..., d)` of codes `(...)` int64."""
+        digits = zip(self.quantizers, self.split(codes), strict=True)
+        return torch.stack([part.codes_to_vectors(digit) for part, digit in digits]).sum(dim=0)
+
+    def _assign(self, vectors: Tensor) -> Assignment:
+        left = vectors  # (N, d)
+        quantized = torch.zeros_like(vectors)
+        outputs = []
+        losses: dict[str, Tensor] = {}
+        for part in self.quantizers:
+            output = part(left)
+            left = left - output.quantized.detach()
+            quantized = quantized + output.quantized
+            for name, value in output.losses.items():
+                losses[name] = losses[name] + value if name in losses else value
+            outputs.append(output)
+        codes = self.combine([output.codes for output in outputs])
+        with torch.no_grad():
+            if self.training and self.stochastic:
+                codes = self._nearest(vectors)
+            error = mean_square_error(vectors, self.codes_to_vectors(codes).float())
+        entropies = [output.statistics["posterior_entropy"] for output in outputs]
+        return Assignment(
+            quantized=quantized,
+            codes=codes,
+            samples=self.combine([output.samples for output in outputs]),
+            losses=losses,
+            statistics={
+                "quantisation_error": error,
+                "posterior_entropy": torch.stack(entropies).sum(),
+            },
+        )
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        codes = []
+        for part in self.quantizers:
+            codes.append(part.nearest(vectors))
+            vectors = vectors - part.codes_to_vectors(codes[-1]).float()
+        return self.combine(codes)
+
+    def step(self) -> None:
+        """Move the codebooks of all stages; those after an unfinished start wait for it."""
+        stages = self.quantizers
+        for index, stage in enumerate(stages):
+            if not stage.initialised:
+                for later in stages[index + 1 :]:
+                    later.clear()
+            stage.step()

@@ -1,17 +1,17 @@
-"""Squared Euclidean distances to a codebook, in blocks: never N x K x d, never all of N x K."""
+"""Squared Euclidean distances to a codebook, in blocks: no tensor of N x K x d or all N x K."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# No block has more scores: 2^24 in fp32 = 64 MiB. On a GPU each block costs kernel launches.
+# Most scores of a block, 64 MiB in fp32. On a GPU each block costs kernel launches.
 _MOST_ELEMENTS = 1 << 24
-# On a CPU a block should stay in the cache (2^20 fp32 scores = 4 MiB) for the passes over it that
-# follow the matrix product; but each block costs dozens of calls, and a product of fewer rows than
-# this runs below full speed.
+# On a CPU a block of 2^20 fp32 scores (4 MiB) stays in the cache for the passes that follow the
+# matrix product. A block has at least 256 rows: a product of fewer is slower, and each block costs
+# dozens of calls.
 _CPU_ELEMENTS, _CPU_ROWS = 1 << 20, 256
-# Columns that `row_maxima` folds a row to; a multiple of a CPU's vectors.
+# `row_maxima` folds a row to this many columns, a multiple of a CPU's vector width.
 _FOLDED = 32
 
 
@@ -23,14 +23,14 @@ def score_blocks(
     The term ||z_i||^2 is the same for every code, so neither the nearest code, which has the
     highest score, nor the softmax over codes needs it.
 
-    z and e are taken relative to a centre, which changes no distance: far from the origin the
-    squares would be so large that their rounding hid the differences between codes.
+    z and e are taken relative to a centre, which changes no distance. Far from the origin the
+    rounding of the large squares would otherwise hide the differences between codes.
 
     Args:
         vectors: `(N, d)` fp32.
         codebook: `(K, d)` fp32.
         factor: Above 0.
-        centre: `(d,)`, near the vectors and their codes; None takes the mean of the codebook.
+        centre: `(d,)`, near the vectors and their codes; None = the mean of the codebook.
 
     Yields:
         The slice of rows, and their scores `(rows, K)`, without gradient: a buffer that the
@@ -41,8 +41,8 @@ def score_blocks(
     if centre is None:
         centre = codebook.mean(dim=0)
     rows = max(1, min(_block_rows(size, vectors.device), count))
-    # One product of [z, 1] and [2 e, -||e||^2] spares the pass over the scores that subtracting
-    # ||e||^2 from them would take.
+    # One product of [z, 1] and [2 e, -||e||^2]: subtracting ||e||^2 from the scores afterwards
+    # would take another pass over them.
     weights = codebook.new_empty(size, dim + 1)
     scaled = weights[:, :dim]
     torch.sub(codebook, centre, out=scaled)
@@ -79,9 +79,9 @@ def nearest_codes(vectors: Tensor, codebook: Tensor, centre: Tensor | None = Non
 def row_maxima(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The highest score of each row, and its index.
 
-    On a CPU a maximum without its place is vectorised, and ten times as fast as one with it. So
-    columns 32 apart are first folded into one by such a maximum, and places are looked for among
-    32 columns and then among the scores of one of them. Of equal scores any may be found.
+    On a CPU a maximum without its index is vectorised and ten times as fast as one with it. So
+    the columns are first folded to 32 by such a maximum, then the index is searched among these 32
+    and among the scores folded into the best of them. Any of several equal scores may be found.
 
     Args:
         scores: `(N, K)`.
@@ -101,7 +101,7 @@ def row_maxima(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _block_rows(size: int, device: torch.device) -> int:
-    """How many rows of K scores make a block."""
+    """Number of rows of K scores in a block."""
     most = max(1, _MOST_ELEMENTS // size)
     if device.type != "cpu":
         return most

@@ -1,4 +1,4 @@
-"""FSQ, LFQ and SimVQ of vector-quantize-pytorch, an optional extra, behind our interface."""
+"""FSQ, LFQ and SimVQ of vector-quantize-pytorch (an optional extra) as quantizers."""
 
 import importlib
 from abc import abstractmethod
@@ -11,7 +11,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Assignment
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.learnt import LearntQuantizer
-from vqnmt.quantizers.vector_quantizer import mean_square_error
+from vqnmt.quantizers.vector_quantizers import mean_square_error
 
 
 class ExternalQuantizer(LearntQuantizer):
@@ -36,10 +36,10 @@ class ExternalQuantizer(LearntQuantizer):
                 f"quantizer.name is {config.name!r}, which needs the package "
                 "vector-quantize-pytorch: pip install 'vqnmt[quantizers]'."
             ) from None
-        # It reads values of its tensors while it is built, so they must not be meta tensors.
+        # The package reads values of its tensors while it builds, so they cannot be meta tensors.
         with torch.device("cpu"):
             self.inner = self._build(package, config, dim)
-        # Its constants are saved with the rest: a model that is loaded does not compute them anew.
+        # Its constants are saved with the weights, so that loading does not recompute them.
         for name, buffer in list(self.inner.named_buffers(recurse=False)):
             self.inner.register_buffer(name, buffer)
 
@@ -58,10 +58,7 @@ class ExternalQuantizer(LearntQuantizer):
         return vectors[: codes.numel()].view(*codes.shape, self.dim)
 
     def _assign(self, vectors: Tensor) -> Assignment:
-        finite = self.check_finite(vectors, self._accumulates())
-        # On a GPU the error waits for `step`, and NaN has no code.
-        rows = _never_empty(torch.where(finite, vectors, 0.0))
-        quantized, codes, *losses = self.inner(rows[None])  # (1, N, d), (1, N)
+        quantized, codes, *losses = self.inner(_never_empty(vectors)[None])  # (1, N, d), (1, N)
         count = vectors.shape[0]
         quantized, codes = quantized[0, :count], codes[0, :count].long()
         return Assignment(
@@ -86,7 +83,7 @@ class ExternalQuantizer(LearntQuantizer):
 
 
 class FSQQuantizer(ExternalQuantizer):
-    """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505).
+    """Finite scalar quantization (Mentzer et al. 2023).
 
     z_e is projected to as many numbers as there are `levels`; number i is squashed by tanh and
     rounded to one of L_i values, with straight-through gradient, and the numbers are projected
@@ -99,7 +96,7 @@ class FSQQuantizer(ExternalQuantizer):
 
 
 class LFQQuantizer(ExternalQuantizer):
-    """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737).
+    """Lookup-free quantization (Yu et al. 2023).
 
     z_e is projected to log2 K numbers, whose signs are the bits of the code, and +-1 is projected
     back. Loss terms: `entropy`, which is `entropy_weight` (E[H(q)] - H(E[q])) and beta times the
@@ -121,11 +118,11 @@ class LFQQuantizer(ExternalQuantizer):
 
 
 class SimVQQuantizer(ExternalQuantizer):
-    """SimVQ (Zhu et al. 2024, arXiv 2411.02038): a learnt linear map of a fixed random codebook.
+    """SimVQ (Zhu et al. 2024): a learnt linear map of a fixed random codebook.
 
     e_j = W c_j with all c_j from N(0, 1/d): the gradient of one code moves all. Loss term
     `codebook`: ||sg[z_e] - e||^2 + beta ||z_e - sg[e]||^2. The gradient to z_e goes by the
-    package's default, the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
+    package's default, the rotation trick (Fifty et al. 2024).
     """
 
     def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:

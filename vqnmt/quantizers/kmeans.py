@@ -14,7 +14,7 @@ def choose_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> T
 
     Args:
         vectors: `(M, d)` with M >= 1.
-        count: How many rows to choose.
+        count: Number of rows to choose.
         generator: On the CPU.
 
     Returns:
@@ -35,12 +35,12 @@ def choose_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> T
 def spread_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The start of k-means++: vectors far from those already chosen are likelier.
 
-    A sixteenth of the vectors is drawn in each round, so that large codebooks cost no more than
-    one E step; up to 16 this is k-means++ itself, one vector a round.
+    Each round draws a sixteenth of the vectors, so that the start of a large codebook costs no
+    more than one E step. For 16 vectors or fewer this is k-means++ itself, one vector a round.
 
     Args:
         vectors: `(M, d)` fp32.
-        count: How many to choose, at most M.
+        count: Number of vectors to choose, at most M.
         generator: On the CPU.
 
     Returns:

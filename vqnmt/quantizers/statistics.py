@@ -1,25 +1,47 @@
-"""How a codebook is used over many batches: used codes, perplexity, entropy, error."""
+"""How a codebook is used over many batches, and the sums over all processes."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from vqnmt.quantizers.processes import all_reduce
+
+def world_size() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if _several() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if _several() else 0
+
+
+def all_reduce(tensors: list[Tensor]) -> list[Tensor]:
+    """Sum each tensor over all processes in one collective; a single process gets its own."""
+    if world_size() == 1:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 @dataclass(slots=True)
 class CodebookStatistics:
-    """The use of a codebook since the last reset, over all processes."""
+    """Usage of a codebook since the last reset, over all processes."""
 
     used_codes: int
-    """How many of the K codes were the nearest one of at least one position."""
+    """Number of codes that were the nearest code of at least one position."""
 
     perplexity: float
-    """exp of the entropy of the usage histogram, between 1 and K; 0 if nothing was seen."""
+    """exp of the entropy of the usage histogram, 1 to K; 0 if no position was seen."""
 
     usage: Tensor
-    """`(K,)` int64 on the CPU: positions whose nearest code is j."""
+    """`(K,)` int64 on the CPU: number of positions whose nearest code is j."""
 
     posterior_entropy: float
     """Mean entropy of the posterior over codes, in nats; 0 for hard quantizers."""
@@ -28,14 +50,14 @@ class CodebookStatistics:
     """Mean over positions and dimensions of (z_e - e_nearest)^2."""
 
     positions: int
-    """How many unmasked positions were seen."""
+    """Number of unmasked positions."""
 
 
 class UsageCounter:
-    """Sums of the statistics since the last reset, kept outside of the module's buffers.
+    """Sums of the statistics since the last reset.
 
-    They are no buffers because each process has its own: DistributedDataParallel would
-    overwrite those of every other rank with rank 0's.
+    They are not buffers of the module: DistributedDataParallel would overwrite every rank's own
+    sums with those of rank 0.
     """
 
     def __init__(self, codebook_size: int) -> None:
@@ -78,7 +100,7 @@ class UsageCounter:
         """Sum over all processes and summarise; every process must call it.
 
         Args:
-            device: Where a process that saw no batch makes its zeros.
+            device: Device of the zeros of a process that saw no batch.
         """
         if self._usage is None or self._sums is None:
             dtype = torch.float32 if device.type == "mps" else torch.float64

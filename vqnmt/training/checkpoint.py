@@ -21,7 +21,7 @@ from vqnmt.progress import say
 
 # Hexadecimal digits of the SHA-256 in a file's name.
 DIGITS = 16
-# Characters of another library's error that are repeated in ours.
+# Most characters of another library's message that ours repeats.
 _LONGEST = 120
 
 
@@ -56,7 +56,7 @@ class Series:
             step: Names the file.
             content: Its bytes.
             keep: How many files to keep, this one included.
-            also: Steps whose files are kept besides.
+            also: Steps whose files are kept in addition.
         """
         name = f"{self.name}-{step}-{_checksum(content)}{self.ending}"
         with atomic_path(self.folder / name) as temporary:
@@ -85,10 +85,10 @@ def _checksum(content: bytes) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Enter to take over what stands in `path`, which is whole, but perhaps of another version.
+    """Enter to use the content of `path`, which is whole, but may be of another version.
 
     Raises:
-        VqnmtError: In place of whatever its content leads to.
+        VqnmtError: Instead of any error that the content leads to.
     """
     try:
         yield
@@ -102,7 +102,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def as_line(error: Exception) -> str:
-    """Name an error in a line: its kind and the start of what it says."""
+    """Return the type and the start of the message of an error, in one line."""
     text = f"{type(error).__name__}: {error}".split("\n")[0]
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
@@ -112,7 +112,7 @@ class Checkpoints:
 
     Args:
         folder: Their folder; made on first save.
-        keep: Checkpoints to keep, and the best beside them.
+        keep: Checkpoints to keep; the best one is kept in addition.
         average: Snapshots of weights to keep.
     """
 
@@ -127,7 +127,7 @@ class Checkpoints:
         Args:
             step: Optimiser steps taken.
             state: What to resume from.
-            best: The step whose checkpoint stays however old it is.
+            best: Step of a checkpoint that is kept at any age.
         """
         buffer = io.BytesIO()  # torch.save to a file would hide the error of a full disk
         torch.save(state, buffer)
@@ -175,10 +175,10 @@ class Checkpoints:
         self._weights.write(step, content, self.average)
 
     def averaged(self, trained: set[str]) -> dict[str, Tensor]:
-        """Average the snapshots: the mean for the names in `trained`, else the newest value.
+        """Average the snapshots for the names in `trained`; other tensors keep the newest value.
 
-        A codebook's counts and vectors belong together, so what is not a parameter is not
-        averaged.
+        Other tensors are not averaged because, for example, a codebook's counts and vectors belong
+        together.
 
         Raises:
             VqnmtError: No snapshot is there, or none is whole.

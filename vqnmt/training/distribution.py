@@ -1,4 +1,4 @@
-"""One process's part of a model in training: the model alone, or replicated (DDP)."""
+"""Joining the processes of a training, and a model that is replicated in them (DDP)."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ from vqnmt.errors import VqnmtError
 
 
 def join_processes() -> None:
-    """Join the processes that a launcher has started; call before anything else asks for them.
+    """Join the processes that a launcher has started; call this before any other collective.
 
-    They wait for each other up to half a day: one of them may be preparing a corpus meanwhile.
+    They wait for each other for up to half a day, because one may be preparing a corpus.
 
     Raises:
-        VqnmtError: The environment names processes, but not all that it takes to join them.
+        VqnmtError: The environment names processes, but lacks variables that joining needs.
     """
     processes = _launched(gpu=torch.cuda.is_available())
     with _waiting_aloud(processes):
@@ -31,23 +31,23 @@ def join_processes() -> None:
         PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
-# How launchers tell a process how many there are, and which one it is: torchrun and accelerate,
-# Intel MPI and MPICH, Open MPI, MVAPICH. With GPUs accelerate asks the first alone.
+# Variables by which launchers give a process the number of processes and its rank: torchrun and
+# accelerate, Intel MPI and MPICH, Open MPI, MVAPICH. With GPUs accelerate reads only the first.
 _LAUNCHERS = (
     ("WORLD_SIZE", "RANK"),
     ("PMI_SIZE", "PMI_RANK"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
 )
-# Seconds between two sentences of one who waits.
+# Seconds between two messages of a waiting process.
 _PATIENCE = 15.0
 
 
 def _launched(gpu: bool) -> int:
-    """Return how many processes the environment names.
+    """Return the number of processes in the environment.
 
     Raises:
-        VqnmtError: What it says is incomplete or contradicts itself.
+        VqnmtError: Its variables are incomplete or contradict each other.
     """
     for size, rank in _LAUNCHERS[:1] if gpu else _LAUNCHERS:
         named = [size, rank, *(["LOCAL_RANK"] if size == "WORLD_SIZE" else [])]
@@ -80,7 +80,7 @@ def _launched(gpu: bool) -> int:
 
 @contextmanager
 def _waiting_aloud(processes: int) -> Iterator[None]:
-    """While entered, say now and then that others are waited for; Ctrl-C ends it."""
+    """Print from time to time that other processes are awaited; Ctrl-C ends the wait."""
     if processes == 1:
         yield
         return
@@ -97,7 +97,7 @@ def _waiting_aloud(processes: int) -> Iterator[None]:
     threading.Thread(target=speak, daemon=True).start()
     previous = signal.getsignal(signal.SIGINT)
     taken = threading.current_thread() is threading.main_thread() and callable(previous)
-    if taken:  # PyTorch waits in C++, where Python's handler is not called
+    if taken:  # PyTorch waits in C++, which does not call Python's handler
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -108,18 +108,18 @@ def _waiting_aloud(processes: int) -> Iterator[None]:
 
 
 class DistributedModel:
-    """A model among the processes of a training, which accelerate starts and replicates.
+    """A model that accelerate moves to the process's device and replicates.
 
     Args:
-        model: The same on every process; it is moved to the process's device.
+        model: The same on every process.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # Autocast is the loop's: accelerate's own fixes one precision for the process's life.
+        # The loop does autocast: accelerate's would fix one precision for the whole process.
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",
-            # A curriculum may leave out parts of a model for a while.
+            # A curriculum may leave parts of a model unused for a while.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.trained = model
@@ -133,16 +133,16 @@ class DistributedModel:
 
     @property
     def processes(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return self.accelerator.num_processes
 
     @property
     def rank(self) -> int:
-        """The number of this process, from 0."""
+        """Number of this process, from 0."""
         return self.accelerator.process_index
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Enter for a batch; the processes add up their gradients in the `last` alone."""
+        """Enter for each batch of a step; the processes sum their gradients in the `last` one."""
         if isinstance(self.forward, DistributedDataParallel) and not last:
             return self.forward.no_sync()
         return nullcontext()

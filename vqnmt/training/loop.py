@@ -1,9 +1,11 @@
-"""The training loop: it knows nothing of any one model.
+"""The training loop for any model.
 
-A run is fixed by its seed: on CPUs of one kind the same seed and the same number of threads give
-the same losses bit for bit, and a run that is stopped and resumed equals one that was not. A batch
-is shared out over the processes, so that their number changes neither the batches nor the number
-of steps.
+The seed determines a run: on CPUs of one kind the same seed and number of threads give the same
+losses bit for bit, and a run that is stopped and resumed equals one that was not. The processes
+split each batch, so that their number changes neither the batches nor the number of steps.
+
+A step whose gradient is not finite is left out (`SkipRule`). This is the only place in training
+that decides about NaN: models and quantizers pass it on to the loss.
 """
 
 from collections.abc import Iterator
@@ -17,41 +19,43 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 from vqnmt.progress import Progress, say
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.determinism import one_order
 from vqnmt.training.distribution import DistributedModel
-from vqnmt.training.faults import LatentGuard, SkipRule
-from vqnmt.training.interruption import SIGNALS, Interruption
-from vqnmt.training.memory import keep_freed_memory
-from vqnmt.training.meter import Meter
-from vqnmt.training.metrics import MetricsLog
-from vqnmt.training.optimizer import make_optimizer
-from vqnmt.training.process_state import load_process_states, process_state, seed_anew
-from vqnmt.training.schedule import learning_rate
+from vqnmt.training.metrics import Meter, MetricsLog
+from vqnmt.training.optimizer import SkipRule, learning_rate, make_optimizer
+from vqnmt.training.process import (
+    SIGNALS,
+    Interruption,
+    keep_freed_memory,
+    load_process_states,
+    one_order,
+    process_state,
+    seed_anew,
+)
 
-# What says how far a training is.
+# The attributes of `Trainer` that say how far a training is.
 POSITION = ("step", "epoch", "position", "best")
 
 
 class Batches(Protocol):
-    """Where batches come from."""
+    """A source of batches."""
 
     unit: str
-    """What the losses count: tokens, images."""
+    """What `Losses.tokens` counts: tokens, images."""
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """Plan the batches of `epoch`, the same on every process."""
 
     def collate(self, indices: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        """Return what the model's `forward` takes of one planned batch: source and target, say."""
+        """Return the arguments of the model's `forward` for one planned batch."""
 
 
 class Observer(Protocol):
-    """What looks at a model while it is trained; its values go into the metrics."""
+    """Measures a model while it is trained; its values go into the metrics."""
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Return validation metrics of `model`, which is in evaluation mode."""
@@ -60,7 +64,7 @@ class Observer(Protocol):
         """Return how good a validation with these metrics is, the higher the better."""
 
     def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Return what is known only at the end of an epoch."""
+        """Return the metrics of a whole epoch."""
 
 
 class Trainer:
@@ -74,7 +78,7 @@ class Trainer:
         config: How to train.
         folder: Holds `checkpoint-*.pt`, `weights-*.safetensors`, `metrics.jsonl`, events.
         seed: Fixes initial dropout and data order.
-        name: Stands at the head of progress lines; the settings' key is `<name>_training`.
+        name: Begins the progress lines; the settings' key is `<name>_training`.
     """
 
     def __init__(
@@ -98,17 +102,17 @@ class Trainer:
         self.best: tuple[int, float] | None = None  # step and score of the best validation
         self.skips = SkipRule(config)
         self._meter = Meter(batches.unit)
-        self._guard = LatentGuard(self.inner)
         self._quantizers = [m for m in self.inner.modules() if isinstance(m, Quantizer)]
         self._interruption = Interruption()
         self._stop = [0] * len(SIGNALS)  # how many processes have received each signal
 
     def train(self) -> dict[str, Tensor]:
-        """Train to the last step, from the newest whole checkpoint on; return averaged weights.
+        """Train from the newest whole checkpoint to the last step; return averaged weights.
 
         Raises:
-            VqnmtError: Too many steps in a row had to be left out, the checkpoint is of another
-                model, or a signal has stopped the run, which is saved (`Stopped`).
+            VqnmtError: Too many consecutive steps were left out, or the checkpoint is of another
+                model.
+            Stopped: A signal has stopped the run, which is saved.
         """
         if self.distributed.accelerator.device.type == "cpu":
             keep_freed_memory()
@@ -119,7 +123,6 @@ class Trainer:
         with (
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             self._interruption,
-            self._guard,
             one_order(self.distributed.accelerator.device),
         ):
             for row in self._run(progress):
@@ -159,7 +162,7 @@ class Trainer:
                     progress.write(f"{self.name}: step {self.step:,} · {_readable(values)}")
                     yield values
                     self._save(snapshot=True)
-                # After the last step nothing is left to interrupt.
+                # After the last step there is nothing to interrupt.
                 if self.step < config.steps and any(self._stop):
                     self._save(snapshot=False)
                     raise self._interruption.error(self._stop, str(self.folder), self.step)
@@ -169,12 +172,12 @@ class Trainer:
     def _optimize(self, group: list[NDArray[np.int64]]) -> float | None:
         """Take one optimiser step on the batches `group`.
 
-        A batch has the loss that one process would find, whatever the number of processes: each
-        term is its mean over the whole batch. The gradient of the step is the mean over its
-        batches, weighted by target tokens; the processes sum it up once, after the last.
+        The loss of a batch does not depend on the number of processes: each term is its mean over
+        the whole batch. The gradient of the step is the mean over its batches, weighted by target
+        tokens; the processes sum it once, after the last batch.
 
         Returns:
-            The norm of the gradient if the step was left out for it.
+            The norm of the gradient if the step was left out because of it, else None.
         """
         config, trained = self.config, self.inner
         processes = self.distributed.processes
@@ -189,7 +192,7 @@ class Trainer:
             with self.distributed.accumulating(last=number == len(group)):
                 losses = self._forward(indices)
                 share, of_batch = self._share(losses)
-                self._guard.checked(losses.total if alone else share).backward()
+                (losses.total if alone else share).backward()
             losses.total = share.detach() / max(losses.tokens, 1)  # to log
             found.append(losses)
             facts = facts + of_batch
@@ -206,7 +209,8 @@ class Trainer:
             self._meter.add(found, tokens)
         self.optimizer.zero_grad()
         if not accepted:
-            self._guard.clear()
+            for quantizer in self._quantizers:
+                quantizer.clear()
             return norm
         call(trained, "after_optimizer_step")
         return None
@@ -214,8 +218,9 @@ class Trainer:
     def _forward(self, indices: NDArray[np.int64]) -> Losses:
         """Return the losses of this process's share of a batch, its pairs in their order.
 
-        In a batch of fewer pairs than processes, those without a share keep step on another's
-        pair, with 0 tokens; the quantizers are then in evaluation mode so as not to count it.
+        If a batch has fewer pairs than processes, the processes without a share compute the first
+        pair with a weight of 0 tokens; their quantizers are in evaluation mode meanwhile, so that
+        they do not count it.
         """
         distributed = self.distributed
         device = distributed.accelerator.device
@@ -236,11 +241,11 @@ class Trainer:
         return losses
 
     def _share(self, losses: Losses) -> tuple[Tensor, Tensor]:
-        """Weigh `losses` so that those of all processes add up to the batch's, times its tokens.
+        """Weight `losses` so that the sum over all processes is the batch's loss times its tokens.
 
         Returns:
-            This process's part of the loss; and int64, summed over the processes, which signals
-            have come and the number of target tokens.
+            This process's part of the loss; and, summed over the processes, the flags of received
+            signals followed by the number of target tokens, int64.
         """
         own = torch.tensor([*self._interruption.flags(), losses.tokens])
         facts = own.to(losses.total.device)
@@ -251,7 +256,7 @@ class Trainer:
         facts, totals = whole.tensor_split([len(own)])
         loss = losses.total * losses.tokens
         for part, count, total in zip(losses.parts.values(), counts, totals, strict=True):
-            # A mean over codes, say, is weighted by codes; `total` has it by tokens.
+            # `total` weights each term by tokens; a mean over codes must be weighted by codes.
             loss = loss + part * (facts[-1] * count[0] / total - losses.tokens)
         return loss, facts
 

@@ -1,14 +1,99 @@
-"""Metrics as rows of a JSON-lines file and as TensorBoard events."""
+"""Metrics of a training: mean losses, rows of a JSON-lines file, TensorBoard events."""
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
 from torch.utils.tensorboard import SummaryWriter
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines
+from vqnmt.layers import Losses
+
+
+class Meter:
+    """Mean losses of all processes since the last row, and the rate.
+
+    A term is weighted by the number of things that it is a mean over: `Losses.counts`, or target
+    tokens.
+
+    Args:
+        unit: What `Losses.tokens` counts: tokens, images.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        # Sums of this process; a term may be missing from some batches.
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._last = ""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._tokens, self._start = 0, time.perf_counter()
+
+    def add(self, batches: Sequence[Losses], tokens: int) -> None:
+        """Add the losses of one step.
+
+        Args:
+            batches: This process's losses; batches without tokens are left out.
+            tokens: Target tokens (or images) of all processes.
+        """
+        self._tokens += tokens
+        for losses in batches:
+            if losses.tokens == 0:
+                continue
+            values = {"total": losses.total.detach(), **losses.terms}
+            weights = [torch.as_tensor(losses.counts.get(name, losses.tokens)) for name in values]
+            device = losses.total.device
+            # One copy from the device for all terms.
+            both = torch.stack([x.to(device).double() for x in (*values.values(), *weights)])
+            means, counts = both.view(2, -1).tolist()
+            for name, mean, count in zip(values, means, counts, strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + mean * count
+                self._weights[name] = self._weights.get(name, 0.0) + count
+
+    def state(self) -> dict[str, Any]:
+        """Return the state that a checkpoint must hold."""
+        return {"sums": self._sums, "weights": self._weights}
+
+    def load(self, states: Sequence[dict[str, Any]]) -> None:
+        """Continue from the sum of the states of one or more processes; the rate restarts."""
+        self._sums, self._weights = (
+            _added([state[key] for state in states]) for key in ("sums", "weights")
+        )
+
+    def summary(self) -> str:
+        """Return this process's mean loss so far and the rate of all processes as short text."""
+        if self._weights.get("total"):
+            rate = self._tokens / (time.perf_counter() - self._start)
+            loss = self._sums["total"] / self._weights["total"]
+            self._last = f"loss {loss:.3f} · {rate:,.0f} {self._unit}/s"
+        return self._last
+
+    def flush(self) -> dict[str, Any]:
+        """Return the means over all processes and reset; every process must call it."""
+        self.load(gather_object([self.state()]))
+        row: dict[str, Any] = {
+            f"train/{name}": value / self._weights[name] for name, value in self._sums.items()
+        }
+        row[f"train/{self._unit}_per_second"] = self._tokens / (time.perf_counter() - self._start)
+        self._sums, self._weights = {}, {}
+        self._restart()
+        return row
+
+
+def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    whole: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            whole[name] += value
+    return dict(whole)
 
 
 class MetricsLog:

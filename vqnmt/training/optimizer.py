@@ -1,4 +1,7 @@
-"""The optimiser: AdamW, or Muon for linear layers and 2-d convolutions and AdamW for all else."""
+"""The steps of a training: optimiser, learning rate, and which steps are left out.
+
+The optimiser is AdamW, or Muon for linear layers and 2-d convolutions and AdamW for all else.
+"""
 
 import math
 from collections import defaultdict
@@ -11,34 +14,38 @@ from torch.nn import functional
 
 from vqnmt.training.config import TrainingConfig
 
-# Odd quintic polynomials a s + b s^3 + c s^5, each the best for the range that the one before
-# leaves (Amsel et al. 2025, "The Polar Express"): three take [0.01, 1] to [0.73, 1.27], where the
-# one polynomial of Jordan et al. 2024 takes five. Smaller singular values grow 78 times.
+# Odd quintic polynomials a s + b s^3 + c s^5, each optimal for the range that the one before
+# leaves (Amsel et al. 2025): three map [0.01, 1] to [0.73, 1.27]; the single polynomial of
+# Jordan et al. 2024 needs five iterations. Smaller singular values grow 78 times.
 POLYNOMIALS = (
     (8.09332, -23.61999, 17.44561),
     (3.63674, -2.72207, 0.53657),
     (2.66158, -1.97740, 0.45265),
 )
-# Singular values start below 1 by this factor: above 1 the first polynomial is too steep for
-# rounding errors.
+# Singular values are first divided by this factor, so that rounding errors do not take them above
+# 1, where the first polynomial is steep.
 MARGIN = 1.02
-# Smaller entries, beside a norm of 1, are taken as 0. The momentum of a unit that has died halves
-# every 14 steps, and products that underflow take a CPU a hundred times as long.
+# In a matrix of norm 1, smaller entries are set to 0. The momentum of a dead unit halves every 14
+# steps, and products that underflow take a CPU a hundred times as long.
 NEGLIGIBLE = 1e-9
 MOMENTUM = 0.95
-# Root mean square of an update's entries that suits learning rates of AdamW (Liu et al. 2025,
-# "Muon is scalable for LLM training").
+# Root mean square of an update's entries, which makes learning rates of AdamW fit (Liu et al.
+# 2025).
 UPDATE_SIZE = 0.2
+
+# The decay of the moving average of gradient norms, and the steps before it is used.
+DECAY = 0.99
+WARM = 20
 
 
 class Muon(torch.optim.AdamW):
-    """Steps along the orthogonalised momentum of each matrix in groups with `orthogonal` set.
+    """Moves matrices along their orthogonalised momentum (Jordan et al. 2024), the rest by AdamW.
 
-    Such a matrix of shape (m, n) moves by lr * 0.2 sqrt(max(m, n)) * U V^T, where U S V^T is its
-    Nesterov momentum: all directions are learnt at one pace (Jordan et al. 2024). The kernel
-    (C', C, h, w) of a convolution counts as the matrix (C', C h w). Parameters of the other
-    groups take AdamW's step. `torch.optim.Muon` does the same one matrix at a time and always in
-    bf16, which a CPU without matrix units for it computes several times slower.
+    In groups with `orthogonal` set, a matrix of shape (m, n) moves by
+    lr * 0.2 sqrt(max(m, n)) * U V^T, where U S V^T is its Nesterov momentum: all directions are
+    learnt at the same pace. The kernel (C', C, h, w) of a convolution counts as the matrix
+    (C', C h w). `torch.optim.Muon` does the same one matrix at a time and always in bf16, which
+    is several times slower on a CPU without matrix units for bf16.
 
     Args:
         groups: Parameter groups, each with the key `orthogonal`.
@@ -159,3 +166,59 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, bf16: bool) -> torc
         eps=1e-9,
         fused=True,
     )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Return the learning rate of optimiser step `step`, counted from 0."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "inverse_sqrt":
+        return config.learning_rate * math.sqrt(max(config.warmup, 1) / (step + 1))
+    remaining = (config.steps - step) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * 0.5 * (1 - math.cos(math.pi * remaining))
+
+
+class SkipRule:
+    """Decides by the norm of the gradient whether an optimiser step is taken.
+
+    All processes see the same norm, so all decide alike. A step is left out if the norm is not
+    finite, or exceeds `skip_factor` times the average norm of the steps taken: clipping would
+    shorten such a gradient, but its direction is noise.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.skipped = self.in_a_row = self._taken = 0
+        self._average = 0.0
+
+    def accepts(self, norm: float) -> bool:
+        """Return whether the step with this gradient norm is taken, and count it."""
+        limit = self.config.skip_factor * self._average if self._taken >= WARM else math.inf
+        if not norm < limit:  # NaN is below nothing
+            self.skipped += 1
+            self.in_a_row += 1
+            return False
+        self.in_a_row = 0
+        self._taken += 1
+        weight = max(1 - DECAY, 1 / self._taken)
+        self._average += weight * (norm - self._average)
+        return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `skip_limit` consecutive steps were left out."""
+        return self.in_a_row >= self.config.skip_limit
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        return {
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
+            "taken": self._taken,
+            "average": self._average,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self._taken, self._average = state["taken"], state["average"]

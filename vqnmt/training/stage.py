@@ -18,18 +18,18 @@ from vqnmt.files import atomic_write_text, locked, remove_leftovers
 from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
 
-# Seconds between two notes of the time spent: the most of it that a kill can lose.
+# Seconds between two writes of the time spent: a kill loses at most this much.
 NOTE_EVERY = 30.0
 
 
 class Stage:
-    """One stage: its folder, its settings, the seconds spent on it and the code that did it.
+    """One stage: its folder, its settings, the seconds spent on it and the commits of the code.
 
     Args:
-        folder: Where the stage's output stands, with a `stage.json` beside it.
-        settings: All that decides the output, upstream stages included.
-        ignored: Dotted keys that decide nothing, but that older versions wrote down too.
-        older: What older versions wrote instead of some of the values.
+        folder: Folder of the stage's output and its `stage.json`.
+        settings: All settings that decide the output, including upstream stages.
+        ignored: Dotted keys that older versions wrote too, but that do not decide the output.
+        older: Values by dotted key that older versions wrote instead of the current ones.
 
     Attributes:
         settings: As in `stage.json`, where there is one that agrees.
@@ -56,10 +56,10 @@ class Stage:
             self._read()
 
     def has(self, *names: str) -> bool:
-        """Say whether the stage is complete, by now, and its files `names` are still there.
+        """Return whether the stage is complete and its files `names` still exist.
 
         Raises:
-            VqnmtError: One of its files is not what the stage has left.
+            VqnmtError: One of its files has changed since.
         """
         if not self.complete and self.path.exists():
             self._read()  # another process may have completed it
@@ -76,13 +76,13 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """Digest of the settings, for those of the stages behind this one."""
+        """Digest of the settings, which the settings of later stages contain."""
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def commit(self) -> str:
-        """The commits of the code that has worked on the stage, as records name them."""
+        """Commits of the code that has worked on the stage, as text for records."""
         return ", ".join(self.commits) or "unknown"
 
     def _read(self) -> None:
@@ -103,22 +103,22 @@ class Stage:
                     f"{self.folder} was made with {key}={as_text(before.get(key))}, now asked for "
                     f"is {as_text(now.get(key))}: name another run=..., or remove this folder"
                 )
-        # The stages behind this one keep a digest of just these.
+        # Later stages hold a digest of exactly these settings.
         self.settings = found["settings"]
 
     def work_unless_it_has(self, *names: str) -> AbstractContextManager[None]:
-        """Return `work()`, or nothing to enter where the stage is complete."""
+        """Return `work()`, or an empty context if the stage is complete."""
         return nullcontext() if self.has(*names) else self.work()
 
     @contextmanager
     def work(self, *names: str) -> Iterator[None]:
-        """Count the time of the block, and mark the stage complete when it succeeds.
+        """Measure the time of the block, and mark the stage complete when it succeeds.
 
-        A block that fails before it leaves anything behind leaves the stage as if never begun,
-        so that its settings can still be changed. Hidden files do not count: they are scratch.
+        If a block fails before it writes a file, the stage is as if never begun, so that its
+        settings can still be changed. Hidden files do not count: they are temporary.
 
         Args:
-            names: Files that the block leaves, perhaps; `has` checks that they stay as they are.
+            names: Files that the block may write; `has` checks that they do not change.
 
         Raises:
             VqnmtError: Another command works on this stage, or its folder cannot be made.
@@ -150,7 +150,7 @@ class Stage:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other commands out; the processes of this one share what its first has locked."""
+        """Lock out other commands; all processes of this command share the first one's lock."""
         if not PartialState().is_main_process:
             yield
             return
@@ -185,13 +185,13 @@ class Stage:
 
 @functools.cache
 def _commit() -> str:
-    """Return the commit of the code that runs: the repository may move on meanwhile."""
+    """Return the commit of the running code, which the repository may leave meanwhile."""
     return current_commit()
 
 
 @contextmanager
 def _every(seconds: float, function: Callable[[], None]) -> Iterator[None]:
-    """Call `function` time and again while the block runs; its faults are the block's to tell."""
+    """Call `function` periodically while the block runs, ignoring its errors."""
     over = threading.Event()
 
     def call() -> None:

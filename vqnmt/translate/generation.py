@@ -14,8 +14,8 @@ from vqnmt.decode.ctc import MOST_LIKELY, read_likely
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
-from vqnmt.models.embedding import length_limits
 from vqnmt.models.outputs import read
+from vqnmt.models.shared import length_limits
 from vqnmt.tokens import BOS, EOS, PAD
 
 

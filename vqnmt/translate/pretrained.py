@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from vqnmt.errors import VqnmtError
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqnmt.data.batches import pad
 from vqnmt.models import AutoregressiveTransformer
-from vqnmt.models.embedding import append_eos
+from vqnmt.models.shared import append_eos
 from vqnmt.tokens import BOS, PAD
 
 # Positions whose scores over all pieces are held at once.

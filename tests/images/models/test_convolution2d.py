@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vqnmt.images.models.convolution2d import CausalConvolutions, Double, Halve, ResidualBlock2d
+from vqnmt.images.models.autoencoder import Double, Halve, ResidualBlock2d
+from vqnmt.images.models.priors import CausalConvolutions
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])

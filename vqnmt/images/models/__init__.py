@@ -1,12 +1,15 @@
 """Image models: VQ-VAE, Gaussian VAE, rounded latents, and a Transformer on pixels."""
 
-from vqnmt.images.models.averaging import AveragedWeights
-from vqnmt.images.models.base import Bound, CodeModel, ImageModel
-from vqnmt.images.models.build import build_image_model
+from vqnmt.images.models.base import AveragedWeights, Bound, CodeModel, ImageModel
 from vqnmt.images.models.config import AutoencoderConfig, ImageModelConfig, PriorConfig
 from vqnmt.images.models.integers import IntegerVAE
 from vqnmt.images.models.pixels import ImageTransformer
-from vqnmt.images.models.pretrained import MODEL_FILES, load_image_model, save_image_model
+from vqnmt.images.models.pretrained import (
+    MODEL_FILES,
+    build_image_model,
+    load_image_model,
+    save_image_model,
+)
 from vqnmt.images.models.vae import GaussianVAE
 from vqnmt.images.models.vqvae import VQVAE
 

@@ -1,5 +1,6 @@
-"""The interface of image models: bound -log p(x), and draw images."""
+"""The interface of image models (bound -log p(x), draw images), and averages of their weights."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vqnmt.images.models.config import ImageModelConfig
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class ImageModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     def discount(self, rate: Tensor) -> Tensor:
-        """The discount on the rate (B,) while its weight is below 1, in nats a dimension."""
+        """Change of the loss by a weight of the rate (B,) below 1, in nats a dimension."""
         return (self.rate_weight - 1) * rate.mean() / self.dimensions
 
     def losses(self, images: int, terms: dict[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
@@ -73,7 +74,7 @@ class ImageModel(nn.Module, ABC):
         Args:
             images: How many there are in the batch.
             terms: Parts of the bound by name, (B,) nats an image.
-            extra: A scalar that is minimised besides the bound.
+            extra: A scalar that is minimised in addition to the bound.
         """
         means = {name: value.mean() / self.dimensions for name, value in terms.items()}
         total = torch.stack(list(means.values())).sum()
@@ -97,8 +98,59 @@ class CodeModel(ImageModel):
     def codebook_size(self) -> int:
         """K: each of the n codes is in 0 .. K - 1."""
 
-    def uniform_nats(self, codes: Tensor) -> Tensor:
-        """-log p(z) of `codes` under the uniform prior, (B,)."""
-        return torch.full(
-            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
+
+def uniform_nats(codes: Tensor, codebook_size: int) -> Tensor:
+    """-log p(z) of `codes` (B, ...) under the uniform prior over K codes, (B,)."""
+    return torch.full(
+        codes.shape[:1], codes[0].numel() * math.log(codebook_size), device=codes.device
+    )
+
+
+class AveragedWeights(nn.Module):
+    """Trains `model` and keeps an exponential moving average of its weights.
+
+    At the n-th step the average keeps a share of min(decay, (1 + n) / (10 + n)), so that early
+    steps lose their influence soon. Buffers, such as a codebook's counts and vectors, are copied
+    instead of averaged.
+
+    Args:
+        model: The model to train; must have the same weights on every process.
+        decay: Share of the average that a step keeps, 0 to below 1; 0 follows at once.
+    """
+
+    steps: Tensor
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.model, self.decay = model, decay
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, batch: Tensor) -> Losses:
+        """Training losses of the model itself."""
+        losses: Losses = self.model(batch)
+        return losses
+
+    def set_progress(self, fraction: float) -> None:
+        """Pass on `fraction` of training done, 0 to 1."""
+        found = getattr(self.model, "set_progress", None)
+        if callable(found):
+            found(fraction)
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Finish the model's step, then update the average."""
+        found = getattr(self.model, "after_optimizer_step", None)
+        if callable(found):
+            found()
+        self.steps += 1
+        kept = min(self.decay, (1 + int(self.steps)) / (10 + int(self.steps)))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.model.parameters()), 1 - kept
         )
+        # Only saved buffers are copied; others, such as a table of positions, grow on their own.
+        parameters = {name for name, _ in self.model.named_parameters()}
+        mine = self.average.state_dict()
+        for name, its in self.model.state_dict().items():
+            if name not in parameters:
+                mine[name].copy_(its)

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.images.models.autoencoder import ResidualBlock2d
 from vqnmt.images.models.config import AutoencoderConfig
-from vqnmt.images.models.convolution2d import ResidualBlock2d
 from vqnmt.images.models.logistics import PARAMETERS, pixel_nats, scale_values
 
 # Row and column of each pass's pixel in its block: A, D, B, C.
@@ -32,12 +32,12 @@ NEIGHBOURS = (
     [(0, 0, 0), (0, 0, 1), (1, -1, 0), (1, 0, 0)],  # A left and right of B, D above and below
     [(0, 0, 0), (0, 1, 0), (1, 0, -1), (1, 0, 0)],  # A above and below C, D left and right
 )
-# Initial values of a pass: log-scales of red, green, blue around the predicted pixel, those of the
-# mixture's components spread by one to either side; and how far green follows red's residual, and
-# blue red's and green's (before the tanh).
+# Initial values of a pass: the log-scales of red, green and blue around the predicted pixel (the
+# mixture's components are spread by one to either side), and how far green follows red's residual,
+# and blue red's and green's (before the tanh).
 LOG_SCALES = (-2.5, -3.5, -3.5)
 COUPLINGS = (1.0, 0.0, 1.0)
-# Scales input and output of the means' last layers: without it one step of Adam on all their
+# Scales input and output of the last layers of the means. Without it one step of Adam on all their
 # weights would move a mean by more than the width of its logistic.
 DAMPING = 0.1
 

@@ -1,21 +1,20 @@
-"""A model of rounded latents, trained for rate and reconstruction at once: `best`.
+"""A model of rounded latents, trained for rate and reconstruction at once (`system=best`).
 
-The bound of any deterministic code, -log p(x | z) - log p(z), is itself the training loss. That
+The bound of any deterministic code, -log p(x | z) - log p(z), is itself the training loss, which
 needs a rate with a gradient in z. So a code is an integer, as in learnt compression (Ballé et al.
-2017; Theis et al. 2017): z = round(y), passed straight through, and p(z) is a discretised mixture
-of logistics, smooth in z. The encoder learns to write a bit of code only if it saves at
-least a bit of reconstruction. The pixels come in four parallel passes (`blockwise`).
+2017; Theis et al. 2017): z = round(y) with a straight-through gradient, and p(z) is a discretised
+mixture of logistics, smooth in z. The encoder learns to spend a bit on the code only if it saves at
+least one bit of reconstruction. The pixels come in four parallel passes (`blockwise`).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.images.models.autoencoder import ImageEncoder
-from vqnmt.images.models.base import Bound, CodeModel
+from vqnmt.images.models.autoencoder import ImageEncoder, grid_side
+from vqnmt.images.models.base import Bound, CodeModel, uniform_nats
 from vqnmt.images.models.blockwise import DAMPING, BlockwiseDecoder
 from vqnmt.images.models.config import ImageModelConfig, PriorConfig
-from vqnmt.images.models.convolution2d import CausalConvolutions
 from vqnmt.images.models.logistics import (
     expected_pixels,
     mixture_log_probability,
@@ -23,10 +22,10 @@ from vqnmt.images.models.logistics import (
     sample_values,
     scale_values,
 )
-from vqnmt.images.models.vqvae import grid_side
-from vqnmt.layers.losses import Losses
+from vqnmt.images.models.priors import CausalConvolutions
+from vqnmt.layers import Losses
 
-# Logistics in the prior of each integer, and hidden units a turn of its head.
+# Logistics in the prior of each integer, and hidden units of its head.
 MIXTURES = 3
 HIDDEN = 24
 # Scales a fresh encoder's latents to a few integers, and the decoder's input to [-4, 4].
@@ -50,7 +49,7 @@ class IntegerPrior(nn.Module):
         super().__init__()
         self.channels, self.levels = channels, levels
         self.body = CausalConvolutions(channels, config.width, config.layers, config.dropout)
-        # One small network for each turn c: it reads the body and the integers before c.
+        # Each integer c of a position has a small network over the body and the integers before c.
         self.context = nn.Conv2d(config.width, channels * HIDDEN, 1)
         self.earlier = nn.Conv2d(channels, channels * HIDDEN, 1, bias=False)
         turns = torch.arange(channels)
@@ -175,7 +174,7 @@ class IntegerVAE(CodeModel):
         return Bound(
             reconstruction=self.nats(codes, images),
             rate=self.prior.nats(self.scaled(codes)),
-            rate_uniform=self.uniform_nats(codes),
+            rate_uniform=uniform_nats(codes, self.codebook_size),
         )
 
     @torch.no_grad()

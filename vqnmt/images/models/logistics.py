@@ -16,7 +16,7 @@ from torch import Tensor
 
 # exp(-8) of the range [-1, 1] is a twelfth of a grey value's bin.
 LOWEST_LOG_SCALE = -8.0
-# Of an image's pixel: a weight, three means, three scales and three couplings a component.
+# Parameters of a component of a pixel: a weight, three means, three scales, three couplings.
 PARAMETERS = 10
 
 
@@ -89,7 +89,7 @@ def sample_pixels(parameters: Tensor) -> Tensor:
 
 
 def expected_pixels(parameters: Tensor) -> Tensor:
-    """The components' means, each cut off at the range, in their weighted mean.
+    """The weighted mean of the components' means, which are clamped to the range of pixels.
 
     Args:
         parameters: (B, 10 M, H, W).
@@ -138,7 +138,7 @@ def _couple(means: Tensor, couplings: Tensor, x: Tensor) -> Tensor:
 
 
 def _choose(logits: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Take of `values` (B, M, 3, H, W) the component of highest logit (B, M, H, W)."""
+    """Select from `values` (B, M, 3, H, W) the component of highest logit (B, M, H, W)."""
     index = logits.argmax(dim=1)[:, None, None].expand(-1, 1, 3, -1, -1)
     return tuple(value.gather(1, index)[:, 0] for value in values)
 
@@ -161,7 +161,7 @@ def _to_integers(x: Tensor, levels: int) -> Tensor:
 
 
 def _gumbel(logits: Tensor) -> Tensor:
-    """Logits whose maximum falls on each component with its probability."""
+    """Noisy logits, whose maximum is at each component with its probability."""
     return logits - torch.log(-torch.log(torch.rand_like(logits).clamp(1e-9, 1 - 1e-7)))
 
 

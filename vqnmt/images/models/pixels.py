@@ -13,12 +13,11 @@ from vqnmt.images.models.logistics import (
     sample_pixels,
     scale_values,
 )
-from vqnmt.layers import Decoder, DecoderState, TransformerConfig
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Losses, TransformerConfig
 
 
 class ImageTransformer(ImageModel):
-    """Models pixels in raster order, the three channels of each by the coupled likelihood.
+    """Models pixels in raster order, and the three channels of a pixel by the coupled likelihood.
 
     A position reads its causal neighbourhood by a convolution, then all earlier positions by
     attention over the whole image (the paper's is local; 1,024 positions are few enough).
@@ -82,7 +81,7 @@ class ImageTransformer(ImageModel):
         state = self._start(count)
         for row in range(size):
             for column in range(size):
-                # The neighbourhood reaches three rows up; the rest of the past is in the cache.
+                # The neighbourhood reaches three rows up; earlier pixels are in the cache.
                 before = self._before(images[:, :, max(row - 3, 0) : row + 1])[:, :, -1, column]
                 embedded = before + self.places[0][row] + self.places[1][column]
                 found = self.output(self.decoder.step(embedded, state))

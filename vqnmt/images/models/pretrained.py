@@ -1,4 +1,4 @@
-"""Saving and loading image models: a folder with `config.json` and `model.safetensors`."""
+"""Building image models, and their folders: `config.json` and `model.safetensors`."""
 
 import dataclasses
 import json
@@ -10,13 +10,36 @@ from vqnmt.checksums import CHECKSUMS, check_files, write_checksums
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.images.models.base import ImageModel
-from vqnmt.images.models.build import build_image_model
 from vqnmt.images.models.config import ImageModelConfig
+from vqnmt.images.models.integers import IntegerVAE
+from vqnmt.images.models.pixels import ImageTransformer
+from vqnmt.images.models.vae import GaussianVAE
+from vqnmt.images.models.vqvae import VQVAE
 from vqnmt.settings import from_mapping
 
+# Most pixels of a side, which also limits what a model folder's config.json can ask for.
+_LARGEST = 4096
+
 MODEL_FILES = ("config.json", "model.safetensors")
-# Raised whenever saved weights no longer fit the code; older folders are refused by name.
+# This number rises when saved weights no longer fit the code; folders of other formats are refused.
 FORMAT = 1
+
+
+def build_image_model(config: ImageModelConfig, image_size: int) -> ImageModel:
+    """Build the model that `config.kind` names, for images of `image_size` squared.
+
+    Raises:
+        VqnmtError: The size does not fit the settings.
+    """
+    if not 2 <= image_size <= _LARGEST:
+        raise VqnmtError(f"image_size is {image_size}; it must lie between 2 and {_LARGEST}")
+    kinds: dict[str, type[ImageModel]] = {
+        "vqvae": VQVAE,
+        "vae": GaussianVAE,
+        "integers": IntegerVAE,
+        "pixels": ImageTransformer,
+    }
+    return kinds[config.kind](config, image_size)
 
 
 def save_image_model(model: ImageModel, folder: Path) -> None:

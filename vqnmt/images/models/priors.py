@@ -12,12 +12,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.images.models.base import uniform_nats
 from vqnmt.images.models.config import PriorConfig
-from vqnmt.images.models.convolution2d import CausalConvolutions
-from vqnmt.layers import Decoder, DecoderState, TransformerConfig
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Decoder, DecoderState, Dropout, Losses, TransformerConfig, stack
 
 Shape = tuple[int, int, int]
+
+
+class GatedCausalBlock(nn.Module):
+    """One layer of a gated PixelCNN (van den Oord et al. 2016, figure 2).
+
+    The vertical stack sees the rows above, the horizontal stack the positions to the left in the
+    same row and, through the vertical stack, all above: there is no blind spot. Padding on one
+    side replaces masks.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.vertical = nn.Conv2d(dim, 2 * dim, (2, 3))
+        self.horizontal = nn.Conv2d(dim, 2 * dim, (1, 3))
+        self.downwards = nn.Conv2d(2 * dim, 2 * dim, 1)
+        self.outer = nn.Conv2d(dim, dim, 1)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor]:
+        """Map both stacks, each (B, C, H, W); their shifts are kept."""
+        above = self.vertical(F.pad(vertical, (1, 1, 1, 0)))  # (B, 2 C, H, W)
+        left = self.horizontal(F.pad(horizontal, (2, 0, 0, 0)))
+        hidden = self.dropout(_gate(left + self.downwards(above)))
+        return vertical + _gate(above), horizontal + self.outer(hidden)
+
+
+class CausalConvolutions(nn.Module):
+    """The body of a gated PixelCNN: a position's features depend only on earlier positions.
+
+    Positions are in raster order, row by row.
+
+    Args:
+        inputs: Channels of the grid.
+        dim: Channels of the output.
+        layers: Gated layers.
+        dropout: In each layer.
+    """
+
+    def __init__(self, inputs: int, dim: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.above = nn.Conv2d(inputs, dim, (3, 5))
+        self.left = nn.Conv2d(inputs, dim, (1, 3))
+        self.blocks = stack(lambda: GatedCausalBlock(dim, dropout), layers, "gated layers")
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Map `grid` (B, inputs, H, W) to (B, dim, H, W)."""
+        # Both stacks are shifted, by one row and one column, so that no position sees itself.
+        vertical = self.above(F.pad(grid, (2, 2, 3, 0))[:, :, :-1])
+        horizontal = self.left(F.pad(grid, (3, 0, 0, 0))[:, :, :, :-1]) + vertical
+        for block in self.blocks:
+            vertical, horizontal = block(vertical, horizontal)
+        return horizontal
+
+
+def _gate(x: Tensor) -> Tensor:
+    value, gate = x.chunk(2, dim=1)
+    return torch.tanh(value) * torch.sigmoid(gate)
 
 
 class CodePrior(nn.Module, ABC):
@@ -51,12 +107,10 @@ class UniformPrior(CodePrior):
 
     def nats(self, codes: Tensor) -> Tensor:
         """-log p(z), (B,)."""
-        return torch.full(
-            codes.shape[:1], codes[0].numel() * math.log(self.codebook_size), device=codes.device
-        )
+        return uniform_nats(codes, self.codebook_size)
 
     def sample(self, count: int, device: torch.device) -> Tensor:
-        """Draw each code by itself."""
+        """Draw each code independently."""
         return torch.randint(self.codebook_size, (count, *self.shape), device=device)
 
 
@@ -98,10 +152,7 @@ class PixelCNNPrior(CodePrior):
 
 
 class TransformerPrior(CodePrior):
-    """The causal decoder that the translation models use, without a source.
-
-    One learnt vector replaces the source.
-    """
+    """The causal decoder of the translation models, with one learnt vector instead of a source."""
 
     def __init__(self, config: PriorConfig, codebook_size: int, shape: Shape) -> None:
         super().__init__(codebook_size, shape)
@@ -112,7 +163,7 @@ class TransformerPrior(CodePrior):
             dropout=config.dropout,
         )
         self.embedding = nn.Embedding(codebook_size, config.width)
-        # The place of the code to come: its row, its column and its turn at the position.
+        # The place of the next code: its row, its column and its number at the position.
         self.places = nn.ParameterList(
             [nn.Parameter(torch.randn(length, config.width) * 0.1) for length in shape]
         )

@@ -5,12 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder
+from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder, grid_side
 from vqnmt.images.models.base import Bound, ImageModel
 from vqnmt.images.models.config import ImageModelConfig
 from vqnmt.images.models.logistics import pixel_nats, sample_pixels
-from vqnmt.images.models.vqvae import grid_side
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 
 
 class GaussianVAE(ImageModel):
@@ -54,7 +53,7 @@ class GaussianVAE(ImageModel):
         for _ in range(samples):
             noise = torch.randn_like(mean)
             z = mean + log_scale.exp() * noise
-            # ln p(z) - ln q(z | x); the normalisers 1/2 ln 2 pi fall away
+            # ln p(z) - ln q(z | x); the normalisers 1/2 ln 2 pi cancel
             ratio = (0.5 * (noise**2 - z**2) + log_scale).flatten(1).sum(dim=1)
             weights.append(ratio - pixel_nats(self.decoder(z), images))
         return math.log(samples) - torch.logsumexp(torch.stack(weights), dim=0)

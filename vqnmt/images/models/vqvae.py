@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from vqnmt.errors import VqnmtError
-from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder
-from vqnmt.images.models.base import Bound, CodeModel
+from vqnmt.images.models.autoencoder import ImageDecoder, ImageEncoder, grid_side
+from vqnmt.images.models.base import Bound, CodeModel, uniform_nats
 from vqnmt.images.models.config import ImageModelConfig
 from vqnmt.images.models.logistics import expected_pixels, pixel_nats, sample_pixels
 from vqnmt.images.models.priors import build_prior
-from vqnmt.layers.losses import Losses
+from vqnmt.layers import Losses
 from vqnmt.quantizers import build_quantizer
 
 
@@ -81,7 +80,7 @@ class VQVAE(CodeModel):
         return Bound(
             reconstruction=pixel_nats(self.decode(codes), images),
             rate=self.prior.nats(codes),
-            rate_uniform=self.uniform_nats(codes),
+            rate_uniform=uniform_nats(codes, self.codebook_size),
         )
 
     @torch.no_grad()
@@ -96,18 +95,3 @@ class VQVAE(CodeModel):
     def after_optimizer_step(self) -> None:
         """Move the codebook."""
         self.quantizer.step()
-
-
-def grid_side(config: ImageModelConfig, image_size: int) -> int:
-    """The side of the grid of latents.
-
-    Raises:
-        VqnmtError: The images' side is no multiple of 2^halvings.
-    """
-    factor = 2**config.autoencoder.halvings
-    if image_size % factor:
-        raise VqnmtError(
-            f"data.size is {image_size}; it must be a multiple of {factor}, because "
-            f"model.autoencoder.halvings is {config.autoencoder.halvings}"
-        )
-    return image_size // factor

@@ -1,4 +1,4 @@
-"""The one table of pieces that every translation model reads and writes by."""
+"""What the translation models share: the table of pieces, ends, lengths, a teacher's weights."""
 
 import math
 
@@ -6,26 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqnmt.errors import VqnmtError
 from vqnmt.tokens import EOS, PAD, UNK, length_limit
 
 
 class TiedEmbedding(nn.Embedding):
     """Vectors of the pieces, for source, target and output (Press and Wolf 2017).
 
-    The vocabulary puts pieces of the target text first (see `Vocabulary.train`), so a model need
-    not score pieces that occur only in the source, a third of all in Multi30k.
+    The vocabulary puts pieces of the target text first (see `Vocabulary.train`), so a model does
+    not score pieces that occur only in the source, which are a third of all in Multi30k.
 
     Args:
         vocabulary_size: V, pieces in the joint vocabulary.
         dim: d.
 
     Attributes:
-        written: W, how many pieces, the first, may be written; V until training says which were.
+        written: W: translations consist of the first W pieces; V until training sets it.
     """
 
     def __init__(self, vocabulary_size: int, dim: int) -> None:
         super().__init__(vocabulary_size, dim, padding_idx=PAD)
-        nn.init.normal_(self.weight, std=dim**-0.5)  # rows of norm 1, that serve as outputs too
+        nn.init.normal_(self.weight, std=dim**-0.5)  # norm 1, because rows are outputs too
         with torch.no_grad():
             self.weight[PAD].zero_()
         self.written = vocabulary_size
@@ -35,7 +36,7 @@ class TiedEmbedding(nn.Embedding):
         return super().forward(tokens) * math.sqrt(self.embedding_dim)
 
     def known(self, tokens: Tensor) -> Tensor:
-        """Take what may not be written for the unknown piece, which hardly ever is; any shape."""
+        """Replace pieces that may not be written by the unknown piece; any shape."""
         return tokens.where(tokens < self.written, UNK)
 
     @property
@@ -58,3 +59,25 @@ def length_limits(source: Tensor) -> Tensor:
     """The most tokens that a translation of each row of `source` (B, S) may have; (B,)."""
     lengths: Tensor = (source != PAD).sum(dim=1)
     return length_limit(lengths)
+
+
+def copy_weights(student: nn.Module, teacher: nn.Module) -> int:
+    """Copy the weights of `teacher` that have a namesake in `student`.
+
+    Returns:
+        The number of weights copied.
+
+    Raises:
+        VqnmtError: A weight of the same name has another shape.
+    """
+    own = student.state_dict()
+    found = {name: value for name, value in teacher.state_dict().items() if name in own}
+    for name, value in found.items():
+        if value.shape != own[name].shape:
+            raise VqnmtError(
+                f"warm_start is true, but {name} has shape {tuple(value.shape)} in the teacher "
+                f"and {tuple(own[name].shape)} in the student: give both the same "
+                "transformer settings, or set warm_start=false"
+            )
+    student.load_state_dict(found, strict=False)
+    return sum(value.numel() for value in found.values())
