@@ -17,12 +17,11 @@ from time import perf_counter
 from command_line import PLACE, SEED, Options, load_config, run, whole
 
 from vqnmt.data.workers import available_cores
-from vqnmt.evaluation.records import Metric, Record, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.synthetic import write_synthetic
 from vqnmt.experiments.tables import preparation_table
 from vqnmt.files import check_writable
 from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.settings import from_mapping
 
 PAIRS = 4_500_000
@@ -111,13 +110,11 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
     sides = [text.lengths for text in (batches.sources, batches.targets)]
     positions = sum(int(side[batch].max()) * len(batch) for side in sides for batch in plan)
     tokens = sum(int(side[batches.kept].sum()) for side in sides)
-    return Record(
+    return new_record(
         system="corpus preparation",
         corpus="synthetic-en-de" + (".gz" if options.gz else ""),
         overrides=[f"pairs={options.pairs}", *chosen],
         seed=options.seed,
-        commit=current_commit(),
-        hardware=describe_hardware(),
         wall_seconds=seconds,
         parameters=0,
         metrics=meter.metrics
