@@ -24,7 +24,8 @@ from vqnmt.data import build, tokenized
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.lines import Lines
 from vqnmt.data.shards import Shards
-from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+from vqnmt.pipeline import PipelineConfig, make_corpus, make_vocabulary, start_run
+from vqnmt.pipeline.translation import make_batches
 from vqnmt.settings import from_mapping
 from vqnmt.translate.pytorch import Translation
 
@@ -42,17 +43,18 @@ Shards.write = record
 build._CHUNK, build._SHARD, build._SEVERAL_PROCESSES = 20, 50, 0
 tokenized.CHUNK, tokenized.SHARD = 30, 50
 distillation.PART = 40
-pipeline = TranslationPipeline(from_mapping(PipelineConfig, load_config("train_nmt", sys.argv[1:])))
-pipeline.prepare_corpus()
-pipeline.train_vocabulary()
-path = pipeline.folder / "distilled" / "train.de"
-distillation.distill(Shouter(), pipeline.corpus.train.sources, path)
-text = ParallelText(pipeline.corpus.train.sources, Lines(path))
-batches = pipeline.batches(pipeline.folder / "tokens", text, 512, "test")
+config = from_mapping(PipelineConfig, load_config("train_nmt", sys.argv[1:]))
+run = start_run(config)
+corpus = make_corpus(run)
+vocabulary = make_vocabulary(run, corpus)
+path = run.folder / "distilled" / "train.de"
+distillation.distill(Shouter(), corpus.train.sources, path)
+text = ParallelText(corpus.train.sources, Lines(path))
+batches = make_batches(config, text, vocabulary, run.folder / "tokens", 512, "test")
 plan = [batch.tolist() for batch in batches.plan(epoch=1)]
 rank = os.environ.get("RANK", "0")
-(pipeline.folder / f"plan-{{rank}}").write_text(repr(plan))
-(pipeline.folder / f"written-{{rank}}").write_text(repr(written))
+(run.folder / f"plan-{{rank}}").write_text(repr(plan))
+(run.folder / f"written-{{rank}}").write_text(repr(written))
 """
 
 

@@ -149,7 +149,7 @@ def test_second_start_skips_every_stage(finished_run, script: Callable) -> None:
     builds = ("AutoregressiveTransformer", "copy_weights", "distill", "ParallelBatches")
     with contextlib.ExitStack() as stack:
         for name in (
-            "translator.Translator.translate",
+            "translate.pytorch.Translator.translate",
             *(f"pipeline.translation.{b}" for b in builds),
         ):
             stack.enter_context(mock.patch(f"vqnmt.{name}", side_effect=AssertionError("worked")))

@@ -72,7 +72,8 @@ def assert_close_rows(one: Path, other: Path) -> None:
     ours, theirs = rows(one), rows(other)
     assert len(ours) == len(theirs)
     for row, expected in zip(ours, theirs, strict=True):
-        assert row.pop("epoch/code_usage", None) == expected.pop("epoch/code_usage", None), row["step"]
+        used = row.pop("epoch/code_usage", None)
+        assert used == expected.pop("epoch/code_usage", None), row["step"]
         assert row == pytest.approx(expected, rel=1e-5, abs=1e-5), row["step"]
 
 

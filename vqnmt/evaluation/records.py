@@ -81,7 +81,12 @@ def new_record(
     """Make a record of what this code has just measured on this machine.
 
     Args:
-        system: See `Record`, as `corpus`, `overrides`, `seed`, `parameters` and `metrics`.
+        system: See `Record`.
+        corpus: See `Record`.
+        overrides: See `Record`.
+        seed: See `Record`.
+        parameters: See `Record`.
+        metrics: See `Record`.
         device: Where the models ran.
         trained: What made the model, in order.
         wall_seconds: Time that the run took; None takes that of `trained`.
