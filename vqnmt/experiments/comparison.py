@@ -196,11 +196,12 @@ class QuantizerComparison:
     def _publish(self, path: Path, pictures: Sequence[Path] = ()) -> list[Record]:
         """Copy records and pictures to the folder of records; return the records."""
         folders = [] if self.config.records is None else [Path(self.config.records)]
+        records = publish_records(path, [folder / path.name for folder in folders])
         for folder in folders:
             for picture in pictures:
                 with atomic_path(folder / picture.name) as temporary:
                     shutil.copyfile(picture, temporary)
-        return publish_records(path, [folder / path.name for folder in folders])
+        return records
 
 
 def _device() -> str:

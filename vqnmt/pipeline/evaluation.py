@@ -110,8 +110,8 @@ def _systems(
     }
     # A student that reads with a language model comes after itself without one.
     best_path = dataclasses.replace(config.decoding, language_model=False)
-    with_model = config.decoding if getattr(student, "language_model", None) else best_path
-    for decoding in (best_path, with_model):
+    decodings = [best_path] if student.language_model is None else [best_path, config.decoding]
+    for decoding in decodings:
         name = system_name(dataclasses.replace(config, decoding=decoding))
         systems[name] = System(student, decoding, teacher.translator)
     return systems, name
