@@ -17,12 +17,12 @@ from time import perf_counter
 from command_line import PLACE, SEED, Options, load_config, run, whole
 
 from vqnmt.data.workers import available_cores
-from vqnmt.evaluation.records import Metric, Record, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.synthetic import write_synthetic
 from vqnmt.experiments.tables import preparation_table
 from vqnmt.files import check_writable
-from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-from vqnmt.provenance import current_commit, describe_hardware
+from vqnmt.pipeline import PipelineConfig, make_corpus, make_vocabulary, start_run
+from vqnmt.pipeline.translation import make_batches
 from vqnmt.settings import from_mapping
 
 PAIRS = 4_500_000
@@ -96,14 +96,15 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
     ]
     chosen = SETTINGS + options.overrides
     config = from_mapping(PipelineConfig, load_config("train_nmt", overrides + chosen))
-    pipeline = TranslationPipeline(config)
+    started = start_run(config)
     meter = Meter(options.pairs)
-    pipeline.prepare_corpus()
+    corpus = make_corpus(started)
     meter.lap("corpus")
-    pipeline.train_vocabulary()
+    vocabulary = make_vocabulary(started, corpus)
     meter.lap("vocabulary")
     budget = config.teacher_training.batch_tokens
-    batches = pipeline.batches(folder / "tokens", pipeline.corpus.train, budget, "benchmark")
+    place = folder / "tokens"
+    batches = make_batches(config, corpus.train, vocabulary, place, budget, "benchmark")
     meter.lap("tokens")
     plan = batches.plan(epoch=0)
     meter.lap("plan")
@@ -111,13 +112,11 @@ def measure(folder: Path, options: argparse.Namespace) -> Record:
     sides = [text.lengths for text in (batches.sources, batches.targets)]
     positions = sum(int(side[batch].max()) * len(batch) for side in sides for batch in plan)
     tokens = sum(int(side[batches.kept].sum()) for side in sides)
-    return Record(
+    return new_record(
         system="corpus preparation",
         corpus="synthetic-en-de" + (".gz" if options.gz else ""),
         overrides=[f"pairs={options.pairs}", *chosen],
         seed=options.seed,
-        commit=current_commit(),
-        hardware=describe_hardware(),
         wall_seconds=seconds,
         parameters=0,
         metrics=meter.metrics

@@ -16,13 +16,12 @@ from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.evaluation.plots import plot_bleu_latency
-from vqnmt.evaluation.records import Metric, Record, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.translate.pytorch import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.
@@ -72,13 +71,12 @@ def main(arguments: list[str]) -> None:
 
     def record(system: str, model: Path, metrics: dict[str, Metric]) -> Record:
         translator = Translator.from_pretrained(model, "cpu")
-        return Record(
+        return new_record(
             system=system,
             corpus=title,
             overrides=[f"sentences={len(text)}", f"rounds={options.rounds}"],
             seed=options.seed,
-            commit=current_commit(),
-            hardware=describe_hardware(options.device),
+            device=options.device,
             wall_seconds=perf_counter() - start,
             parameters=sum(p.numel() for p in translator.model.parameters()),
             metrics=metrics,

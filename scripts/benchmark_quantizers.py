@@ -24,10 +24,9 @@ from command_line import PLACE, SEED, THREADS, Options, run, whole
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.records import Record, write_records
+from vqnmt.evaluation.records import Record, new_record, write_records
 from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
 from vqnmt.experiments.tables import quantizer_speed_table
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.training.process import keep_freed_memory
 
@@ -159,13 +158,12 @@ def measure(size: Size, device: torch.device, options: argparse.Namespace) -> li
                 "peer_peak_memory_bytes": memory[peer],
             }
         records.append(
-            Record(
+            new_record(
                 system=name,
                 corpus=f"normal vectors, {size.vectors}x{size.dim}x{size.codes}, {device.type}",
                 overrides=options.overrides,
                 seed=options.seed,
-                commit=current_commit(),
-                hardware=describe_hardware(device),
+                device=device,
                 wall_seconds=perf_counter() - start,
                 parameters=sum(item.numel() for item in modules[name].parameters()),
                 metrics=metrics,

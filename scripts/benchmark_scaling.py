@@ -27,12 +27,11 @@ from torch import Tensor, nn
 
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.evaluation.records import Record, write_records
+from vqnmt.evaluation.records import Record, new_record, write_records
 from vqnmt.experiments.tables import scaling_table
 from vqnmt.files import atomic_write_text
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers.statistics import all_reduce
 from vqnmt.settings import from_mapping
 from vqnmt.training.distribution import join_processes
@@ -54,10 +53,6 @@ class Blind:
     def score(self, values: dict[str, Any]) -> float:
         """Find all validations alike."""
         return 0.0
-
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Take no time."""
-        return {}
 
 
 class Clock:
@@ -154,16 +149,15 @@ def measure(options: argparse.Namespace) -> list[Record]:
         alone = alone or rate / count
         metrics |= {"processes": count, "rounds": len(rounds), "efficiency": rate / count / alone}
         records.append(
-            Record(
+            new_record(
                 system=str(count),
                 corpus="made-up pairs",
                 overrides=options.overrides,
                 seed=options.seed,
-                commit=current_commit(),
-                hardware=describe_hardware("cuda" if torch.cuda.is_available() else "cpu"),
+                device="cuda" if torch.cuda.is_available() else "cpu",
                 wall_seconds=perf_counter() - start,
                 parameters=int(metrics["gradient_bytes"]) // 4,
-                metrics=dict(metrics),
+                metrics=metrics,
             )
         )
     return records

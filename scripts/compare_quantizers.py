@@ -14,8 +14,7 @@ from command_line import deciding, load_config, run
 from vqnmt.experiments.collapse import CollapseConfig
 from vqnmt.experiments.comparison import QuantizerComparison
 from vqnmt.experiments.tables import collapse_table, students_table
-from vqnmt.pipeline import PipelineConfig
-from vqnmt.pipeline.checks import check_settings
+from vqnmt.pipeline import PipelineConfig, check_settings
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.settings import from_mapping
 

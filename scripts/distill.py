@@ -10,21 +10,22 @@ from command_line import load_config, run
 
 def main(arguments: list[str]) -> None:
     """Distil, and say where the text is."""
-    from vqnmt.pipeline import PipelineConfig, TranslationPipeline
+    from vqnmt import pipeline
+    from vqnmt.pipeline.translation import distill_text
     from vqnmt.progress import say
     from vqnmt.settings import from_mapping
 
-    config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
-    pipeline = TranslationPipeline(config)
-    pipeline.prepare_corpus()
-    pipeline.train_vocabulary()
-    pipeline.train_teacher()
-    text = pipeline.distill()
-    say(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
+    config = from_mapping(pipeline.PipelineConfig, load_config("train_nmt", arguments))
+    job = pipeline.start_run(config)
+    corpus = pipeline.make_corpus(job)
+    vocabulary = pipeline.make_vocabulary(job, corpus)
+    teacher = pipeline.make_teacher(job, corpus, vocabulary)
+    text = distill_text(job, corpus, vocabulary, teacher)
+    say(f"{len(text.pairs):,} translations: {job.stages[text.stage].folder}")
     if config.recombined and config.distill:
-        text = pipeline.student_text()
-        folder = pipeline.stages[pipeline.before_student].folder
-        say(f"{len(text):,} translations with those of made-up sources: {folder}")
+        text = pipeline.make_text(job, corpus, vocabulary, teacher)
+        folder = job.stages[text.stage].folder
+        say(f"{len(text.pairs):,} translations with those of made-up sources: {folder}")
 
 
 if __name__ == "__main__":

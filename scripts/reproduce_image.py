@@ -14,7 +14,12 @@ from accelerate import PartialState
 from vqnmt.evaluation.records import Record
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.images.evaluation import ImageEvaluation
-from vqnmt.images.pipeline import ImagePipeline, check_image_settings
+from vqnmt.images.pipeline import (
+    check_image_settings,
+    make_data,
+    make_model,
+    start_image_run,
+)
 from vqnmt.images.tables import image_table
 from vqnmt.progress import say
 from vqnmt.settings import from_mapping
@@ -33,11 +38,12 @@ def main(arguments: list[str]) -> None:
     records: list[Record] = []
     for name, config in configs.items():
         say(f"system {name}")
-        pipeline = ImagePipeline(config)
-        pipeline.run()
+        job = start_image_run(config)
+        data = make_data(job)
+        model = make_model(job, data)
         if PartialState().is_main_process:
             overrides = deciding(commands[name], "systems")
-            records += ImageEvaluation(pipeline, overrides).run()
+            records += ImageEvaluation(job, data, model, overrides).run()
     if PartialState().is_main_process:
         print(f"\n{image_table(records)}")
 

@@ -16,7 +16,7 @@ from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row
 from vqnmt.experiments.tables import ablation_table, of_systems, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.pipeline.facts import pair_name
+from vqnmt.pipeline.run import pair_name
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_translation"
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         tests=ablation is None,
     )
     records = reproduction.run()
-    name = pair_name(reproduction.pipeline.corpus)
+    name = pair_name(reproduction.corpus)
     folder = Path(values["records"] or reproduction.folder / "table")
     if ablation is not None:
         folder, name = folder / "ablations", f"{ablation['name']}-{name}"

@@ -14,16 +14,17 @@ def main(arguments: list[str]) -> None:
 
     from vqnmt.images.config import ImagePipelineConfig
     from vqnmt.images.evaluation import ImageEvaluation
-    from vqnmt.images.pipeline import ImagePipeline
+    from vqnmt.images.pipeline import make_data, make_model, start_image_run
     from vqnmt.images.tables import image_table
     from vqnmt.settings import from_mapping
 
     config = from_mapping(ImagePipelineConfig, load_config("train_image", arguments))
-    pipeline = ImagePipeline(config)
-    pipeline.run()
+    job = start_image_run(config)
+    data = make_data(job)
+    model = make_model(job, data)
     if PartialState().is_main_process:
-        records = ImageEvaluation(pipeline, deciding(arguments)).run()
-        print(f"report: {pipeline.folder / 'report.md'}\n")
+        records = ImageEvaluation(job, data, model, deciding(arguments)).run()
+        print(f"report: {job.folder / 'report.md'}\n")
         print(image_table(records))
 
 

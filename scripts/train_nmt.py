@@ -12,18 +12,21 @@ def main(arguments: list[str]) -> None:
     """Run all stages."""
     from accelerate import PartialState
 
+    from vqnmt import pipeline
     from vqnmt.evaluation.report import results_table
-    from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-    from vqnmt.pipeline.evaluation import Evaluation
+    from vqnmt.pipeline.evaluation import evaluate
     from vqnmt.settings import from_mapping
 
-    config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
-    pipeline = TranslationPipeline(config)
-    pipeline.run()
+    config = from_mapping(pipeline.PipelineConfig, load_config("train_nmt", arguments))
+    job = pipeline.start_run(config)
+    corpus = pipeline.make_corpus(job)
+    vocabulary = pipeline.make_vocabulary(job, corpus)
+    teacher = pipeline.make_teacher(job, corpus, vocabulary)
+    text = pipeline.make_text(job, corpus, vocabulary, teacher)
+    student = pipeline.make_student(job, corpus, vocabulary, teacher, text)
     if PartialState().is_main_process:
-        evaluation = Evaluation(pipeline, deciding(arguments))
-        records = evaluation.run()
-        print(f"report: {pipeline.folder / 'report.md'} · model: {pipeline.folder / 'student'}\n")
+        records = evaluate(job, corpus, teacher, student, deciding(arguments))
+        print(f"report: {job.folder / 'report.md'} · model: {job.folder / 'student'}\n")
         print(results_table(records))
 
 

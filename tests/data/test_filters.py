@@ -57,6 +57,6 @@ def test_short_sentences_are_for_training(text):
     split = HashSplit(valid_share=0.5, test_share=0.5)
     fit = PairFilter(max_words=100, max_ratio=100.0)
     judge = PairJudge(split=split, min_words=4, fit=fit, drop_copies=False, official={})
-    _, arrays = judge((0, [(text, "ein Satz")]))
+    arrays = judge([(text, "ein Satz")])
     part, _ = OUTCOMES[int(arrays["outcomes"][0])]
     assert (part == "train") == (len(text.split()) < 4)

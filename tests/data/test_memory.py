@@ -29,9 +29,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines_module, "_BLOCK", 1 << 16)
     monkeypatch.setattr(lines_module, "_LINES", 50)
     monkeypatch.setattr(build, "_CHUNK", 50)
-    monkeypatch.setattr(build, "_SHARD", 100)
     monkeypatch.setattr(tokenized, "CHUNK", 50)
-    monkeypatch.setattr(tokenized, "SHARD", 100)
     monkeypatch.setattr(distillation, "PART", 100)
     monkeypatch.setattr(os, "fsync", lambda number: None)  # no power cut is tested here
 

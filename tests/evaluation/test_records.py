@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,8 @@ from vqnmt.evaluation import (
     read_records,
     write_records,
 )
+from vqnmt.evaluation.records import new_record
+from vqnmt.provenance import current_commit, describe_hardware
 
 
 def test_round_trip_and_format(tmp_path, make_record):
@@ -50,6 +53,19 @@ def test_a_record_of_an_older_version_stays_as_it_is(tmp_path, make_record):
     assert read_records(path)[0].training_commit == ""
 
 
+@pytest.mark.parametrize(
+    ("commits", "expected"), [([], ""), ([["a"], ["b", "a"]], "a, b"), ([[]], "unknown")], ids=str
+)
+def test_a_new_record_names_code_machine_and_training(commits, expected):
+    trained = [SimpleNamespace(commits=one, seconds=1.5) for one in commits]
+    values = {"system": "s", "corpus": "c", "overrides": [], "seed": 1, "parameters": 2}
+    record = new_record(**values, metrics={"m": 1}, trained=trained)
+    assert record.training_commit == expected
+    assert record.wall_seconds == 1.5 * len(commits)
+    assert record.commit == current_commit() and record.hardware == describe_hardware()
+    assert new_record(**values, metrics={}, trained=trained, wall_seconds=9.0).wall_seconds == 9
+
+
 def test_several_processes_lose_no_record(tmp_path, make_record):
     path = tmp_path / "file.json"
 
@@ -70,11 +86,15 @@ def test_several_processes_lose_no_record(tmp_path, make_record):
 
 def test_records_that_cannot_be_published_are_a_warning(tmp_path, make_record, capsys):
     (tmp_path / "file").write_text("x")
-    publish_records(tmp_path / "file" / "records.json", [make_record()])
+    kept = tmp_path / "kept.json"
+    write_records(kept, [make_record("old")])
+    write_records(kept, [make_record()], anew=True)
+    publish_records(kept, [tmp_path / "file" / "records.json", tmp_path / "further.json"])
+    assert read_records(tmp_path / "further.json") == [make_record()]
     warning = capsys.readouterr().err
     assert warning.startswith("warning: ") and warning.count("\n") == 1
     assert "records.json: cannot be written" in warning
-    publish_records(tmp_path / "file", [make_record()])
+    assert publish_records(kept, [tmp_path / "file"]) == [make_record()]
     assert "line 1 is not valid JSON" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "x"
 

@@ -15,7 +15,7 @@ from vqnmt.evaluation.records import read_records
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.images.evaluation import ImageEvaluation
 from vqnmt.images.models import load_image_model
-from vqnmt.images.pipeline import ImagePipeline
+from vqnmt.images.pipeline import make_data, make_model, start_image_run
 from vqnmt.settings import from_mapping
 from vqnmt.training.loop import Trainer
 from vqnmt.training.metrics import read_metrics
@@ -85,9 +85,9 @@ def settings(folder: Path, run: Path, kind: str = "vqvae", **further) -> ImagePi
 
 
 def run(config: ImagePipelineConfig):
-    pipeline = ImagePipeline(config)
-    pipeline.run()
-    return ImageEvaluation(pipeline, ["system=x"]).run()
+    job = start_image_run(config)
+    data = make_data(job)
+    return ImageEvaluation(job, data, make_model(job, data), ["system=x"]).run()
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_stopped_run_resumes_bit_for_bit(folder: Path, tmp_path: Path, finishe
     monkeypatch.setattr(Trainer, "_validate", stop)
     for stage in ("model", "prior"):
         with pytest.raises(VqnmtError, match=rf"{stage}/training: interrupted at step 5"):
-            ImagePipeline(config).run()
+            run(config)
     monkeypatch.setattr(Trainer, "_validate", whole)
     (record,) = run(config)
     (expected,) = read_records(finished / "results.json")

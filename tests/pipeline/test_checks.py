@@ -106,7 +106,7 @@ def test_records_that_cannot_be_added_cost_neither_report_nor_card(
         (run / name).unlink()
     (run / ".report.md.99.abcdefgh.tmp").write_text("left by a killed run")
     records.write_text("a file")
-    monkeypatch.setattr("vqnmt.pipeline.checks.check_places", lambda *_: None)
+    monkeypatch.setattr("vqnmt.pipeline.run.check_places", lambda *_: None)
     values = [value for value in finished_run.overrides if not value.startswith("records=")]
     command = ["train_nmt", f"run={run}", *values, f"records={records}"]
     for _ in range(2):

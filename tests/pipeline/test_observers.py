@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from vqnmt.data.corpus import ParallelText
-from vqnmt.data.tokenized import TokenizedText
-from vqnmt.decode.language_model import Use
+from vqnmt.decode.language_model import TrigramModel, Use
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
-from vqnmt.pipeline.observers import LatentObserver
+from vqnmt.pipeline.observers import LatentObserver, choose_language_model
 from vqnmt.translate.pytorch import Translation
 
 SOURCE, REFERENCE = "a", "one two three four five six seven eight"
@@ -17,6 +17,8 @@ SOURCE, REFERENCE = "a", "one two three four five six seven eight"
 
 class Writer:
     """Writes the more words of the reference, the more is taken from the blank's score."""
+
+    target_language = "de"
 
     def __init__(self, model: LatentTransformer) -> None:
         self.model = model
@@ -29,21 +31,17 @@ class Writer:
         return list(targets)
 
 
-class Teacher:
-    """Writes the first six words of the reference, with the beam that is asked for."""
-
-    def translate(self, sentences, *, beam, progress):
-        assert beam == 4
-        return [Translation(" ".join(REFERENCE.split()[:6])) for _ in sentences]
-
-
-@pytest.mark.parametrize(("teacher", "expected"), [(None, 3.0), (Teacher(), 1.0)])
-def test_blank_penalty_brings_the_length_of_what_the_student_learns(teacher, expected):
+@pytest.mark.parametrize(("words", "expected"), [(8, 3.0), (6, 1.0)])
+def test_blank_penalty_brings_the_length_of_what_the_student_learns(words, expected):
     size = TransformerConfig(dim=8, feedforward=8, heads=2)
     model = LatentTransformer(LatentConfig(transformer=size), 10)
     valid = ParallelText([SOURCE], [REFERENCE])
-    observer = LatentObserver(Writer(model), valid, "de", teacher=teacher, beam=4)
+    observer = LatentObserver(Writer(model), valid, [" ".join(REFERENCE.split()[:words])])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     values = observer.validate(model)
+    after = model.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before), "it only measures"
+    model.after_validation(values)
     assert values["valid/blank_penalty"] == expected == float(model.blank_penalty)
     # What is told, and compared between validations, is BLEU against the references.
     kept = " ".join(REFERENCE.split()[: 5 + int(expected)])
@@ -53,34 +51,19 @@ def test_blank_penalty_brings_the_length_of_what_the_student_learns(teacher, exp
     assert values["valid/codes"] == 1
 
 
-class Reader:
-    """Writes the reference where the use is the best, else the less of it the worse it is."""
+@pytest.mark.parametrize("best_path", [6, 8])
+def test_use_of_the_language_model_is_what_scores_best(best_path) -> None:
+    """It scores the higher, the nearer the use is to the best one."""
 
-    vocabulary = range(10)
+    def bleu(language_model: TrigramModel | None) -> float:
+        if language_model is None:
+            return best_path
+        return {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(language_model.use, 5)
 
-    def __init__(self, best_path: int) -> None:
-        self.language_model, self.best_path = None, best_path
-
-    def translate(self, sentences: list[str]) -> list[Translation]:
-        words = self.best_path
-        if self.language_model is not None:
-            words = {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(self.language_model.use, 5)
-        return [Translation(" ".join(REFERENCE.split()[:words])) for _ in sentences]
-
-
-@pytest.mark.parametrize(
-    ("output", "best_path"), [("ctc", 6), ("ctc", 8), ("cross_entropy", 6)], ids=str
-)
-def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output, best_path) -> None:
-    size = TransformerConfig(dim=8, feedforward=8, heads=2)
-    config = LatentConfig(transformer=size, output=output, upsampling=2 if output == "ctc" else 1)
-    model = LatentTransformer(config, 10)
-    reader = Reader(best_path)
-    observer = LatentObserver(reader, ParallelText([SOURCE], [REFERENCE]), "de")
-    targets = TokenizedText(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]))
-    observer.add_language_model(model, targets)
-    if output != "ctc" or best_path == 8:
-        assert reader.language_model is None, "the best path alone is better"
+    counted = TrigramModel.count(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]), 10)
+    found = choose_language_model(counted, bleu)
+    if best_path == 8:
+        assert found is None, "the best path alone is better"
         return
-    assert reader.language_model.use == Use(0.3, 2.0, 1.0)
-    assert reader.language_model.log_probability(1, 5, 6) > -0.7
+    assert found is counted and found.use == Use(0.3, 2.0, 1.0)
+    assert found.log_probability(1, 5, 6) > -0.7

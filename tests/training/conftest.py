@@ -83,16 +83,6 @@ class Watcher:
     def score(self, values: dict[str, Any]) -> float:
         return -values["valid/total"]
 
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        if not isinstance(model, LatentTransformer):
-            return {}
-        statistics = model.quantizer.epoch_statistics()
-        model.quantizer.reset_statistics()
-        return {
-            "epoch/perplexity": statistics.perplexity,
-            "epoch/usage": statistics.usage.tolist(),
-        }
-
 
 class Quiet(Watcher):
     """Draws no random numbers."""

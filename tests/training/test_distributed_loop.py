@@ -72,7 +72,8 @@ def assert_close_rows(one: Path, other: Path) -> None:
     ours, theirs = rows(one), rows(other)
     assert len(ours) == len(theirs)
     for row, expected in zip(ours, theirs, strict=True):
-        assert row.pop("epoch/usage", None) == expected.pop("epoch/usage", None), row["step"]
+        used = row.pop("epoch/code_usage", None)
+        assert used == expected.pop("epoch/code_usage", None), row["step"]
         assert row == pytest.approx(expected, rel=1e-5, abs=1e-5), row["step"]
 
 
@@ -165,7 +166,7 @@ def test_two_stopped_processes_go_on_as_if_never_stopped(tmp_path):
     assert found[0] == found[1]
     # The first two steps are in the continuous start. A code stands for two tokens, and the
     # single pair of the fourth batch is counted once, by the one process that has it.
-    (usage,) = (row["epoch/usage"] for row in found[0] if "epoch/usage" in row)
+    (usage,) = (row["epoch/code_usage"] for row in found[0] if "epoch/code_usage" in row)
     assert sum(usage) == sum(-(-len(target) // 2) for target in TinyBatches().rows[1][12:])
 
 

@@ -9,22 +9,19 @@ from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cached_property
-from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
-from vqnmt.data.judge import OUTCOMES, PairJudge
+from vqnmt.data.judge import OUTCOMES, Arrays, PairJudge
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, hold
-from vqnmt.data.shards import Arrays, Shards, joined
 from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
-from vqnmt.downloads import RemoteFile, fetch, file_checksum
+from vqnmt.downloads import RemoteFile, file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress
@@ -35,10 +32,6 @@ from vqnmt.streams import count_lines, open_file
 # where these are long.
 _CHUNK = 250
 _CHARACTERS = 1 << 20
-# Pairs of a shard: the most work that a crash can lose, for each machine.
-_SHARD = 25_000
-# Raised whenever a pair is judged otherwise: shards of before are not mixed with new ones.
-_FORM = "normalized"
 # Starting processes takes as long as one needs for some ten thousand pairs.
 _SEVERAL_PROCESSES = 100_000
 
@@ -46,12 +39,16 @@ _SEVERAL_PROCESSES = 100_000
 def build_corpus(config: CorpusConfig, folder: Path, fingerprint: str) -> None:
     """Write the prepared files of `config` and then corpus.json into `folder`.
 
-    All processes call this; the first of each machine works.
+    All processes call this, of all machines, which see the same folder; the first of them works.
 
     Raises:
         VqnmtError: The text cannot be had or read, or a part comes out empty.
     """
-    _Builder(config, folder).build(fingerprint)
+    builder = _Builder(config, folder)
+    builder.spare_inputs()
+    if PartialState().is_main_process:
+        builder.build(fingerprint)
+    PartialState().wait_for_everyone()
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
@@ -91,28 +88,8 @@ class _Builder:
         self.keys: dict[str, set[str]] = {"valid": set(), "test.test": set()}
 
     def build(self, fingerprint: str) -> None:
-        """Let the machines share a large text; let the first process write the files."""
-        self._spare_inputs()
-        state = PartialState()
-        expected = self._expected() if state.is_main_process else None
-        (self.expected,) = broadcast_object_list([expected])
-        # What is that large is of fixed content: the fingerprint stands for it.
-        self.large = (self.expected or 0) >= _SEVERAL_PROCESSES
-        self.shards = Shards(self.folder, fingerprint, _SHARD, _FORM)
-        if self.large:
-            with state.main_process_first():
-                if state.is_local_main_process:
-                    self._fetch()
-        self.shards.share(self._judged, lambda shards: self._write_all(shards, fingerprint))
-
-    def _fetch(self) -> None:
-        """Fetch all files, of which no large corpus has several to choose from."""
-        for file in self._files():
-            if isinstance(file, RemoteFile):
-                fetch(file, self.cache)
-
-    def _write_all(self, shards: Iterable[Arrays], fingerprint: str) -> None:
         """Write every part to temporary files, put them in place, then write corpus.json."""
+        expected = self._expected()
         with ExitStack() as stack:
             for part in self._parts():
                 first, second = (
@@ -130,9 +107,9 @@ class _Builder:
                 self._copy_official(part, pairs)
             seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
             read = 0
-            for shard in shards:
-                self._place(shard, seen)
-                read += len(shard["marks"])
+            for judged in self._judged(expected):
+                self._place(judged, seen)
+                read += len(judged["marks"])
             self._check_not_empty(read)
             # From here on the folder's old files go; without corpus.json they are not valid.
             old = self._remove_old()
@@ -190,29 +167,15 @@ class _Builder:
             else:  # as it is: white space included
                 self._write(part, [source.encode()], [target.encode()])
 
-    def _judged(self, machine: int, machines: int) -> Iterator[Arrays]:
-        """Yield the shards of a machine, those that are there whole, the others in pieces.
-
-        Of a large text, full ones are saved. A small text is left to the first process.
-        """
-        if machines > 1 and not self.large:
-            return
-        processes = available_cores() if self.large else 1
-        expected = self.expected and self.expected // machines
-        numbered = self._chunks(machine, machines)
-        pieces: list[Arrays] = []
+    def _judged(self, expected: int | None) -> Iterator[Arrays]:
+        """Judge the training text, a large one by all cores, chunk by chunk and in order."""
+        processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
+        chunks = _chunks(self._pairs(self.entry.train))
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                for number, piece in map_in_order(self.judge, numbered, processes):
-                    if piece is None:
-                        piece = self._found(number)
-                    elif self.large:
-                        pieces.append(piece)
-                        if sum(len(one["marks"]) for one in pieces) == _SHARD:
-                            self.shards.write(number, joined(pieces))
-                            pieces.clear()
-                    yield piece
-                    progress.update(len(piece["marks"]))
+                for judged in map_in_order(self.judge, chunks, processes):
+                    yield judged
+                    progress.update(len(judged["marks"]))
             except BrokenExecutor as error:
                 raise VqnmtError(
                     f"corpus {self.config.name}, after pair {progress.done:,}: a process that "
@@ -220,45 +183,15 @@ class _Builder:
                     "again with more"
                 ) from error
 
-    def _found(self, number: int) -> Arrays:
-        """Read a shard that was there a moment ago."""
-        shard = self.shards.read(number)
-        if shard is None:
-            raise VqnmtError(
-                f"{self.folder}: shard {number:,} of the corpus is gone or damaged since it was "
-                "last read: start the same command again"
-            )
-        return shard
-
-    def _chunks(self, machine: int, machines: int) -> Iterator[tuple[int, list[Pair] | None]]:
-        """Yield chunks with the numbers of their shards; None for a shard that is there.
-
-        All of the text is read, so that a fault in it ends the work of every machine.
-        """
-        pairs = self._pairs(self.entry.train)
-        for number in count():
-            read = 0
-            shard = islice(pairs, _SHARD)
-            if number % machines != machine:
-                read = sum(1 for _ in shard)
-            elif self.large and self.shards.read(number) is not None:
-                read = sum(1 for _ in shard)
-                yield number, None
-            else:
-                for chunk in _judged_at_once(shard):
-                    read += len(chunk)
-                    yield number, chunk
-            if read < _SHARD:
-                return
-
-    def _place(self, shard: Arrays, seen: set[int]) -> None:
-        """Write or drop the pairs of a shard; `seen` has the marks of those before them."""
+    def _place(self, judged: Arrays, seen: set[int]) -> None:
+        """Write or drop the pairs of a chunk; `seen` has the marks of those before them."""
         dropped = self.dropped["train"]
         train: tuple[list[bytes], list[bytes]] = ([], [])
         sources, targets = (
-            iter(shard[side].tobytes().split(b"\n")) for side in ("sources", "targets")
+            iter(judged[side].tobytes().split(b"\n")) for side in ("sources", "targets")
         )
-        for mark, outcome in zip(shard["marks"].tolist(), shard["outcomes"].tolist(), strict=True):
+        outcomes = zip(judged["marks"].tolist(), judged["outcomes"].tolist(), strict=True)
+        for mark, outcome in outcomes:
             part, reason = OUTCOMES[outcome]
             source, target = (next(sources), next(targets)) if part else (b"", b"")
             if mark in seen:
@@ -333,7 +266,7 @@ class _Builder:
             )
             raise VqnmtError(f"corpus {name}: no pair is left for {part}: {remedy}")
 
-    def _spare_inputs(self) -> None:
+    def spare_inputs(self) -> None:
         """Refuse to write over the user's own text."""
         outputs = {
             (self.folder / f"{part}.{language}").resolve()
@@ -401,7 +334,7 @@ class _Builder:
         return inputs
 
 
-def _judged_at_once(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+def _chunks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
     """Yield the pairs in chunks of no more than `_CHUNK` pairs, and few more than `_CHARACTERS`."""
     chunk: list[Pair] = []
     characters = 0

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.normalization import normalize
 from vqnmt.data.readers import Pair
-from vqnmt.data.shards import Arrays
 from vqnmt.data.splits import sentence_key, text_mark
 from vqnmt.data.words import count_words
 from vqnmt.splits import HashSplit, Part
+
+Arrays = dict[str, NDArray[Any]]
 
 # What can become of a pair, unless it has been there before: its part, or why it is dropped.
 OUTCOMES: tuple[tuple[Part | None, str], ...] = (
@@ -48,21 +51,14 @@ class PairJudge:
     drop_copies: bool
     official: dict[str, set[str]]
 
-    def __call__(self, chunk: tuple[int, Sequence[Pair] | None]) -> tuple[int, Arrays | None]:
+    def __call__(self, pairs: Sequence[Pair]) -> Arrays:
         """Judge a chunk of pairs.
 
-        Args:
-            chunk: The number of its shard, and the pairs; None is passed on.
-
         Returns:
-            The number as it is, and of each pair "marks", by which duplicates are known (uint64; 0
-            if the pair is dropped whether or not), and "outcomes" (uint8, places in `OUTCOMES`);
-            "sources" and "targets" are the UTF-8 lines, in the form of `normalize`, of those
-            pairs whose outcome is a part.
+            Of each pair "marks", by which duplicates are known (uint64; 0 if the pair is dropped
+            whether or not), and "outcomes" (uint8, places in `OUTCOMES`); "sources" and "targets"
+            are the UTF-8 lines, in the form of `normalize`, of those pairs whose outcome is a part.
         """
-        number, pairs = chunk
-        if pairs is None:
-            return number, None
         marks, outcomes = [], []
         texts: tuple[list[str], list[str]] = ([], [])
         for source, target in pairs:
@@ -76,7 +72,7 @@ class PairJudge:
         sources, targets = (
             np.frombuffer("\n".join([*lines, ""]).encode(), np.uint8) for lines in texts
         )
-        return number, {
+        return {
             "marks": np.array(marks, np.uint64),
             "outcomes": np.array(outcomes, np.uint8),
             "sources": sources,

@@ -4,18 +4,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.readers import chunks
-from vqnmt.data.shards import Arrays, Shards, joined
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
@@ -24,8 +22,6 @@ from vqnmt.progress import Progress
 
 # Pairs that are encoded at a time: bounds the memory that tokenising needs.
 CHUNK = 10_000
-# Pairs of a shard: the most work that a crash can lose, for each machine.
-SHARD = 100_000
 # Raised whenever the same pairs give other files.
 _FORMAT = 1
 _SIDES = ("source", "target")
@@ -68,8 +64,8 @@ def tokenize_pairs(
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
 
     Nothing is done where the folder holds just these pairs already. All processes call this, of all
-    machines, which see the same folder; the first of each machine works. What is held of the pairs
-    is a shard, and 16 bytes a pair.
+    machines, which see the same folder; the first of them works. What is held of the pairs is
+    `CHUNK` of them, and 16 bytes a pair.
 
     Args:
         sources: Source sentences.
@@ -82,50 +78,37 @@ def tokenize_pairs(
     Raises:
         VqnmtError: The folder cannot be written.
     """
-    digest = None
     if PartialState().is_main_process:
         digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
-        if _holds(folder, digest):
-            digest = None
-        else:  # from here on old files count as incomplete
-            (folder / "tokens.json").unlink(missing_ok=True)
-    (digest,) = broadcast_object_list([digest])
-    if digest is None:
-        return
-    kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
-    shards = Shards(folder, digest, SHARD)
+        if not _holds(folder, digest):
+            (folder / "tokens.json").unlink(missing_ok=True)  # old files count as incomplete now
+            kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
+            with Progress(f"{description} tokens", len(sources), "pairs") as progress:
+                encoded = _encode(sources, targets, vocabulary, fit, progress)
+                _write(encoded, folder, kind, digest)
+    PartialState().wait_for_everyone()
 
-    def encode(start: int, stop: int) -> Arrays:
-        pairs = zip(sources[start:stop], targets[start:stop], strict=True)
+
+def _encode(
+    sources: Sequence[str],
+    targets: Sequence[str],
+    vocabulary: Vocabulary,
+    fit: PairFilter,
+    progress: Progress,
+) -> Iterator[tuple[list[list[int]], ...]]:
+    """Yield the tokens of sources and targets, chunk by chunk, of the pairs that fit."""
+    for start in range(0, len(sources), CHUNK):
+        lines = (side[start : start + CHUNK] for side in (sources, targets))
+        pairs = list(zip(*lines, strict=True))
         fitting = [pair for pair in pairs if fit.reason(*pair) is None]
-        arrays = {}
-        for i, side in enumerate(_SIDES):
-            rows = vocabulary.encode([pair[i] for pair in fitting])
-            arrays[f"{side} lengths"] = np.fromiter(map(len, rows), np.int64, len(rows))
-            arrays[f"{side} tokens"] = np.fromiter(chain.from_iterable(rows), kind)
-        return arrays
-
-    def encoded(machine: int, machines: int) -> Iterator[Arrays]:
-        """Read or make the shards of a machine; those that are full are saved."""
-        starts = range(machine * SHARD, len(sources), machines * SHARD)
-        total = sum(min(SHARD, len(sources) - start) for start in starts)
-        with Progress(f"{description} tokens", total, "pairs") as progress:
-            for start in starts:
-                stop = min(start + SHARD, len(sources))
-                shard = shards.read(start // SHARD)
-                if shard is None:
-                    edges = [*range(start, stop, CHUNK), stop]
-                    shard = joined([encode(*edge) for edge in pairwise(edges)])
-                    if stop - start == SHARD:
-                        shards.write(start // SHARD, shard)
-                yield shard
-                progress.update(stop - start)
-
-    shards.share(encoded, lambda every: _merge(every, folder, kind, digest))
+        yield tuple(vocabulary.encode([pair[i] for pair in fitting]) for i in range(len(_SIDES)))
+        progress.update(len(pairs))
 
 
-def _merge(shards: Iterable[Arrays], folder: Path, kind: np.dtype[Any], digest: str) -> None:
-    """Write the tokens of all shards, and then tokens.json."""
+def _write(
+    chunks: Iterable[tuple[list[list[int]], ...]], folder: Path, kind: np.dtype[Any], digest: str
+) -> None:
+    """Write the tokens of all chunks, and then tokens.json."""
     lengths = [[np.zeros(1, dtype=np.int64)] for _ in _SIDES]
     with ExitStack() as stack:
         files = [
@@ -134,10 +117,10 @@ def _merge(shards: Iterable[Arrays], folder: Path, kind: np.dtype[Any], digest: 
             )
             for side in _SIDES
         ]
-        for shard in shards:
-            for side, file, its in zip(_SIDES, files, lengths, strict=True):
-                shard[f"{side} tokens"].tofile(file)
-                its.append(shard[f"{side} lengths"])
+        for chunk in chunks:
+            for rows, file, its in zip(chunk, files, lengths, strict=True):
+                np.fromiter(chain.from_iterable(rows), kind).tofile(file)
+                its.append(np.fromiter(map(len, rows), np.int64, len(rows)))
     for name, parts in zip(_SIDES, lengths, strict=True):
         with atomic_path(folder / f"{name}.offsets.npy") as path, open(path, "wb") as file:
             np.save(file, np.concatenate(parts).cumsum())

@@ -6,15 +6,17 @@ them and generates every table from them; nobody edits them.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from accelerate import PartialState
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text, check_writable, locked, remove_leftovers
+from vqnmt.provenance import current_commit, describe_hardware
 
 Metric = float | int | str
 
@@ -53,6 +55,57 @@ class Record:
     def key(self) -> tuple[str, str, int, tuple[str, ...]]:
         """System, corpus, seed and overrides: a later record with the same key replaces it."""
         return self.system, self.corpus, self.seed, tuple(self.overrides)
+
+
+class Training(Protocol):
+    """The work that made a model, such as a `vqnmt.training.stage.Stage`."""
+
+    commits: list[str]
+    """Of the code that has worked on it."""
+    seconds: float
+    """Time that it took."""
+
+
+def new_record(
+    *,
+    system: str,
+    corpus: str,
+    overrides: list[str],
+    seed: int,
+    parameters: int,
+    metrics: Mapping[str, Metric],
+    device: torch.device | str = "cpu",
+    trained: Sequence[Training] = (),
+    wall_seconds: float | None = None,
+) -> Record:
+    """Make a record of what this code has just measured on this machine.
+
+    Args:
+        system: See `Record`.
+        corpus: See `Record`.
+        overrides: See `Record`.
+        seed: See `Record`.
+        parameters: See `Record`.
+        metrics: See `Record`.
+        device: Where the models ran.
+        trained: What made the model, in order.
+        wall_seconds: Time that the run took; None takes that of `trained`.
+    """
+    commits = dict.fromkeys(commit for training in trained for commit in training.commits)
+    if wall_seconds is None:
+        wall_seconds = sum((training.seconds for training in trained), start=0.0)
+    return Record(
+        system=system,
+        corpus=corpus,
+        overrides=overrides,
+        seed=seed,
+        commit=current_commit(),
+        training_commit=", ".join(commits) or ("unknown" if trained else ""),
+        hardware=describe_hardware(device),
+        wall_seconds=wall_seconds,
+        parameters=parameters,
+        metrics=dict(metrics),
+    )
 
 
 # The types that JSON gives for each key; a bool is an int to Python and is refused by hand.
@@ -99,11 +152,16 @@ def read_records(path: Path | str) -> list[Record]:
     return [_parse(entry, f"{path}: record {number}") for number, entry in enumerate(entries, 1)]
 
 
-def write_records(path: Path | str, records: Sequence[Record]) -> None:
+def write_records(path: Path | str, records: Sequence[Record], *, anew: bool = False) -> None:
     """Add `records` to the file at `path`, all or none.
 
     A record in the file with the same system, corpus, seed and overrides is replaced in its
     place; the others stay; new ones come last. Of several processes one adds after the other.
+
+    Args:
+        path: The file.
+        records: What to add.
+        anew: Whether what the file has is dropped instead.
 
     Raises:
         VqnmtError: The file exists and is not a file of records, or it cannot be written.
@@ -115,8 +173,8 @@ def write_records(path: Path | str, records: Sequence[Record]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, WAIT, "which adds its own records: start the same command again"):
             remove_leftovers(path.parent, path.name)
-            merged = {record.key: record for record in read_records(path)} if path.exists() else {}
-            merged.update({record.key: record for record in records})
+            before = read_records(path) if path.exists() and not anew else []
+            merged = {record.key: record for record in [*before, *records]}
             entries = [_entry(record) for record in merged.values()]
             text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
             atomic_write_text(path, text + "\n")
@@ -124,17 +182,26 @@ def write_records(path: Path | str, records: Sequence[Record]) -> None:
         raise VqnmtError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def publish_records(path: Path | str, records: Sequence[Record]) -> None:
-    """Add records that the run folder has already to the file at `path`; a failure is a warning."""
-    try:
-        write_records(path, records)
-    except VqnmtError as error:
-        print(
-            f"warning: the records stand in the run folder alone, for {error}; the same command "
-            "adds them once this is mended",
-            file=sys.stderr,
-            flush=True,
-        )
+def publish_records(path: Path | str, places: Iterable[Path | str]) -> list[Record]:
+    """Add the records in the run folder's file `path` to the files `places`, and return them.
+
+    A place that cannot be written is a warning.
+
+    Raises:
+        VqnmtError: See `read_records`.
+    """
+    records = read_records(path)
+    for place in places:
+        try:
+            write_records(place, records)
+        except VqnmtError as error:
+            print(
+                f"warning: the records stand in the run folder alone, for {error}; the same "
+                "command adds them once this is mended",
+                file=sys.stderr,
+                flush=True,
+            )
+    return records
 
 
 def _entry(record: Record) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_code_usage
-from vqnmt.evaluation.records import Metric, Record, read_records, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.scores import score
 from vqnmt.experiments.collapse import (
     CodebookHistory,
@@ -26,10 +26,15 @@ from vqnmt.experiments.collapse import (
 from vqnmt.files import atomic_path
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.pipeline.facts import pair_name
-from vqnmt.pipeline.translation import TranslationPipeline
+from vqnmt.pipeline.run import TranslationRun, pair_name, start_run
+from vqnmt.pipeline.translation import (
+    make_corpus,
+    make_student,
+    make_teacher,
+    make_text,
+    make_vocabulary,
+)
 from vqnmt.progress import say
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.training.stage import Stage
@@ -61,12 +66,12 @@ class QuantizerComparison:
         if PartialState().num_processes > 1:
             raise VqnmtError("quantizers are compared in one process: start it by python alone")
         self.config, self.overrides = config, list(overrides)
-        self.pipeline = TranslationPipeline(config)
-        self.pipeline.prepare_corpus()
-        self.pipeline.train_vocabulary()
-        self.pipeline.train_teacher()
-        self.text = self.pipeline.student_text()
-        self.folder = self.pipeline.folder / "quantizers"
+        self.run = start_run(config)
+        self.corpus = make_corpus(self.run)
+        self.vocabulary = make_vocabulary(self.run, self.corpus)
+        self.teacher = make_teacher(self.run, self.corpus, self.vocabulary)
+        self.text = make_text(self.run, self.corpus, self.vocabulary, self.teacher)
+        self.folder = self.run.folder / "quantizers"
 
     def collapse(self, settings: CollapseConfig) -> list[Record]:
         """Train codebooks on Gaussian vectors and on the encoder outputs of the run's student.
@@ -74,7 +79,7 @@ class QuantizerComparison:
         Raises:
             VqnmtError: The run has no student, or vector-quantize-pytorch is not installed.
         """
-        model = self.pipeline.folder / "student"
+        model = self.run.folder / "student"
         student = Translator.from_pretrained(model)
         quantizer = dataclasses.replace(
             self.config.student_model.quantizer, codebook_size=settings.codebook_size
@@ -90,9 +95,8 @@ class QuantizerComparison:
         path = stage.folder / "collapse.json"
         if not stage.has(path.name):
             with stage.work():
-                path.unlink(missing_ok=True)
                 records = self._train_codebooks(settings, quantizer, student, stage.folder)
-                write_records(path, records)
+                write_records(path, records, anew=True)
         return self._publish(path, sorted(stage.folder.glob("*.png")))
 
     def _train_codebooks(
@@ -105,11 +109,11 @@ class QuantizerComparison:
         seed = self.config.seed
         streams = {
             "gaussian": gaussian_vectors(settings, seed),
-            "encoder": encoder_vectors(student, self.text, settings.vectors, seed),
+            "encoder": encoder_vectors(student, self.text.pairs, settings.vectors, seed),
         }
         records = []
         for stream, vectors in streams.items():
-            corpus = stream if stream == "gaussian" else pair_name(self.pipeline.corpus)
+            corpus = stream if stream == "gaussian" else pair_name(self.corpus)
             for system, make in codebook_steps(quantizer).items():
                 history = train_codebook(make, vectors, settings, seed, f"{system} on {stream}")
                 plot_code_usage(
@@ -127,7 +131,18 @@ class QuantizerComparison:
                 if stream == "gaussian":
                     metrics["offset"] = settings.offset
                 size = settings.codebook_size * vectors.shape[1]
-                records.append(self._record(system, corpus, metrics, history.seconds, size))
+                records.append(
+                    new_record(
+                        system=system,
+                        corpus=corpus,
+                        overrides=self.overrides,
+                        seed=seed,
+                        device=_device(),
+                        wall_seconds=history.seconds,
+                        parameters=size,
+                        metrics=metrics,
+                    )
+                )
         return records
 
     def students(self, quantizers: Mapping[str, QuantizerConfig]) -> list[Record]:
@@ -139,26 +154,20 @@ class QuantizerComparison:
         records: list[Record] = []
         for name, quantizer in quantizers.items():
             say(f"student with the quantizer {name}")
-            one = self._with_quantizer(name, quantizer)
-            one.train_student(self.text)
-            stage = one.stage("evaluation", {"measured on": "valid"}, after="student")
+            model = dataclasses.replace(self.config.student_model, quantizer=quantizer)
+            config = dataclasses.replace(self.config, student_model=model)
+            run = self.run.branch(config, self.folder / name)
+            student = make_student(run, self.corpus, self.vocabulary, self.teacher, self.text)
+            stage = run.stage("evaluation", {"measured on": "valid"}, after="student")
             path = stage.folder / "students.json"
             if not stage.has(path.name):
                 with stage.work():
-                    path.unlink(missing_ok=True)
-                    write_records(path, [self._measure(name, one)])
+                    write_records(path, [self._measure(name, run, student)], anew=True)
             records += self._publish(path)
         return records
 
-    def _with_quantizer(self, name: str, quantizer: QuantizerConfig) -> TranslationPipeline:
-        """Return a pipeline that shares all stages before the student."""
-        model = dataclasses.replace(self.config.student_model, quantizer=quantizer)
-        config = dataclasses.replace(self.config, student_model=model)
-        return self.pipeline.with_student(config, self.folder / name)
-
-    def _measure(self, name: str, pipeline: TranslationPipeline) -> Record:
-        student, valid = pipeline.student, self.pipeline.corpus.valid
-        language = self.pipeline.corpus.target_language
+    def _measure(self, name: str, run: TranslationRun, student: Translator) -> Record:
+        valid, language = self.corpus.valid, self.corpus.target_language
         found = student.translate(valid.sources, language_model=False)
         predicted = score([translation.text for translation in found], valid.targets, language)
         oracle = score(student.reconstruct(valid.sources, valid.targets), valid.targets, language)
@@ -173,42 +182,30 @@ class QuantizerComparison:
             "chrf_signature": predicted.chrf_signature,
             "steps": self.config.student_training.steps,
         }
-        size = sum(p.numel() for p in student.model.parameters())
-        stage, corpus = pipeline.stages["student"], pair_name(self.pipeline.corpus)
-        return self._record(name, corpus, metrics, stage.seconds, size, stage.commit)
-
-    def _record(
-        self,
-        system: str,
-        corpus: str,
-        metrics: dict[str, Metric],
-        seconds: float,
-        size: int,
-        training_commit: str = "",
-    ) -> Record:
-        return Record(
-            system=system,
-            corpus=corpus,
+        return new_record(
+            system=name,
+            corpus=pair_name(self.corpus),
             overrides=self.overrides,
             seed=self.config.seed,
-            commit=current_commit(),
-            training_commit=training_commit,
-            hardware=describe_hardware("cuda" if torch.cuda.is_available() else "cpu"),
-            wall_seconds=seconds,
-            parameters=size,
+            device=_device(),
+            trained=[run.stages["student"]],
+            parameters=sum(p.numel() for p in student.model.parameters()),
             metrics=metrics,
         )
 
     def _publish(self, path: Path, pictures: Sequence[Path] = ()) -> list[Record]:
         """Copy records and pictures to the folder of records; return the records."""
-        records = read_records(path)
-        if self.config.records is not None:
-            folder = Path(self.config.records)
-            write_records(folder / path.name, records)
+        folders = [] if self.config.records is None else [Path(self.config.records)]
+        records = publish_records(path, [folder / path.name for folder in folders])
+        for folder in folders:
             for picture in pictures:
                 with atomic_path(folder / picture.name) as temporary:
                     shutil.copyfile(picture, temporary)
         return records
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def history_metrics(history: CodebookHistory) -> dict[str, Metric]:

@@ -15,13 +15,12 @@ from accelerate import PartialState
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usages
-from vqnmt.evaluation.records import Metric, Record, read_records, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, read_records, write_records
 from vqnmt.evaluation.scores import paired_bootstrap
 from vqnmt.files import atomic_write_lines, atomic_write_text
 from vqnmt.models import LatentTransformer
-from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.pipeline.facts import pair_name
+from vqnmt.pipeline.run import TranslationRun, check_settings, pair_name, start_run
 from vqnmt.pipeline.systems import (
     BASELINE,
     System,
@@ -33,9 +32,18 @@ from vqnmt.pipeline.systems import (
     training_metrics,
     translate_sets,
 )
-from vqnmt.pipeline.translation import TranslationPipeline
+from vqnmt.pipeline.teachers import Teacher
+from vqnmt.pipeline.translation import (
+    StudentText,
+    make_corpus,
+    make_student,
+    make_teacher,
+    make_text,
+    make_vocabulary,
+    student_stage,
+)
 from vqnmt.progress import say
-from vqnmt.provenance import current_commit, describe_hardware
+from vqnmt.provenance import describe_hardware
 from vqnmt.settings import to_flat
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
@@ -65,7 +73,8 @@ class _Entry:
 
     name: str
     row: Row
-    pipeline: TranslationPipeline
+    run: TranslationRun
+    student: Translator
     system: System
     stage: Stage
     """Of its scores: `record.json` and the translations."""
@@ -74,7 +83,7 @@ class _Entry:
     def training(self) -> Stage | None:
         """The stage that trained its model; None for a teacher from elsewhere."""
         kind = "teacher" if self.row.config.student == "teacher" else "student"
-        return self.pipeline.stages.get(kind)
+        return self.run.stages.get(kind)
 
 
 class Reproduction:
@@ -119,15 +128,14 @@ class Reproduction:
         for name, row in rows.items():
             _check_shared(self.config, row.config, name)
             check_settings(row.config)
-        self.pipeline = TranslationPipeline(self.config)
+        self.shared = start_run(self.config)
         if PartialState().num_processes > 1:
             raise VqnmtError("systems are compared in one process: start it by python alone")
-        self.pipeline.prepare_corpus()
-        self.pipeline.train_vocabulary()
-        self.pipeline.train_teacher()
-        self.folder = self.pipeline.folder
-        corpus = self.pipeline.corpus
-        self.sets = {"valid": corpus.valid, **(corpus.test if tests else {})}
+        self.corpus = make_corpus(self.shared)
+        self.vocabulary = make_vocabulary(self.shared, self.corpus)
+        self.teacher = make_teacher(self.shared, self.corpus, self.vocabulary)
+        self.folder = self.shared.folder
+        self.sets = {"valid": self.corpus.valid, **(self.corpus.test if tests else {})}
         self.entries: dict[str, list[_Entry]] = {}
         """Of each system, one for each seed."""
 
@@ -157,35 +165,34 @@ class Reproduction:
 
     def _entry(self, name: str, row: Row, seed: int) -> _Entry:
         config = dataclasses.replace(row.config, seed=seed)
-        pipeline = self._trained(config)
-        system = System(pipeline.student, config.decoding, self.pipeline.teacher)
+        run, student = self._trained(config)
+        system = System(student, config.decoding, self.teacher.translator)
         settings: dict[str, Any] = {
             "sets": list(self.sets),
             "decoding": dataclasses.asdict(config.decoding),
-            "digest of the model": _checksum(pipeline, config.student),
+            "digest of the model": _checksum(run, self.teacher, config.student),
         }
         if config.decoding.candidates > 1:
-            settings["digest of the teacher"] = _checksum(self.pipeline, "teacher")
+            settings["digest of the teacher"] = _checksum(self.shared, self.teacher, "teacher")
         stage = Stage(self.folder / "systems" / f"{name}-{_digest(settings)}", settings)
-        return _Entry(name, row, pipeline, system, stage)
+        return _Entry(name, row, run, student, system, stage)
 
-    def _trained(self, config: PipelineConfig) -> TranslationPipeline:
-        """Return a pipeline with the student of `config`, trained now or before."""
+    def _trained(self, config: PipelineConfig) -> tuple[TranslationRun, Translator]:
+        """Return the student of `config`, trained now or before, and its run."""
+        corpus, vocabulary, teacher = self.corpus, self.vocabulary, self.teacher
         if config.student == "teacher":
-            one = self.pipeline.with_student(config, self.folder)
+            run = self.shared.branch(config, self.folder)
             if config.seed != self.config.seed:
-                one.folder = self.folder / "teachers" / f"seed-{config.seed}"
-                one.train_teacher()
-            one.train_student(self.pipeline.corpus.train)
-            return one
+                run = run.branch(config, self.folder / "teachers" / f"seed-{config.seed}")
+                teacher = make_teacher(run, corpus, vocabulary)
+            assert isinstance(teacher.translator, Translator)  # `check_settings` has seen to it
+            return run, teacher.translator
         # Its text is that of the first seed.
         first = dataclasses.replace(config, seed=self.config.seed)
-        shared = self.pipeline.with_student(first, self.folder)
-        text = shared.student_text()
-        one = shared.with_student(config, self.folder / "students")
-        one.folder = _student_folder(one)
-        one.train_student(text)
-        return one
+        run = self.shared.branch(first, self.folder)
+        text = make_text(run, corpus, vocabulary, teacher)
+        run = _student_run(run.branch(config, self.folder / "students"), teacher, text)
+        return run, make_student(run, corpus, vocabulary, teacher, text)
 
     # --- measurement -------------------------------------------------------------------------
 
@@ -201,37 +208,30 @@ class Reproduction:
                     # An undertrained model may spell any byte.
                     kept = (line.replace("\n", " ") for line in lines)
                     atomic_write_lines(self._translations(stage, key), kept)
-                student = entry.pipeline.student
+                student = entry.student
                 metrics = quality_metrics(texts, self.sets, student.target_language)
                 metrics |= latent_quality(student, found["valid"], self.sets["valid"])
                 metrics |= training_metrics(entry.training) | _sizes(student)
-                record = self._record(entry, metrics)
-                path.unlink(missing_ok=True)
-                write_records(path, [record])
+                record = new_record(
+                    system=entry.name,
+                    corpus=pair_name(self.corpus),
+                    overrides=entry.row.overrides,
+                    seed=entry.run.config.seed,
+                    device=student.device,
+                    trained=[entry.training] if entry.training else [],
+                    parameters=system.parameters,
+                    metrics=metrics,
+                )
+                write_records(path, [record], anew=True)
         return dataclasses.replace(read_records(path)[0], overrides=entry.row.overrides)
 
-    def _record(self, entry: _Entry, metrics: dict[str, Metric]) -> Record:
-        training = entry.training
-        return Record(
-            system=entry.name,
-            corpus=pair_name(self.pipeline.corpus),
-            overrides=entry.row.overrides,
-            seed=entry.pipeline.config.seed,
-            commit=current_commit(),
-            training_commit="" if training is None else training.commit,
-            hardware=describe_hardware(entry.pipeline.student.device),
-            wall_seconds=0.0 if training is None else training.seconds,
-            parameters=entry.system.parameters,
-            metrics=metrics,
-        )
-
     def _translations(self, stage: Stage, set_name: str) -> Path:
-        return stage.folder / f"{set_name}.{self.pipeline.corpus.target_language}"
+        return stage.folder / f"{set_name}.{self.corpus.target_language}"
 
     def _speed(self) -> tuple[dict[str, dict[str, Metric]], dict[str, str | int]]:
         """Time the first seed of all systems in turn, once on this machine."""
         firsts = {name: entries[0] for name, entries in self.entries.items()}
-        hardware = describe_hardware(firsts[BASELINE].pipeline.student.device)
+        hardware = describe_hardware(firsts[BASELINE].student.device)
         settings = {
             "systems": {name: _digest(entry.stage.settings) for name, entry in firsts.items()},
             "evaluation": dataclasses.asdict(self.config.evaluation),
@@ -261,7 +261,7 @@ class Reproduction:
                     outputs[baseline],
                     {name: outputs[name] for name in compared},
                     text.targets,
-                    self.pipeline.corpus.target_language,
+                    self.corpus.target_language,
                 )
                 for name, comparison in found.items():
                     one = metrics.setdefault(name, {})
@@ -318,30 +318,30 @@ def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> No
             )
 
 
-def _student_folder(pipeline: TranslationPipeline) -> Path:
-    """Return the folder below the pipeline's that has its student, or will have it.
+def _student_run(run: TranslationRun, teacher: Teacher, text: StudentText) -> TranslationRun:
+    """Return `run` with the folder below its own that has its student, or will have it.
 
     Older versions took more settings into the digest in its name, so that names alone do not tell.
     """
-    parent, name = pipeline.folder, student_name(pipeline.config)
-    new = parent / f"{name}-{_digest(pipeline.student_stage().settings)}"
+    parent, name = run.folder, student_name(run.config)
     for path in sorted(parent.glob(f"{name}-*/student/stage.json")):
-        pipeline.folder = path.parent.parent
+        found = run.branch(run.config, path.parent.parent)
         with suppress(VqnmtError):  # of other settings
-            pipeline.student_stage()
-            return pipeline.folder
-    return new
+            student_stage(found, teacher, text)
+            return found
+    new = student_stage(run, teacher, text)
+    return run.branch(run.config, parent / f"{name}-{_digest(new.settings)}")
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _checksum(pipeline: TranslationPipeline, kind: str) -> str:
-    """Return the checksum of the weights of a pipeline's teacher or student."""
-    if kind == "teacher" and pipeline.config.teacher != "own":
-        return str(pipeline.teacher_settings["digest of the teacher"])
-    stage = pipeline.stages["teacher" if kind == "teacher" else "student"]
+def _checksum(run: TranslationRun, teacher: Teacher, kind: str) -> str:
+    """Return the checksum of the weights of a run's teacher or student."""
+    if kind == "teacher" and run.config.teacher != "own":
+        return str(teacher.settings["digest of the teacher"])
+    stage = run.stages["teacher" if kind == "teacher" else "student"]
     return file_checksum(stage.folder / "model.safetensors")
 
 

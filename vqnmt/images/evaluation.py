@@ -8,14 +8,14 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from vqnmt.evaluation.plots import plot_code_usage
-from vqnmt.evaluation.records import Metric, Record, publish_records, read_records, write_records
+from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Picture
 from vqnmt.files import remove_leftovers
-from vqnmt.images.data import batches_in_order
+from vqnmt.images.data import ImageData, batches_in_order
 from vqnmt.images.likelihood import bits_per_dimension
-from vqnmt.images.models import VQVAE, CodeModel, GaussianVAE
+from vqnmt.images.models import VQVAE, CodeModel, GaussianVAE, ImageModel
 from vqnmt.images.models.logistics import expected_pixels
-from vqnmt.images.pipeline import ImagePipeline
+from vqnmt.images.pipeline import ImageRun
 from vqnmt.images.plots import (
     beside,
     nearest_patches,
@@ -25,7 +25,6 @@ from vqnmt.images.plots import (
 )
 from vqnmt.images.tables import write_image_report
 from vqnmt.progress import Progress
-from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import rates, read_metrics
@@ -39,20 +38,24 @@ class ImageEvaluation:
     """Measures the finished model once, and writes the results.
 
     Args:
-        pipeline: A pipeline that has run.
+        run: A run that has made the others.
+        data: Has the images.
+        model: The finished model.
         overrides: The command's changes to the default configuration, for the records.
     """
 
-    def __init__(self, pipeline: ImagePipeline, overrides: list[str]) -> None:
-        self.config, self.data, self.stages = pipeline.config, pipeline.data, pipeline.stages
-        self.folder, self.model, self.overrides = pipeline.folder, pipeline.model, overrides
+    def __init__(
+        self, run: ImageRun, data: ImageData, model: ImageModel, overrides: list[str]
+    ) -> None:
+        self.config, self.folder, self.stages = run.config, run.folder, run.stages
+        self.data, self.model, self.overrides = data, model, overrides
         trained = "prior" if "prior" in self.stages else "model"
         settings = {
             "evaluation": dataclasses.asdict(self.config.evaluation),
             "system": self.config.system,
             "budget": self.config.budget,
         }
-        self.stage = pipeline.stage("evaluation", settings, after=trained)
+        self.stage = run.stage("evaluation", settings, after=trained)
 
     def run(self) -> list[Record]:
         """Measure, and write results.json, report.md and the pictures, unless done."""
@@ -63,13 +66,10 @@ class ImageEvaluation:
                 self.model.to(PartialState().device).eval()
                 torch.manual_seed(self.config.seed)
                 record = self._record()
-                path.unlink(missing_ok=True)  # an earlier evaluation's have no place beside these
-                write_records(path, [record])
+                # An earlier evaluation's have no place beside these.
+                write_records(path, [record], anew=True)
                 self._report(record)
-        records = read_records(path)
-        for place in self.config.records_paths:
-            publish_records(place, records)
-        return records
+        return publish_records(path, self.config.records_paths)
 
     def _record(self) -> Record:
         metrics: dict[str, Metric] = {"budget": self.config.budget}
@@ -91,15 +91,13 @@ class ImageEvaluation:
             metrics[f"bits_per_dim_importance_{samples}"] = self._importance(self.model, samples)
         metrics |= self._training_metrics()
         trained = [self.stages[name] for name in ("model", "prior") if name in self.stages]
-        return Record(
+        return new_record(
             system=self.config.system,
             corpus=self.data.name,
             overrides=self.overrides,
             seed=self.config.seed,
-            commit=current_commit(),
-            training_commit=", ".join(dict.fromkeys(c for s in trained for c in s.commits)),
-            hardware=describe_hardware(self.model.device),
-            wall_seconds=sum(stage.seconds for stage in trained),
+            device=self.model.device,
+            trained=trained,
             parameters=sum(p.numel() for p in self.model.parameters()),
             metrics=metrics,
         )

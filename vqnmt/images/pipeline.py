@@ -1,10 +1,18 @@
-"""The image track's job: images, model, prior; `image_evaluation` measures what comes of it."""
+"""The image track's job: images, model, prior; `vqnmt.images.evaluation` measures what comes of it.
+
+Each stage is a function that takes what it needs and returns what it makes. It is skipped when its
+output is there and complete. The run folder::
+
+    data/         data.json: counts and a digest of the images
+    model/        config.json, model.safetensors, training/
+    prior/        as model/, with the prior fitted; only where it has a training of its own
+    results.json  report.md  *.png
+"""
 
 import dataclasses
 import json
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,11 +42,12 @@ from vqnmt.images.models import (
 )
 from vqnmt.images.models.priors import CodePrior
 from vqnmt.progress import Progress, say
-from vqnmt.quantizers import Quantizer
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
-from vqnmt.training.stage import Stage
+from vqnmt.training.stage import Run, Stage
+
+ImageRun: TypeAlias = Run[ImagePipelineConfig]
 
 
 def check_image_settings(config: ImagePipelineConfig) -> None:
@@ -53,155 +62,124 @@ def check_image_settings(config: ImagePipelineConfig) -> None:
     check_places(config.run, config.records_paths)
 
 
-class ImagePipeline:
-    """The stages of one run; each is skipped when its output is there and complete.
-
-    Args:
-        config: All settings.
+def start_image_run(config: ImagePipelineConfig) -> ImageRun:
+    """Join the processes of a run, and check its settings; nothing is made.
 
     Raises:
-        VqnmtError: See `check_image_settings`; nothing is made.
-
-    The run folder::
-
-        data/         data.json: counts and a digest of the images
-        model/        config.json, model.safetensors, training/
-        prior/        as model/, with the prior fitted; only where it has a training of its own
-        results.json  report.md  *.png
+        VqnmtError: See `check_image_settings`.
     """
+    join_processes()
+    check_image_settings(config)
+    set_seed(config.seed)
+    return Run(config, Path(config.run))
 
-    def __init__(self, config: ImagePipelineConfig) -> None:
-        self.config = config
-        self.folder = Path(config.run)
-        self.stages: dict[str, Stage] = {}
-        join_processes()
-        check_image_settings(config)
-        # Results of the stages before; each stage sets its own.
-        self.data: ImageData
-        self.model: ImageModel
 
-    def run(self) -> None:
-        """Run all training stages."""
-        set_seed(self.config.seed)
-        self.load_data()
-        self.train_model()
-        if self.config.fits_prior:
-            self.fit_prior()
+def make_data(run: ImageRun) -> ImageData:
+    """Stage 1: fetch and split the images; they stay where they are.
 
-    def load_data(self) -> None:
-        """Stage 1: fetch and split the images; they stay where they are."""
-        with PartialState().main_process_first():
-            self.data = load_images(self.config.data)
-        facts = self.data.facts()
-        stage = self.stage(
-            "data",
-            deciding(self.config.data) | {"the images": facts},
-            ignored=undecided(self.config.data),
-        )
-        if PartialState().is_main_process and not stage.has("data.json"):
-            with stage.work("data.json"):
-                atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
-        PartialState().wait_for_everyone()
-        counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
-        say(f"data: {self.data.name}: {counts} images")
+    Raises:
+        VqnmtError: See `load_images`; or the run was made with other images.
+    """
+    config = run.config.data
+    with PartialState().main_process_first():
+        data = load_images(config)
+    facts = data.facts()
+    settings = deciding(config) | {"the images": facts}
+    stage = run.stage("data", settings, ignored=undecided(config))
+    if PartialState().is_main_process and not stage.has("data.json"):
+        with stage.work("data.json"):
+            atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
+    PartialState().wait_for_everyone()
+    counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
+    say(f"data: {data.name}: {counts} images")
+    return data
 
-    def train_model(self) -> None:
-        """Stage 2: the model, with its prior if that is trained along."""
-        config = self.config
-        settings = {
-            "model": dataclasses.asdict(config.model),
-            "model_training": deciding(config.model_training),
-            "seed": config.seed,
-        }
-        if config.fits_prior:  # another prior needs no other model
-            del settings["model"]["prior"]  # type: ignore[attr-defined]
-        ignored = undecided(config.model_training, "model_training")
-        stage = self.stage("model", settings, after="data", ignored=ignored)
-        if not self._trained_already(stage):
-            set_seed(config.seed)
-            model = build_image_model(config.model, config.data.size)
-            training = config.model_training
-            images = self.data.train
-            batches = ImageBatches(images, training.batch_images, config.seed, training.flip)
-            observer = ImageObserver(self.data.valid, config.evaluation.batch_images)
-            with stage.work(*MODEL_FILES):
-                self._train(stage, model, batches, observer, training)
-                save_on_main(model, stage.folder)
-        self.model = load_image_model(stage.folder)
 
-    def fit_prior(self) -> None:
-        """Stage 3: the prior, on the codes of the training images and their mirror images."""
-        config, training = self.config, self.config.prior_training
-        settings = {
-            "prior": dataclasses.asdict(config.model.prior),
-            "prior_training": deciding(training),
-            "seed": config.seed,
-        }
-        ignored = undecided(training, "prior_training")
-        stage = self.stage("prior", settings, after="model", ignored=ignored)
-        if not self._trained_already(stage):
-            model = self.model
-            assert isinstance(model, VQVAE)
-            set_seed(config.seed)
-            # A model that was trained for another prior has that one's weights.
-            fresh = build_image_model(config.model, config.data.size)
-            assert isinstance(fresh, VQVAE)
-            model.prior, model.config = fresh.prior.requires_grad_(True), config.model
-            with stage.work(*MODEL_FILES):
-                codes = [all_codes(model, self.data.train, config.evaluation.batch_images)]
-                if training.flip:
-                    mirrored = self.data.train[..., ::-1]
-                    codes.append(all_codes(model, mirrored, config.evaluation.batch_images))
-                batches = CodeBatches(
-                    *(np.concatenate(codes), self.data.train, training.batch_images, config.seed),
-                    training.flip,
-                )
-                valid = all_codes(model, self.data.valid, config.evaluation.batch_images)
-                observer = PriorObserver(
-                    valid, config.evaluation.batch_images, 3 * config.data.size**2
-                )
-                self._train(stage, model.prior, batches, observer, training)
-                save_on_main(model, stage.folder)
-        self.model = load_image_model(stage.folder)
+def make_model(run: ImageRun, data: ImageData) -> ImageModel:
+    """Stage 2: the model, with its prior: trained along, or in a stage of its own after it.
 
-    # --- helpers -----------------------------------------------------------------------------
+    Raises:
+        VqnmtError: A training fails.
+    """
+    config, training = run.config, run.config.model_training
+    settings = {
+        "model": dataclasses.asdict(config.model),
+        "model_training": deciding(training),
+        "seed": config.seed,
+    }
+    if config.fits_prior:  # another prior needs no other model
+        del settings["model"]["prior"]  # type: ignore[attr-defined]
+    ignored = undecided(training, "model_training")
+    stage = run.stage("model", settings, after="data", ignored=ignored)
+    if not _trained_already(stage):
+        set_seed(config.seed)
+        model = build_image_model(config.model, config.data.size)
+        batches = ImageBatches(data.train, training.batch_images, config.seed, training.flip)
+        observer = ImageObserver(data.valid, config.evaluation.batch_images)
+        with stage.work(*MODEL_FILES):
+            _train(stage, model, batches, observer, training, config.seed)
+            save_on_main(model, stage.folder)
+    model = load_image_model(stage.folder)
+    return _fit_prior(run, data, model) if config.fits_prior else model
 
-    def stage(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        after: str | None = None,
-        ignored: Collection[str] = (),
-    ) -> Stage:
-        """Open a stage whose settings include a digest of all that stands before it."""
-        if after is not None:
-            settings = settings | {f"digest of {after}": self.stages[after].digest}
-        self.stages[name] = Stage(self.folder / name, settings, ignored)
-        return self.stages[name]
 
-    def _trained_already(self, stage: Stage) -> bool:
-        if found := stage.has(*MODEL_FILES):
-            say(f"{stage.folder.name}: trained already")
-        return found
+def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
+    """Stage 3: the prior, on the codes of the training images and their mirror images."""
+    config, training = run.config, run.config.prior_training
+    settings = {
+        "prior": dataclasses.asdict(config.model.prior),
+        "prior_training": deciding(training),
+        "seed": config.seed,
+    }
+    ignored = undecided(training, "prior_training")
+    stage = run.stage("prior", settings, after="model", ignored=ignored)
+    if not _trained_already(stage):
+        assert isinstance(model, VQVAE)
+        set_seed(config.seed)
+        # A model that was trained for another prior has that one's weights.
+        fresh = build_image_model(config.model, config.data.size)
+        assert isinstance(fresh, VQVAE)
+        model.prior, model.config = fresh.prior.requires_grad_(True), config.model
+        size = config.evaluation.batch_images
+        with stage.work(*MODEL_FILES):
+            codes = [all_codes(model, data.train, size)]
+            if training.flip:
+                codes.append(all_codes(model, data.train[..., ::-1], size))
+            batches = CodeBatches(
+                *(np.concatenate(codes), data.train, training.batch_images, config.seed),
+                training.flip,
+            )
+            valid = all_codes(model, data.valid, size)
+            observer = PriorObserver(valid, size, 3 * config.data.size**2)
+            _train(stage, model.prior, batches, observer, training, config.seed)
+            save_on_main(model, stage.folder)
+    return load_image_model(stage.folder)
 
-    def _train(
-        self,
-        stage: Stage,
-        module: nn.Module,
-        batches: Batches,
-        observer: Observer,
-        training: ImageTrainingConfig,
-    ) -> None:
-        """Train `module` in place."""
-        # On a CPU too the convolutions take less time this way.
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained = AveragedWeights(module, training.ema) if training.ema else module
-        folder, name = stage.folder / "training", stage.folder.name
-        trainer = Trainer(trained, batches, observer, training, folder, self.config.seed, name)
-        trained.load_state_dict(trainer.train())
-        if isinstance(trained, AveragedWeights):
-            module.load_state_dict(trained.average.state_dict())
-        module.eval()
+
+def _trained_already(stage: Stage) -> bool:
+    if found := stage.has(*MODEL_FILES):
+        say(f"{stage.folder.name}: trained already")
+    return found
+
+
+def _train(
+    stage: Stage,
+    module: nn.Module,
+    batches: Batches,
+    observer: Observer,
+    training: ImageTrainingConfig,
+    seed: int,
+) -> None:
+    """Train `module` in place."""
+    # On a CPU too the convolutions take less time this way.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = AveragedWeights(module, training.ema) if training.ema else module
+    folder, name = stage.folder / "training", stage.folder.name
+    trainer = Trainer(trained, batches, observer, training, folder, seed, name)
+    trained.load_state_dict(trainer.train())
+    if isinstance(trained, AveragedWeights):
+        module.load_state_dict(trained.average.state_dict())
+    module.eval()
 
 
 def save_on_main(model: ImageModel, folder: Path) -> None:
@@ -252,7 +230,7 @@ class CodeBatches(ImageBatches):
 
 
 class ImageObserver:
-    """The bound on validation images, and the use of the codebook.
+    """The bound on validation images.
 
     Args:
         valid: (N, 3, H, W).
@@ -275,21 +253,6 @@ class ImageObserver:
     def score(self, values: dict[str, Any]) -> float:
         """The lower the bound, the better."""
         return -float(values["valid/bits_per_dim"])
-
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Count the codes used in the epoch, over all processes."""
-        trained = model.model if isinstance(model, AveragedWeights) else model
-        quantizer = getattr(trained, "quantizer", None)
-        if not isinstance(quantizer, Quantizer):
-            return {}
-        model.train()  # training and evaluation are counted apart
-        statistics = quantizer.epoch_statistics()
-        quantizer.reset_statistics()
-        return {
-            "epoch/used_codes": float(statistics.used_codes),
-            "epoch/perplexity": float(statistics.perplexity),
-            "epoch/code_usage": statistics.usage.tolist(),
-        }
 
 
 class PriorObserver:
@@ -317,7 +280,3 @@ class PriorObserver:
     def score(self, values: dict[str, Any]) -> float:
         """The lower the rate, the better."""
         return -float(values["valid/rate_bits"])
-
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Nothing is known only at the end of an epoch."""
-        return {}

@@ -5,6 +5,7 @@ L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder positions,
 P = upsampling * L * 2^n_c output positions, d model width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -282,6 +283,10 @@ class LatentTransformer(nn.Module):
         """Move the codebook, once an optimiser step."""
         if not self.continuous:
             self.quantizer.step()
+
+    def after_validation(self, values: Mapping[str, float]) -> None:
+        """Take over the blank's penalty that a validation has chosen."""
+        self.blank_penalty.fill_(values.get("valid/blank_penalty", float(self.blank_penalty)))
 
     # --- translation -------------------------------------------------------------------------
 

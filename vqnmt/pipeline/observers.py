@@ -1,19 +1,18 @@
-"""What is looked at while teacher and student are trained."""
+"""What is measured while teacher and student are trained, and what a student is read with."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import ParallelText
-from vqnmt.data.tokenized import TokenizedText
 from vqnmt.decode.language_model import TrigramModel, Use
 from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
-from vqnmt.translate.pytorch import TextTranslator, Translation, Translator
+from vqnmt.translate.pytorch import Translation, Translator
 
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
 """What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
@@ -32,19 +31,15 @@ class BleuObserver:
     Args:
         translator: Around the very model that is trained.
         valid: The validation set.
-        target_language: Chooses sacreBLEU's tokeniser.
     """
 
-    def __init__(self, translator: Translator, valid: ParallelText, target_language: str) -> None:
-        self.translator, self.valid, self.target_language = translator, valid, target_language
+    def __init__(self, translator: Translator, valid: ParallelText) -> None:
+        self.translator, self.valid = translator, valid
 
     def bleu(self, texts: list[str], references: Sequence[str] | None = None) -> float:
         """Score `texts` against `references`; by default those of the validation set."""
-        return score(texts, references or self.valid.targets, self.target_language).bleu
-
-    def prepare(self, model: nn.Module, batches: ParallelBatches) -> None:
-        """Tell the untrained `model` what the text that it trains on says of its pieces."""
-        model.embedding.written = batches.written  # type: ignore[union-attr]
+        language = self.translator.target_language
+        return score(texts, references or self.valid.targets, language).bleu
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
@@ -55,55 +50,38 @@ class BleuObserver:
         """Compare validations by BLEU."""
         return float(values["valid/bleu"])
 
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Nothing is known only at the end of an epoch."""
-        return {}
-
 
 class LatentObserver(BleuObserver):
-    """BLEU from predicted and from oracle codes, and the use of the codebook.
+    """BLEU from predicted and from oracle codes, and the penalty of the blank that suits best.
 
     The blank's penalty decides the length of translations, so it is chosen by BLEU against what the
     student learns to write: references may be longer than a teacher's translations, and longer
-    on this set than elsewhere.
+    on this set than elsewhere. The model takes it over in its `after_validation`.
 
     Args:
         translator: See `BleuObserver`.
         valid: See `BleuObserver`.
-        target_language: See `BleuObserver`.
-        teacher: Whose translations the student learns; None where it learns references.
-        beam: With which the teacher translated them.
+        imitated: The translations of `valid` that the student learns to write.
     """
 
     def __init__(
-        self,
-        translator: Translator,
-        valid: ParallelText,
-        target_language: str,
-        teacher: TextTranslator | None = None,
-        beam: int = 1,
+        self, translator: Translator, valid: ParallelText, imitated: Sequence[str]
     ) -> None:
-        super().__init__(translator, valid, target_language)
-        self.imitated: Sequence[str] = valid.targets
-        if teacher is not None:
-            with Progress("teacher on valid", len(valid), "sentences") as progress:
-                found = teacher.translate(valid.sources, beam=beam, progress=progress)
-            self.imitated = [translation.text for translation in found]
-
-    def prepare(self, model: nn.Module, batches: ParallelBatches) -> None:
-        """See `BleuObserver.prepare`."""
-        super().prepare(model, batches)
-        assert isinstance(model, LatentTransformer)
-        model.repeatable.copy_(batches.repeatable(len(self.translator.vocabulary)))
+        super().__init__(translator, valid)
+        self.imitated = imitated
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Choose the penalty of the blank, then score predicted codes and those of the targets."""
         assert isinstance(model, LatentTransformer)
-        found = {penalty: self._translate(model, penalty) for penalty in self._penalties(model)}
+        penalties = BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
+        found: dict[float, list[Translation]] = {}
+        for penalty in penalties:
+            with _blank_penalty(model, penalty):
+                found[penalty] = self.translator.translate(self.valid.sources)
         texts = {penalty: [translation.text for translation in found[penalty]] for penalty in found}
         best = max(texts, key=lambda penalty: self.bleu(texts[penalty], self.imitated))
-        model.blank_penalty.fill_(best)
-        oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
+        with _blank_penalty(model, best):
+            oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
         return {
             "valid/bleu_predicted": self.bleu(texts[best]),
             "valid/codes": sum(len(t.codes) for t in found[best]) / len(found[best]),
@@ -115,54 +93,47 @@ class LatentObserver(BleuObserver):
         """Compare validations by BLEU from predicted codes."""
         return float(values["valid/bleu_predicted"])
 
-    def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
-        """Give the translator of a CTC model the trigrams of the targets that it was trained on.
 
-        Their use is chosen as `validate` chooses, weight and penalty of the blank first, then the
-        bonus; a model that no weight helps gets none.
-        """
-        assert isinstance(model, LatentTransformer)
-        if model.config.output != "ctc":
-            return
-        size = len(self.translator.vocabulary)
-        trigrams = TrigramModel.count(targets.tokens, targets.offsets, size)
-        uses = [Use(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)]
-        with Progress("language model", len(uses) + len(PIECE_BONUSES) + 1, "settings") as progress:
+@contextmanager
+def _blank_penalty(model: LatentTransformer, penalty: float) -> Iterator[None]:
+    """Let `model` take `penalty` from the blank's score while entered."""
+    before = model.blank_penalty.clone()
+    model.blank_penalty.fill_(penalty)
+    try:
+        yield
+    finally:
+        model.blank_penalty.copy_(before)
 
-            def bleu() -> float:
-                translations = self.translator.translate(self.valid.sources)
-                progress.update()
-                return self.bleu([one.text for one in translations], self.imitated)
 
-            without, found = bleu(), {}
-            self.translator.language_model = trigrams
-            for use in uses:
-                trigrams.use = use
-                found[use] = bleu()
-            best = max(uses, key=found.__getitem__)
-            if found[best] <= without:
-                self.translator.language_model = None
-                return
-            for bonus in PIECE_BONUSES:
-                trigrams.use = best._replace(piece_bonus=bonus)
-                found[trigrams.use] = bleu()
-        trigrams.use = max(found, key=found.__getitem__)
+def choose_language_model(
+    trigrams: TrigramModel, bleu: Callable[[TrigramModel | None], float]
+) -> TrigramModel | None:
+    """Choose how `trigrams` help to read a CTC model: weight and penalty first, then the bonus.
 
-    def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
-        return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
+    Args:
+        trigrams: Counted in the targets that the model was trained on; gets the best `use`.
+        bleu: Of the validation set, read with a language model or without one.
 
-    def _translate(self, model: LatentTransformer, penalty: float) -> list[Translation]:
-        model.blank_penalty.fill_(penalty)
-        return self.translator.translate(self.valid.sources)
+    Returns:
+        `trigrams`; None where no weight helps.
+    """
+    uses = [Use(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)]
+    found: dict[Use, float] = {}
+    with Progress("language model", len(uses) + len(PIECE_BONUSES) + 1, "settings") as progress:
 
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Count the codes used in the epoch, over all processes."""
-        assert isinstance(model, LatentTransformer)
-        model.train()  # training and evaluation are counted apart
-        statistics = model.quantizer.epoch_statistics()
-        model.quantizer.reset_statistics()
-        return {
-            "epoch/used_codes": float(statistics.used_codes),
-            "epoch/perplexity": float(statistics.perplexity),
-            "epoch/code_usage": statistics.usage.tolist(),
-        }
+        def measure(use: Use) -> None:
+            trigrams.use = use
+            found[use] = bleu(trigrams)
+            progress.update()
+
+        without = bleu(None)
+        progress.update()
+        for use in uses:
+            measure(use)
+        best = max(uses, key=found.__getitem__)
+        if found[best] <= without:
+            return None
+        for bonus in PIECE_BONUSES:
+            measure(best._replace(piece_bonus=bonus))
+    trigrams.use = max(found, key=found.__getitem__)
+    return trigrams

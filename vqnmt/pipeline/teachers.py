@@ -1,6 +1,7 @@
 """Teachers that are there already: a model folder of ours, or a checkpoint for transformers."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,21 @@ from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.settings import from_mapping
 from vqnmt.translate.pytorch import TextTranslator, Translator, check_model_folder
 from vqnmt.translate.seq2seq import ForeignTranslator, check_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """What translates the student's text."""
+
+    translator: TextTranslator
+    """Our own `Translator`, or any other."""
+    settings: dict[str, Any]
+    """What decides its output, for the settings of the stages that use it."""
+
+    @property
+    def ignored(self) -> list[str]:
+        """Keys that older versions wrote down beside a digest, which alone decides."""
+        return ["teacher"] if "digest of the teacher" in self.settings else []
 
 
 def check_teacher(config: PipelineConfig) -> nn.Module | None:
@@ -66,15 +82,12 @@ def check_teacher(config: PipelineConfig) -> nn.Module | None:
     return AutoregressiveTransformer(settings, found["vocabulary_size"])
 
 
-def load_teacher(config: PipelineConfig, vocabulary: Path) -> tuple[TextTranslator, dict[str, Any]]:
+def load_teacher(config: PipelineConfig, vocabulary: Path) -> Teacher:
     """Load the teacher that `config.teacher` names, of which `check_teacher` thought well.
 
     Args:
         config: Settings of the run.
         vocabulary: This run's spm.model, which a warm start needs to be the teacher's.
-
-    Returns:
-        The teacher, and what decides its output, for the settings of the stages that use it.
 
     Raises:
         VqnmtError: It cannot be loaded, or has another vocabulary; names the key.
@@ -85,13 +98,15 @@ def load_teacher(config: PipelineConfig, vocabulary: Path) -> tuple[TextTranslat
         if config.teacher_prefix:
             settings["teacher_prefix"] = config.teacher_prefix
         languages = config.corpus.source_language, config.corpus.target_language
-        return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
-    teacher = Translator.from_pretrained(name)
+        foreign = ForeignTranslator(name, *languages, prefix=config.teacher_prefix)
+        return Teacher(foreign, settings)
+    translator = Translator.from_pretrained(name)
     if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
         raise _other_vocabulary(name)
-    teacher.max_source_tokens = config.max_source_tokens  # our models take any length
+    translator.max_source_tokens = config.max_source_tokens  # our models take any length
     # A training may have gone on in that folder since; another folder may hold the same.
-    return teacher, {"digest of the teacher": file_checksum(Path(name) / "model.safetensors")}
+    checksum = file_checksum(Path(name) / "model.safetensors")
+    return Teacher(translator, {"digest of the teacher": checksum})
 
 
 def _other_vocabulary(name: str) -> VqnmtError:

@@ -1,12 +1,23 @@
-"""The main job: corpus, vocabulary, teacher, distillation, student, evaluation, report."""
+"""The main job: corpus, vocabulary, teacher, distillation, student.
 
-import copy
+Each stage is a function that takes what it needs and returns what it makes. It is skipped when its
+output is there and complete. The run folder::
+
+    corpus/       plain text, split and filtered
+    vocabulary/   spm.model
+    teacher/      model folder, training/ with checkpoints and metrics
+    distilled/    the teacher's translations of the training sources
+    selected/     with distill=selected: those close to the references, or the references
+    recombined-<n>/  with recombined=n: both sides of what the student trains on
+    student/      as teacher/
+    results.json  report.md  *.png, which `vqnmt.pipeline.evaluation` leaves
+"""
+
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -16,409 +27,252 @@ from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import BothSides, Corpus, ParallelText, prepare_corpus
 from vqnmt.data.lines import Lines
 from vqnmt.data.recombination import recombine
-from vqnmt.data.tokenized import open_tokens, tokenize_pairs
+from vqnmt.data.tokenized import TokenizedText, open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.decode.language_model import LANGUAGE_MODEL
+from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
 from vqnmt.models.shared import copy_weights
-from vqnmt.pipeline.checks import check_settings
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.distillation import distill, select
-from vqnmt.pipeline.facts import corpus_facts, split_name
-from vqnmt.pipeline.observers import BleuObserver, LatentObserver
-from vqnmt.pipeline.teachers import load_teacher
-from vqnmt.progress import say
+from vqnmt.pipeline.observers import BleuObserver, LatentObserver, choose_language_model
+from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
+from vqnmt.pipeline.teachers import Teacher, load_teacher
+from vqnmt.progress import Progress, say
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
-from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Trainer
 from vqnmt.training.stage import Stage
 from vqnmt.translate.pretrained import ARCHITECTURES
-from vqnmt.translate.pytorch import MODEL_FILES, TextTranslator, Translator
+from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 
-class TranslationPipeline:
-    """The stages of one run; each is skipped when its output is there and complete.
+@dataclasses.dataclass(frozen=True, slots=True)
+class StudentText:
+    """What the student trains on."""
 
-    Args:
-        config: All settings.
+    pairs: ParallelText
+    """Sources and their translations."""
+    stage: str
+    """The stage that has made it, or that the student follows otherwise."""
+
+
+# --- corpus and vocabulary -------------------------------------------------------------------
+
+
+def make_corpus(run: TranslationRun) -> Corpus:
+    """Stage 1: fetch, split and filter the text.
 
     Raises:
-        VqnmtError: A stage cannot do what is asked for, see `check_settings`; nothing is made.
-
-    The run folder::
-
-        corpus/       plain text, split and filtered
-        vocabulary/   spm.model
-        teacher/      model folder, training/ with checkpoints and metrics
-        distilled/    the teacher's translations of the training sources
-        selected/     with distill=selected: those close to the references, or the references
-        recombined-<n>/  with recombined=n: both sides of what the student trains on
-        student/      as teacher/
-        results.json  report.md  *.png
+        VqnmtError: See `prepare_corpus`; or the folder has another corpus.
     """
+    config = run.config.corpus
+    stage = run.stage(
+        "corpus",
+        # The fingerprint covers the contents of the user's own files too.
+        {"corpus": deciding(config), "digest of the text": config.fingerprint()},
+        ignored=undecided(config, "corpus"),
+        older={"digest of the text": config.older_fingerprint()},
+    )
+    with stage.work_unless_it_has("corpus.json"):
+        corpus = prepare_corpus(config, stage.folder)
+    for part, facts in corpus.report["parts"].items():
+        dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
+        counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
+        say(f"corpus: {split_name(part)} has {counts}")
+    return corpus
 
-    def __init__(self, config: PipelineConfig) -> None:
-        self.config = config
-        self.folder = Path(config.run)
-        self.stages: dict[str, Stage] = {}
-        # What decides the teacher's output, for the stages that use it.
-        self.teacher_settings: dict[str, Any] = {"teacher": config.teacher}
-        join_processes()
-        check_settings(config)
-        # Results of the stages before; each stage sets its own.
-        self.corpus: Corpus
-        self.vocabulary: Vocabulary
-        self.teacher: TextTranslator
-        self.student: Translator
 
-    def run(self) -> None:
-        """Run all training stages."""
-        set_seed(self.config.seed)
-        self.prepare_corpus()
-        self.train_vocabulary()
-        self.train_teacher()
-        self.train_student(self.student_text())
+def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
+    """Stage 2: the joint sentencepiece vocabulary.
 
-    def prepare_corpus(self) -> None:
-        """Stage 1: fetch, split and filter the text."""
-        config = self.config.corpus
-        stage = self.stage(
-            "corpus",
-            # The fingerprint covers the contents of the user's own files too.
-            {"corpus": deciding(config), "digest of the text": config.fingerprint()},
-            ignored=undecided(config, "corpus"),
-            older={"digest of the text": config.older_fingerprint()},
-        )
-        with stage.work_unless_it_has("corpus.json"):
-            self.corpus = prepare_corpus(config, stage.folder)
-        report = self.corpus.report["parts"]
-        for part, facts in report.items():
-            dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
-            counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
-            say(f"corpus: {split_name(part)} has {counts}")
+    Raises:
+        VqnmtError: It cannot be learnt, or a source of valid or test is too long for the run.
+    """
+    config, seed = run.config.vocabulary, run.config.seed
+    settings = {"vocabulary": dataclasses.asdict(config), "seed": seed}
+    stage = run.stage("vocabulary", settings, after="corpus")
+    path = _vocabulary_path(run)
+    with PartialState().main_process_first():
+        if not stage.has(path.name):
+            with stage.work(path.name):
+                Vocabulary.train(
+                    BothSides(corpus.train),
+                    config.size,
+                    targets=corpus.train.targets,
+                    keep_pattern=corpus.keep_pattern,
+                    model_type=config.model_type,
+                    seed=seed,
+                ).save(path)
+        vocabulary = Vocabulary.load(path)
+    say(f"vocabulary: {len(vocabulary):,} pieces")
+    _check_lengths(run.config, corpus, vocabulary)
+    return vocabulary
 
-    def train_vocabulary(self) -> None:
-        """Stage 2: the joint sentencepiece vocabulary."""
-        config = self.config.vocabulary
-        settings = {"vocabulary": dataclasses.asdict(config), "seed": self.config.seed}
-        stage = self.stage("vocabulary", settings, after="corpus")
-        path = stage.folder / "spm.model"
-        with PartialState().main_process_first():
-            if not stage.has("spm.model"):
-                with stage.work(path.name):
-                    Vocabulary.train(
-                        BothSides(self.corpus.train),
-                        config.size,
-                        targets=self.corpus.train.targets,
-                        keep_pattern=self.corpus.keep_pattern,
-                        model_type=config.model_type,
-                        seed=self.config.seed,
-                    ).save(path)
-            self.vocabulary = Vocabulary.load(path)
-        say(f"vocabulary: {len(self.vocabulary):,} pieces")
-        self._check_lengths(self.vocabulary)
 
-    def train_teacher(self) -> None:
-        """Stage 3: our own autoregressive Transformer, trained in this run or loaded."""
-        config = self.config
-        if config.teacher != "own":
-            path = self.stages["vocabulary"].folder / "spm.model"
-            self.teacher, self.teacher_settings = load_teacher(config, path)
-            if isinstance(self.teacher, Translator):
-                self._check_lengths(self.teacher.vocabulary)
-                if config.student == "fertility":  # a vocabulary that does not fit is told now
-                    self._aligner()
-            return
-        settings = {
-            "teacher_model": dataclasses.asdict(config.teacher_model),
-            "teacher_training": deciding(config.teacher_training),
-            **self._common_settings(),
-        }
-        ignored = undecided(config.teacher_training, "teacher_training")
-        stage = self.stage("teacher", settings, after="vocabulary", ignored=ignored)
-        if not self._trained_already(stage):
-            set_seed(config.seed)
-            model = AutoregressiveTransformer(config.teacher_model, len(self.vocabulary))
-            self._train(stage, model, BleuObserver, self.corpus.train, config.teacher_training)
-        self.teacher = Translator.from_pretrained(stage.folder)
+def _vocabulary_path(run: TranslationRun) -> Path:
+    return run.stages["vocabulary"].folder / "spm.model"
 
-    def distill(self) -> ParallelText:
-        """Stage 4: the training sources with the teacher's beam output."""
-        config = self.config
-        settings = {
+
+def _check_lengths(config: PipelineConfig, corpus: Corpus, vocabulary: Vocabulary) -> None:
+    """Refuse, before hours of training, validation and test sources that are too long.
+
+    Args:
+        config: Settings of the run.
+        corpus: Has the sources.
+        vocabulary: Counts their tokens: this run's, or a loaded teacher's.
+
+    Raises:
+        VqnmtError: Names the set, the number of such sources and the length needed.
+    """
+    limit = config.max_source_tokens
+    for name, text in {"valid": corpus.valid, **corpus.test}.items():
+        lengths = [len(row) for row in vocabulary.encode(text.sources)]
+        if long := [length for length in lengths if length > limit]:
+            raise VqnmtError(
+                f"max_source_tokens is {limit}, but {len(long)} sources of {name} are longer, "
+                f"up to {max(long)} tokens: set max_source_tokens={max(long)} or more"
+            )
+
+
+# --- teacher and its text --------------------------------------------------------------------
+
+
+def make_teacher(run: TranslationRun, corpus: Corpus, vocabulary: Vocabulary) -> Teacher:
+    """Stage 3: our own autoregressive Transformer, trained in this run, or a teacher that is there.
+
+    Raises:
+        VqnmtError: The training fails, or the teacher that is there does not fit.
+    """
+    config = run.config
+    if config.teacher != "own":
+        teacher = load_teacher(config, _vocabulary_path(run))
+        if isinstance(teacher.translator, Translator):
+            _check_lengths(config, corpus, teacher.translator.vocabulary)
+            if config.student == "fertility":  # a vocabulary that does not fit is told now
+                _aligner(run, teacher)
+        return teacher
+    training = config.teacher_training
+    settings = {
+        "teacher_model": dataclasses.asdict(config.teacher_model),
+        "teacher_training": deciding(training),
+        **_common_settings(config),
+    }
+    ignored = undecided(training, "teacher_training")
+    stage = run.stage("teacher", settings, after="vocabulary", ignored=ignored)
+    if not _trained_already(stage):
+        set_seed(config.seed)
+        model = AutoregressiveTransformer(config.teacher_model, len(vocabulary))
+        translator = _translator(config, model, corpus, vocabulary)
+        observer = BleuObserver(translator, corpus.valid)
+        with stage.work(*MODEL_FILES):
+            _train(config, stage, translator, observer, corpus.train, training)
+            _save(stage, translator, corpus)
+    return Teacher(Translator.from_pretrained(stage.folder), {"teacher": "own"})
+
+
+def make_text(
+    run: TranslationRun, corpus: Corpus, vocabulary: Vocabulary, teacher: Teacher
+) -> StudentText:
+    """Stage 4: what the student trains on, raw or distilled, with made-up sources or without.
+
+    Raises:
+        VqnmtError: See `distill_text`.
+    """
+    config = run.config
+    if not config.distill:
+        stage = "teacher" if "teacher" in run.stages else "vocabulary"
+        return StudentText(corpus.train, stage)
+    text = distill_text(run, corpus, vocabulary, teacher)
+    if config.distill == "selected":
+        text = _select(run, corpus, text)
+    return _recombine(run, corpus, vocabulary, teacher, text) if config.recombined else text
+
+
+def distill_text(
+    run: TranslationRun, corpus: Corpus, vocabulary: Vocabulary, teacher: Teacher
+) -> StudentText:
+    """Translate the training sources with the teacher's beam.
+
+    Raises:
+        VqnmtError: A file cannot be written, or has lost lines since.
+    """
+    config, sources = run.config, corpus.train.sources
+    stage = run.stage(
+        "distilled",
+        {
             "beam": config.beam,
             "max_source_tokens": config.max_source_tokens,
-            **self.teacher_settings,
-        }
-        after = "teacher" if config.teacher == "own" else "vocabulary"
-        stage = self.stage("distilled", settings, after=after)
-        sources = self.corpus.train.sources
-        path = stage.folder / f"train.{self.corpus.target_language}"
-        if not stage.has(path.name):
-            with stage.work(path.name):
-                self._translate(sources, path)
-        return ParallelText(sources, _lines(path, len(sources)))
+            **teacher.settings,
+        },
+        after="teacher" if config.teacher == "own" else "vocabulary",
+        ignored=teacher.ignored,
+    )
+    path = stage.folder / f"train.{corpus.target_language}"
+    if not stage.has(path.name):
+        with stage.work(path.name):
+            _translate(config, teacher, vocabulary, sources, path)
+    return StudentText(ParallelText(sources, _lines(path, len(sources))), "distilled")
 
-    def select(self, text: ParallelText) -> ParallelText:
-        """Stage 4, further: the teacher's translations, where close to the references, or these."""
-        references, least = self.corpus.train.targets, self.config.selection
-        stage = self.stage("selected", {"selection": least}, after="distilled")
-        path = stage.folder / f"train.{self.corpus.target_language}"
-        if not stage.has(path.name):
-            with stage.work(path.name):
-                select(text.targets, references, path, least)
-        return ParallelText(text.sources, _lines(path, len(text)))
 
-    def recombine(self, text: ParallelText) -> ParallelText:
-        """Stage 4, further: made-up sources, translated by the teacher too, behind those of `text`.
+def _select(run: TranslationRun, corpus: Corpus, text: StudentText) -> StudentText:
+    """Take the teacher's translations where they are close to the references, or these."""
+    least, pairs = run.config.selection, text.pairs
+    stage = run.stage("selected", {"selection": least}, after=text.stage)
+    path = stage.folder / f"train.{corpus.target_language}"
+    if not stage.has(path.name):
+        with stage.work(path.name):
+            select(pairs.targets, corpus.train.targets, path, least)
+    return StudentText(ParallelText(pairs.sources, _lines(path, len(pairs))), "selected")
 
-        Args:
-            text: The training sources and the teacher's translations of them.
-        """
-        config, corpus, count = self.config, self.corpus, self.config.recombined
-        settings = {"recombined": count, "seed": config.seed}
-        stage = self.stage(self.before_student, settings, after=self._distilled)
-        names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
-        paths = [stage.folder / name for name in names]
-        if not stage.has(*names):
-            with stage.work(*names):
-                seed, wanted = config.seed, count * len(text)
-                made = recombine(text.sources, wanted, seed, corpus.held_out_sources)
-                say(f"recombination: {len(made):,} sources made of {len(text):,}")
-                translated = stage.folder / "made" / names[1]
-                self._translate(made, translated)
-                if PartialState().is_main_process:
-                    atomic_write_lines(paths[0], chain(text.sources, made))
-                    atomic_write_lines(paths[1], chain(text.targets, Lines(translated)))
-                PartialState().wait_for_everyone()
-        sources = Lines(paths[0])
-        return ParallelText(sources, _lines(paths[1], len(sources)))
 
-    def student_text(self) -> ParallelText:
-        """Return what the student trains on: raw or distilled, with made-up sources or without."""
-        if not self.config.distill:
-            return self.corpus.train
-        text = self.distill()
-        if self.config.distill == "selected":
-            text = self.select(text)
-        return self.recombine(text) if self.config.recombined else text
-
-    @property
-    def before_student(self) -> str:
-        """The stage that the student follows; a teacher from elsewhere has none."""
-        if self.config.recombined:
-            return f"recombined-{self.config.recombined}"
-        return self._distilled if self.config.distill else "teacher"
-
-    @property
-    def _distilled(self) -> str:
-        """The stage that leaves the distilled text."""
-        return "selected" if self.config.distill == "selected" else "distilled"
-
-    def train_student(self, text: ParallelText) -> None:
-        """Stage 5: the student, on `text`."""
-        config = self.config
-        if config.student == "teacher":
-            assert isinstance(self.teacher, Translator), "only our own teacher can be measured"
-            self.student = self.teacher
-            return
-        stage = self.student_stage()
-        if not self._trained_already(stage):
-            model, copied = self._new_student()
-            if copied:
-                say(f"student: {copied:,} weights start as the teacher's")
-            observer: Callable[..., BleuObserver] = BleuObserver
-            if isinstance(model, LatentTransformer):
-                imitated = self.teacher if config.distill is True else None
-                observer = partial(LatentObserver, teacher=imitated, beam=config.beam)
-            self._train(stage, model, observer, text, config.student_training)
-        self.student = Translator.from_pretrained(stage.folder)
-
-    def student_stage(self) -> Stage:
-        """Open the student's stage."""
-        config, key = self.config, STUDENTS[self.config.student]
-        settings = {
-            key: dataclasses.asdict(getattr(config, key)),
-            "student_training": deciding(config.student_training),
-            **self._common_settings(),
-            "distill": config.distill,
-            "warm_start": config.warm_start,
-        }
-        uses_teacher = config.warm_start or config.student == "fertility"
-        if config.teacher != "own" and uses_teacher and isinstance(self.teacher, Translator):
-            settings |= self.teacher_settings
-        after = self.before_student if self.before_student in self.stages else "vocabulary"
-        ignored = undecided(config.student_training, "student_training")
-        return self.stage("student", settings, after=after, ignored=ignored)
-
-    def with_student(self, config: PipelineConfig, folder: Path) -> "TranslationPipeline":
-        """Return a pipeline that shares all stages before the student, with one of its own.
-
-        Args:
-            config: As this pipeline's, but for the student and how it is trained and used.
-            folder: The folder of its stages.
-        """
-        one = copy.copy(self)
-        one.config, one.folder, one.stages = config, folder, dict(self.stages)
-        return one
-
-    # --- helpers -----------------------------------------------------------------------------
-
-    def stage(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        after: str | None = None,
-        ignored: Collection[str] = (),
-        older: Mapping[str, Any] | None = None,
-    ) -> Stage:
-        """Open a stage whose settings include a digest of all that stands before it.
-
-        Args:
-            name: Of its folder.
-            settings: See `Stage`.
-            after: The stage before it.
-            ignored: See `Stage`.
-            older: See `Stage`.
-        """
-        if after is not None:
-            settings = settings | {f"digest of {after}": self.stages[after].digest}
-        # Of a teacher with a digest the place decides nothing; older versions wrote it down.
-        if "digest of the teacher" in settings:
-            ignored = [*ignored, "teacher"]
-        self.stages[name] = Stage(self.folder / name, settings, ignored, older)
-        return self.stages[name]
-
-    def _common_settings(self) -> dict[str, Any]:
-        keys = ("seed", "max_train_tokens", "max_source_tokens")
-        return {key: getattr(self.config, key) for key in keys}
-
-    def _translate(self, sources: Sequence[str], path: Path) -> None:
-        """Write the teacher's translations of `sources` to `path`, empty lines for long ones."""
-        config, vocabulary = self.config, self.vocabulary
-        if isinstance(self.teacher, Translator):
-            vocabulary = self.teacher.vocabulary
-
-        def fits(source: str) -> bool:
-            return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
-
-        if long := distill(self.teacher, sources, path, beam=config.beam, fits=fits):
-            say(f"distillation: {long:,} sources over max_source_tokens stay empty")
-
-    def _check_lengths(self, vocabulary: Vocabulary) -> None:
-        """Refuse, before hours of training, validation and test sources that are too long.
-
-        Args:
-            vocabulary: Counts their tokens: this run's, or a loaded teacher's.
-
-        Raises:
-            VqnmtError: Names the set, the number of such sources and the length needed.
-        """
-        limit = self.config.max_source_tokens
-        for name, text in {"valid": self.corpus.valid, **self.corpus.test}.items():
-            lengths = [len(row) for row in vocabulary.encode(text.sources)]
-            if long := [length for length in lengths if length > limit]:
-                raise VqnmtError(
-                    f"max_source_tokens is {limit}, but {len(long)} sources of {name} are longer, "
-                    f"up to {max(long)} tokens: set max_source_tokens={max(long)} or more"
-                )
-
-    def _trained_already(self, stage: Stage) -> bool:
-        if found := stage.has(*MODEL_FILES):
-            say(f"{stage.folder.name}: trained already")
-        return found
-
-    def _new_student(self) -> tuple[nn.Module, int]:
-        """Return the untrained student, and how many of its weights are the teacher's."""
-        config = self.config
-        set_seed(config.seed)
-        architecture = ARCHITECTURES[config.student][1]
-        model = architecture(getattr(config, STUDENTS[config.student]), len(self.vocabulary))
-        if isinstance(model, FertilityTransformer):
-            model.align = self._aligner()
-        if not (config.warm_start and isinstance(self.teacher, Translator)):
-            return model, 0
-        return model, copy_weights(model, self.teacher.model)
-
-    def _aligner(self) -> Aligner:
-        """Return what aligns pairs of this run's tokens: our own teacher.
-
-        Raises:
-            VqnmtError: The teacher has other tokens.
-        """
-        assert isinstance(self.teacher, Translator)  # load_teacher takes no other
-        name, vocabulary = self.config.teacher, self.stages["vocabulary"].folder / "spm.model"
-        if name != "own" and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
-            raise VqnmtError(
-                f"student=fertility, but teacher={name} has another vocabulary than this run, so "
-                "that its alignments do not fit: set teacher=own"
-            )
-        return cast(AutoregressiveTransformer, self.teacher.model).align
-
-    def _train(
-        self,
-        stage: Stage,
-        model: nn.Module,
-        observer: Callable[..., BleuObserver],
-        text: ParallelText,
-        training: TrainingConfig,
-    ) -> None:
-        """Train `model` on `text`; leave the model folder."""
-        name, seed, corpus = stage.folder.name, self.config.seed, self.corpus
-        limit = self.config.max_source_tokens
-        languages = (corpus.source_language, corpus.target_language)
-        translator = Translator(model, self.vocabulary, *languages, max_source_tokens=limit)
-        watch = observer(translator, corpus.valid, corpus.target_language)
-        with stage.work(*MODEL_FILES, LANGUAGE_MODEL):
-            batches = self.batches(stage.folder / "tokens", text, training.batch_tokens, name)
-            watch.prepare(model, batches)
-            folder = stage.folder / "training"
-            trainer = Trainer(model, batches, watch, training, folder, seed, name)
-            model.load_state_dict(trainer.train())
-            model.eval()
+def _recombine(
+    run: TranslationRun,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    teacher: Teacher,
+    text: StudentText,
+) -> StudentText:
+    """Add made-up sources, translated by the teacher too, behind those of `text`."""
+    config, pairs = run.config, text.pairs
+    settings = {"recombined": config.recombined, "seed": config.seed}
+    stage = run.stage(f"recombined-{config.recombined}", settings, after=text.stage)
+    names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
+    paths = [stage.folder / name for name in names]
+    if not stage.has(*names):
+        with stage.work(*names):
+            wanted = config.recombined * len(pairs)
+            made = recombine(pairs.sources, wanted, config.seed, corpus.held_out_sources)
+            say(f"recombination: {len(made):,} sources made of {len(pairs):,}")
+            translated = stage.folder / "made" / names[1]
+            _translate(config, teacher, vocabulary, made, translated)
             if PartialState().is_main_process:
-                if isinstance(watch, LatentObserver):
-                    watch.add_language_model(model, batches.targets)
-                title, about = f"vqnmt {name}: {corpus.name}", f"The {name} of a vqnmt run."
-                card = model_card(title=title, description=about, corpus=corpus_facts(corpus))
-                translator.save_pretrained(stage.folder, card)
+                atomic_write_lines(paths[0], chain(pairs.sources, made))
+                atomic_write_lines(paths[1], chain(pairs.targets, Lines(translated)))
             PartialState().wait_for_everyone()
+    sources = Lines(paths[0])
+    return StudentText(ParallelText(sources, _lines(paths[1], len(sources))), stage.folder.name)
 
-    def batches(
-        self, folder: Path, text: ParallelText, batch_tokens: int, name: str
-    ) -> ParallelBatches:
-        """Tokenise the pairs of `text`, but for those that the filters drop.
 
-        Args:
-            folder: Gets the tokens; those of the same pairs that are there already are used.
-            text: Training sources and their translations.
-            batch_tokens: See `plan_batches`.
-            name: Of the model that trains on them, for what is printed.
+def _translate(
+    config: PipelineConfig,
+    teacher: Teacher,
+    vocabulary: Vocabulary,
+    sources: Sequence[str],
+    path: Path,
+) -> None:
+    """Write the teacher's translations of `sources` to `path`, empty lines for long ones."""
+    if isinstance(teacher.translator, Translator):
+        vocabulary = teacher.translator.vocabulary
 
-        Raises:
-            VqnmtError: No pair is left.
-        """
-        fit = self.config.corpus.pair_filter()
-        tokenize_pairs(text.sources, text.targets, self.vocabulary, folder, fit, name)
-        tokens = open_tokens(folder)
-        pairs = len(tokens[0])
-        if not pairs:
-            raise VqnmtError(
-                f"{name}: none of {len(text):,} pairs passes the filters corpus.max_words and "
-                "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
-            )
-        limit = self.config.max_train_tokens
-        batches = ParallelBatches(*tokens, batch_tokens, self.config.seed, limit)
-        say(
-            f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
-            f"the filters, {pairs - len(batches):,} over {limit} tokens"
-        )
-        return batches
+    def fits(source: str) -> bool:
+        return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
+
+    if long := distill(teacher.translator, sources, path, beam=config.beam, fits=fits):
+        say(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
 
 def _lines(path: Path, count: int) -> Lines:
@@ -434,3 +288,221 @@ def _lines(path: Path, count: int) -> Lines:
             "the same command again, which makes it anew"
         )
     return lines
+
+
+# --- student ---------------------------------------------------------------------------------
+
+
+def make_student(
+    run: TranslationRun,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    teacher: Teacher,
+    text: StudentText,
+) -> Translator:
+    """Stage 5: the student, on `text`; with student=teacher our own teacher.
+
+    Raises:
+        VqnmtError: The training fails.
+    """
+    config, training = run.config, run.config.student_training
+    if config.student == "teacher":
+        assert isinstance(teacher.translator, Translator), "only our own teacher can be measured"
+        return teacher.translator
+    stage = student_stage(run, teacher, text)
+    if _trained_already(stage):
+        return Translator.from_pretrained(stage.folder)
+    model, copied = _new_student(run, vocabulary, teacher)
+    if copied:
+        say(f"student: {copied:,} weights start as the teacher's")
+    translator = _translator(config, model, corpus, vocabulary)
+    observer = BleuObserver(translator, corpus.valid)
+    if isinstance(model, LatentTransformer):
+        imitated = _imitated(config, corpus, teacher)
+        observer = LatentObserver(translator, corpus.valid, imitated)
+    with stage.work(*MODEL_FILES, LANGUAGE_MODEL):
+        targets = _train(config, stage, translator, observer, text.pairs, training)
+        if isinstance(observer, LatentObserver) and PartialState().is_main_process:
+            translator.language_model = _language_model(config, corpus, observer, targets)
+        _save(stage, translator, corpus)
+    return Translator.from_pretrained(stage.folder)
+
+
+def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> Stage:
+    """Open the student's stage.
+
+    Raises:
+        VqnmtError: Its folder has a student of other settings.
+    """
+    config, key = run.config, STUDENTS[run.config.student]
+    settings = {
+        key: dataclasses.asdict(getattr(config, key)),
+        "student_training": deciding(config.student_training),
+        **_common_settings(config),
+        "distill": config.distill,
+        "warm_start": config.warm_start,
+    }
+    ignored = undecided(config.student_training, "student_training")
+    uses_teacher = config.warm_start or config.student == "fertility"
+    if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
+        settings |= teacher.settings
+        ignored = [*ignored, *teacher.ignored]
+    return run.stage("student", settings, after=text.stage, ignored=ignored)
+
+
+def _new_student(
+    run: TranslationRun, vocabulary: Vocabulary, teacher: Teacher
+) -> tuple[nn.Module, int]:
+    """Return the untrained student, and how many of its weights are the teacher's."""
+    config = run.config
+    set_seed(config.seed)
+    architecture = ARCHITECTURES[config.student][1]
+    model = architecture(getattr(config, STUDENTS[config.student]), len(vocabulary))
+    if isinstance(model, FertilityTransformer):
+        model.align = _aligner(run, teacher)
+    if not (config.warm_start and isinstance(teacher.translator, Translator)):
+        return model, 0
+    return model, copy_weights(model, teacher.translator.model)
+
+
+def _aligner(run: TranslationRun, teacher: Teacher) -> Aligner:
+    """Return what aligns pairs of this run's tokens: our own teacher.
+
+    Raises:
+        VqnmtError: The teacher has other tokens.
+    """
+    assert isinstance(teacher.translator, Translator)  # load_teacher takes no other
+    name, vocabulary = run.config.teacher, _vocabulary_path(run)
+    if name != "own" and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
+        raise VqnmtError(
+            f"student=fertility, but teacher={name} has another vocabulary than this run, so "
+            "that its alignments do not fit: set teacher=own"
+        )
+    return cast(AutoregressiveTransformer, teacher.translator.model).align
+
+
+def _imitated(config: PipelineConfig, corpus: Corpus, teacher: Teacher) -> Sequence[str]:
+    """Return translations of the validation set as the student learns to write them."""
+    valid = corpus.valid
+    if config.distill is not True:
+        return valid.targets
+    with Progress("teacher on valid", len(valid), "sentences") as progress:
+        found = teacher.translator.translate(valid.sources, beam=config.beam, progress=progress)
+    return [translation.text for translation in found]
+
+
+def _language_model(
+    config: PipelineConfig, corpus: Corpus, observer: LatentObserver, targets: TokenizedText
+) -> TrigramModel | None:
+    """Return trigrams of the targets that a CTC student was trained on, where they help it."""
+    model, vocabulary = observer.translator.model, observer.translator.vocabulary
+    assert isinstance(model, LatentTransformer)
+    if model.config.output != "ctc":
+        return None
+
+    def bleu(language_model: TrigramModel | None) -> float:
+        reader = _translator(config, model, corpus, vocabulary)
+        reader.language_model = language_model
+        found = reader.translate(corpus.valid.sources)
+        return observer.bleu([translation.text for translation in found], observer.imitated)
+
+    trigrams = TrigramModel.count(targets.tokens, targets.offsets, len(vocabulary))
+    return choose_language_model(trigrams, bleu)
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def _common_settings(config: PipelineConfig) -> dict[str, int]:
+    keys = ("seed", "max_train_tokens", "max_source_tokens")
+    return {key: getattr(config, key) for key in keys}
+
+
+def _trained_already(stage: Stage) -> bool:
+    if found := stage.has(*MODEL_FILES):
+        say(f"{stage.folder.name}: trained already")
+    return found
+
+
+def _translator(
+    config: PipelineConfig, model: nn.Module, corpus: Corpus, vocabulary: Vocabulary
+) -> Translator:
+    languages = (corpus.source_language, corpus.target_language)
+    return Translator(model, vocabulary, *languages, max_source_tokens=config.max_source_tokens)
+
+
+def _train(
+    config: PipelineConfig,
+    stage: Stage,
+    translator: Translator,
+    observer: BleuObserver,
+    text: ParallelText,
+    training: TrainingConfig,
+) -> TokenizedText:
+    """Train the model of `translator` on `text`; return the targets' tokens."""
+    name, model = stage.folder.name, translator.model
+    folder, budget = stage.folder / "tokens", training.batch_tokens
+    batches = make_batches(config, text, translator.vocabulary, folder, budget, name)
+    _learn_pieces(model, batches)
+    trainer = Trainer(
+        model, batches, observer, training, stage.folder / "training", config.seed, name
+    )
+    model.load_state_dict(trainer.train())
+    model.eval()
+    return batches.targets
+
+
+def _learn_pieces(model: nn.Module, batches: ParallelBatches) -> None:
+    """Tell the untrained `model` which pieces its text has, and which of them follow themselves."""
+    model.embedding.written = batches.written  # type: ignore[union-attr]
+    if isinstance(model, LatentTransformer):
+        model.repeatable.copy_(batches.repeatable(len(model.repeatable)))
+
+
+def _save(stage: Stage, translator: Translator, corpus: Corpus) -> None:
+    """Leave the model folder, by the first process; the others wait for it."""
+    if PartialState().is_main_process:
+        name = stage.folder.name
+        title, about = f"vqnmt {name}: {corpus.name}", f"The {name} of a vqnmt run."
+        card = model_card(title=title, description=about, corpus=corpus_facts(corpus))
+        translator.save_pretrained(stage.folder, card)
+    PartialState().wait_for_everyone()
+
+
+def make_batches(
+    config: PipelineConfig,
+    text: ParallelText,
+    vocabulary: Vocabulary,
+    folder: Path,
+    batch_tokens: int,
+    name: str,
+) -> ParallelBatches:
+    """Tokenise the pairs of `text`, but for those that the filters drop.
+
+    Args:
+        config: Settings of the run: filters, longest pair, seed.
+        text: Training sources and their translations.
+        vocabulary: Of both sides.
+        folder: Gets the tokens; those of the same pairs that are there already are used.
+        batch_tokens: See `plan_batches`.
+        name: Of the model that trains on them, for what is printed.
+
+    Raises:
+        VqnmtError: No pair is left.
+    """
+    fit = config.corpus.pair_filter()
+    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name)
+    tokens = open_tokens(folder)
+    pairs = len(tokens[0])
+    if not pairs:
+        raise VqnmtError(
+            f"{name}: none of {len(text):,} pairs passes the filters corpus.max_words and "
+            "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
+        )
+    limit = config.max_train_tokens
+    batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit)
+    say(
+        f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
+        f"the filters, {pairs - len(batches):,} over {limit} tokens"
+    )
+    return batches

@@ -55,7 +55,7 @@ class Batches(Protocol):
 
 
 class Observer(Protocol):
-    """Measures a model while it is trained; its values go into the metrics."""
+    """What measures a model while it is trained, and leaves it as it was."""
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Return validation metrics of `model`, which is in evaluation mode."""
@@ -63,18 +63,16 @@ class Observer(Protocol):
     def score(self, values: dict[str, Any]) -> float:
         """Return how good a validation with these metrics is, the higher the better."""
 
-    def epoch_end(self, model: nn.Module) -> dict[str, Any]:
-        """Return the metrics of a whole epoch."""
-
 
 class Trainer:
     """Trains one model and leaves checkpoints, metrics and averaged weights in a folder.
 
     Args:
         model: Its `forward(*batch)` returns `Losses`. If it has `set_progress` and
-            `after_optimizer_step`, they are called before and after each optimiser step.
+            `after_optimizer_step`, they are called before and after each optimiser step; if it has
+            `after_validation`, it is called with the metrics of each validation.
         batches: The training data.
-        observer: Validation and epoch statistics.
+        observer: Validation.
         config: How to train.
         folder: Holds `checkpoint-*.pt`, `weights-*.safetensors`, `metrics.jsonl`, events.
         seed: Fixes initial dropout and data order.
@@ -155,7 +153,7 @@ class Trainer:
                     yield row
                 if self.position >= len(plan):
                     self.epoch, self.position = self.epoch + 1, 0
-                    yield self.observer.epoch_end(self.inner) | {"epoch": self.epoch}
+                    yield self._codebook_use() | {"epoch": self.epoch}
                     plan = []
                 if self.step % config.validate_every == 0 or self.step == config.steps:
                     values = self._validate()
@@ -273,10 +271,24 @@ class Trainer:
                 "name another run=..., because this run's settings cannot change"
             )
 
+    def _codebook_use(self) -> dict[str, Any]:
+        """Count the codes used in the epoch, over all processes, and begin the next count."""
+        if not self._quantizers:
+            return {}
+        quantizer = self._quantizers[0]  # before those that it is made of, and before averages
+        statistics = quantizer.epoch_statistics()
+        quantizer.reset_statistics()
+        return {
+            "epoch/used_codes": float(statistics.used_codes),
+            "epoch/perplexity": float(statistics.perplexity),
+            "epoch/code_usage": statistics.usage.tolist(),
+        }
+
     def _validate(self) -> dict[str, Any]:
         self.inner.eval()
         with torch.no_grad():
             values = self.observer.validate(self.inner)
+        call(self.inner, "after_validation", values)
         self.inner.train()
         score = self.observer.score(values)
         if self.best is None or score > self.best[1]:

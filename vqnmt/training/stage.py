@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from accelerate import PartialState
 
@@ -17,6 +18,8 @@ from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text, locked, remove_leftovers
 from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
+
+Settings = TypeVar("Settings")
 
 # Seconds between two writes of the time spent: a kill loses at most this much.
 NOTE_EVERY = 30.0
@@ -181,6 +184,44 @@ class Stage:
             "checksums": self.checksums,
         }
         atomic_write_text(self.path, json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Run(Generic[Settings]):
+    """What all stages of a run need."""
+
+    config: Settings
+    """All settings."""
+    folder: Path
+    """Holds a folder for each stage."""
+    stages: dict[str, Stage] = field(default_factory=dict)
+    """The stages so far, by name."""
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        after: str | None = None,
+        ignored: Collection[str] = (),
+        older: Mapping[str, Any] | None = None,
+    ) -> Stage:
+        """Open a stage whose settings include a digest of all that stands before it.
+
+        Args:
+            name: Of its folder.
+            settings: See `Stage`.
+            after: The stage before it.
+            ignored: See `Stage`.
+            older: See `Stage`.
+        """
+        if after is not None:
+            settings = {**settings, f"digest of {after}": self.stages[after].digest}
+        self.stages[name] = Stage(self.folder / name, settings, ignored, older)
+        return self.stages[name]
+
+    def branch(self, config: Settings, folder: Path) -> "Run[Settings]":
+        """Return a run that shares the stages so far, and puts further ones into `folder`."""
+        return replace(self, config=config, folder=folder, stages=dict(self.stages))
 
 
 @functools.cache
