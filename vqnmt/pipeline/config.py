@@ -54,7 +54,7 @@ class DecodingConfig:
 class EvaluationConfig:
     """What is measured at the end of a run."""
 
-    latency_sentences: int = 200
+    latency_sentences: int = 100
     """Sentences of the first test set that are timed at batch 1; 0 times none."""
     latency_rounds: int = 3
     """Timings of each sentence."""
@@ -111,7 +111,7 @@ class PipelineConfig:
     """How it is trained."""
     beam: int = 4
     """The teacher's beam for distillation."""
-    distill: bool | str = True
+    distill: bool | str = "selected"
     """True: the student trains on the teacher's output; False: on the raw text; `selected`: on
     the output where it is close to the reference, and on the reference elsewhere."""
     selection: float = 70.0
@@ -124,11 +124,18 @@ class PipelineConfig:
     """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
     """The latent student."""
-    autoregressive_student: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    autoregressive_student: AutoregressiveConfig = field(
+        default_factory=lambda: AutoregressiveConfig(encoder_layers=5, decoder_layers=1)
+    )
     """The autoregressive student: many encoder layers, one decoder layer."""
     fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
     """The fertility NAT."""
-    student_training: TrainingConfig = field(default_factory=TrainingConfig)
+    # Larger batches than the teacher's: two cores process a third more positions a second.
+    student_training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=1650, batch_tokens=1536, learning_rate=0.003, validate_every=550
+        )
+    )
     """How the student of any kind is trained."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How the student translates."""
