@@ -202,7 +202,7 @@ def test_help_says_what_each_key_is(compose: Callable, name: str, parts: list[st
         assert re.search(rf"^{re.escape(key)}=.*\n    \S", found, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("name", ["translate", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["translate"])
 def test_help_needs_no_torch(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-X", "importtime", SCRIPTS / f"{name}.py", "--help"],

@@ -87,7 +87,7 @@ class CorpusConfig:
     """The same for the test text."""
 
     min_test_words: int = 4
-    """Sentences that we split off have at least so many source words, or characters of a script
+    """Sentences that we split off have at least this many source words, or characters of a script
     without blanks between words (official sets: as is)."""
 
     max_words: int = 100

@@ -1,4 +1,4 @@
-"""All settings of the image pipeline, as `configs/train_image.yaml` lists them."""
+"""All settings of the image pipeline, and their defaults."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
