@@ -29,7 +29,7 @@ class DecodingConfig:
     beam: int = 1
     """Beam over tokens or codes; 1 is greedy."""
     candidates: int = 1
-    """Translations of each sentence, of which our own teacher chooses the likeliest; 1: no choice."""
+    """Translations of each sentence, from which our teacher chooses the likeliest; 1: no choice."""
     temperature: float | None = None
     """Draws the candidates from p ** (1 / temperature); null: takes the best of a beam search over
     codes, or fertilities drawn at temperature 1."""
@@ -104,7 +104,8 @@ class PipelineConfig:
     """`own` trains our autoregressive Transformer; else the model folder of one (RUN/teacher), or a
     folder or Hub name that transformers loads."""
     teacher_prefix: str = ""
-    """Text before every source of a transformers teacher: T5 needs "translate English to German: "."""
+    """Text before every source of a transformers teacher, such as "translate English to German: "
+    for T5."""
     teacher_model: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """Our own teacher."""
     teacher_training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -112,8 +113,8 @@ class PipelineConfig:
     beam: int = 4
     """The teacher's beam for distillation."""
     distill: bool | str = "selected"
-    """What the student trains on: true, the teacher's output; false, the raw text; `selected`, for a
-    weak teacher, its output where that is close to the reference, and the reference elsewhere."""
+    """What the student trains on: true, the teacher's output; false, the raw text; `selected`, for
+    a weak teacher, its output where that is close to the reference, else the reference."""
     selection: float = 70.0
     """With `selected`: the chrF against the reference, 0 to 100, that counts as close."""
     recombined: int = 0
