@@ -1,6 +1,5 @@
 """The keys of each script: their types, their defaults in the code, and their text for --help."""
 
-import json
 from typing import Any
 
 from vqnmt.settings import field_docs, field_types, to_flat, to_mapping
@@ -53,18 +52,13 @@ def help_text(name: str, values: dict[str, Any]) -> str:
         name: Of the configuration.
         values: Those of the configuration as composed.
     """
+    from vqnmt.training.stage import as_text
+
     flat = to_flat(values)
     docs = {key: text for key, text in OWN.items() if key in flat}
     for path, kind in _kinds(name).items():
         docs |= {path: OWN[path]} if path else {}
         docs |= field_docs(kind, path)
     # A group of keys stands above its own.
-    entries = ((f"{k}={_typed(flat[k])}" if k in flat else f"\n{k}.*", docs[k]) for k in docs)
+    entries = ((f"{k}={as_text(flat[k])}" if k in flat else f"\n{k}.*", docs[k]) for k in docs)
     return "\n".join(f"{key}\n    {text}" for key, text in entries)
-
-
-def _typed(value: Any) -> str:
-    """Return a value as a user would type it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
