@@ -95,11 +95,13 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
         VqnmtError: A key or a choice is unknown, or an override cannot be read.
     """
     # Not for every script: an exported model is translated from without them.
+    import defaults
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
     from overrides import CONFIGS, for_hydra, sentence
 
     words = for_hydra(name, overrides)
+    defaults.register(name)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, words)
@@ -108,8 +110,8 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     except Exception as error:
         if not overrides:
             raise
-        defaults = functools.partial(load_config, name, [])
-        raise VqnmtError(sentence(error, name, overrides, defaults)) from error
+        known = functools.partial(load_config, name, [])
+        raise VqnmtError(sentence(error, overrides, known)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -121,7 +123,7 @@ def run(
 
     Args:
         main: The script.
-        config: With `--help`, print this composed configuration below the script's docstring.
+        config: With `--help`, print the keys of this configuration below the script's docstring.
         interrupted: What to say after Ctrl-C.
     """
     global _running
@@ -129,10 +131,10 @@ def run(
     _running = True
     try:
         if config is not None and {"-h", "--help"} & set(arguments):
-            from omegaconf import OmegaConf
+            import defaults
 
             print(sys.modules["__main__"].__doc__)
-            print(OmegaConf.to_yaml(OmegaConf.create(load_config(config, []))))
+            print(defaults.help_text(config, load_config(config, [])))
         else:
             main(arguments)
         sys.stdout.flush()

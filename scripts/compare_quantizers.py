@@ -3,7 +3,7 @@
     python scripts/compare_quantizers.py [run=runs/multi30k-en-de corpus=multi30k] [key=value ...]
 
 Uses the corpus, teacher and distilled text of a run that train_nmt.py has made with the same keys,
-and its student's encoder outputs. What is done is skipped. Keys: configs/compare_quantizers.yaml.
+and its student's encoder outputs. What is done is skipped.
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ python scripts/evaluate.py --model DIR --corpus multi30k [--set test_2016_flickr
 import argparse
 import tempfile
 
-from command_line import PLACE, READER, SWITCH, WIDTH, Options, load_config, run
+from command_line import PLACE, READER, SWITCH, WIDTH, Options, run
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
@@ -16,7 +16,6 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.scores import score
 from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
-from vqnmt.settings import from_mapping
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.loading import load_translator
 
@@ -64,12 +63,11 @@ def _file_text(options: argparse.Namespace) -> ParallelText:
 
 
 def _corpus_text(options: argparse.Namespace, translator: BatchTranslator) -> ParallelText:
-    values = load_config("train_nmt", [f"corpus={options.corpus}"])["corpus"]
-    values |= {
-        "source_language": translator.source_language,
-        "target_language": translator.target_language,
-    }
-    config = from_mapping(CorpusConfig, values, "corpus")
+    config = CorpusConfig(
+        name=options.corpus,
+        source_language=translator.source_language,
+        target_language=translator.target_language,
+    )
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare_corpus(config, folder)
     sets = {**corpus.test, "valid": corpus.valid}

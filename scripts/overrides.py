@@ -1,7 +1,6 @@
 """The words of a command, key=value, for Hydra: text is taken as it was typed."""
 
 import difflib
-import functools
 import os
 import re
 import typing
@@ -9,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from defaults import types
+
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import field_types, to_flat
+from vqnmt.settings import to_flat
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Keys that choose one of its files.
@@ -27,8 +28,7 @@ _PATHS = re.compile(
 def for_hydra(name: str, words: Sequence[str]) -> list[str]:
     """Quote text values: Hydra's grammar has no accents, blanks or brackets, and 1_0 is a number.
 
-    Interpolations (`${...}`) in text work as ever. A key of the settings that the configuration
-    files do not mention needs no `+`.
+    Interpolations (`${...}`) in text work as ever.
 
     Args:
         name: Of the configuration.
@@ -40,7 +40,7 @@ def for_hydra(name: str, words: Sequence[str]) -> list[str]:
     for word in words:
         _check(word)
     keys = {word.partition("=")[0].lstrip("+") for word in words}
-    fields = _fields(name) if keys - GROUPS else {}
+    fields = types(name) if keys - GROUPS else {}
     return [_rewritten(word, fields) for word in words]
 
 
@@ -54,8 +54,6 @@ def _rewritten(word: str, fields: dict[str, Any]) -> str:
     else:
         hint = fields.get(plain)
         is_text = set(typing.get_args(hint) or (hint,)) - {type(None)} == {str}
-        if plain == key and hint and equals:  # also where only the code has its default
-            key = f"++{key}"
     if is_text and value and not _OWN.fullmatch(value):
         if _PATHS.fullmatch(plain):
             value = os.path.expanduser(value)
@@ -82,32 +80,17 @@ def _check(word: str) -> None:
         ) from None
 
 
-@functools.cache
-def _fields(name: str) -> dict[str, Any]:
-    """Return every key that the settings of a configuration may have, and its type."""
-    if "image" in name:
-        from vqnmt.images.config import ImagePipelineConfig
-
-        return field_types(ImagePipelineConfig)
-    from vqnmt.pipeline import PipelineConfig
-
-    return field_types(PipelineConfig)
-
-
-def sentence(
-    error: Exception, name: str, words: Sequence[str], defaults: Callable[[], dict[str, Any]]
-) -> str:
+def sentence(error: Exception, words: Sequence[str], defaults: Callable[[], dict[str, Any]]) -> str:
     """Say in one sentence what Hydra or OmegaConf has found, without their names and hints.
 
     Args:
         error: What was raised.
-        name: Of the configuration.
         words: Those of the command.
         defaults: Composes the configuration without them.
     """
     message = str(error)
     if match := re.search(r"Could not override '([^']+)'", message):
-        keys = sorted({*to_flat(defaults()), *_fields(name)})
+        keys = sorted(to_flat(defaults()))
         last = match[1].rpartition(".")[2]
         near = difflib.get_close_matches(match[1], keys, n=1)
         near = [key for key in keys if key.rpartition(".")[2] == last] or near

@@ -4,7 +4,7 @@
     python scripts/reproduce_translation.py ablation=codebook_size [key=value ...]
 
 Uses the corpus, teacher and distilled text of a run that train_nmt.py has made with the same keys,
-or makes them. What is done is skipped. Keys: configs/reproduce_translation.yaml.
+or makes them. What is done is skipped.
 """
 
 from pathlib import Path

@@ -2,7 +2,8 @@
 
     python scripts/train_image.py [system=vqvae_em] [budget=cpu] [data=cifar10] [key=value ...]
 
-Starting the same command again resumes. Keys and their comments: configs/train_image.yaml.
+Starting the same command again resumes. The choices of data, budget and system are the files of
+configs/.
 """
 
 from command_line import deciding, load_config, run

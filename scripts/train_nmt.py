@@ -2,7 +2,8 @@
 
     python scripts/train_nmt.py [corpus=multi30k] [quantizer=soft_em] [key=value ...]
 
-Starting the same command again resumes. Keys and their comments: configs/train_nmt.yaml.
+Starting the same command again resumes. The choices of corpus, quantizer, model, training and
+experiment are the files of configs/.
 """
 
 from command_line import deciding, load_config, run

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import from_mapping, to_flat
+from vqnmt.settings import field_docs, from_mapping, to_flat, to_mapping
 
 
 @dataclass(kw_only=True)
@@ -91,6 +91,49 @@ def test_errors_of_a_dataclass_say_where_it_stands(message: str, expected: str) 
     with pytest.raises(VqnmtError) as caught:
         from_mapping(Kind, {}, "outer.inner")
     assert str(caught.value) == expected
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where a group of settings has defaults of its own."""
+
+    inner: Inner = field(default_factory=lambda: Inner(rate=2.0, size=3))
+    count: int = 1
+
+
+def test_a_group_keeps_the_defaults_of_its_place() -> None:
+    assert from_mapping(Place, {"inner": {"rate": 4}}).inner == Inner(rate=4.0, size=3)
+    assert from_mapping(Place, {}).inner == Place().inner
+    assert to_mapping(Place) == {"inner": {"rate": 2.0, "size": 3}, "count": 1}
+    assert to_mapping(Place(count=5)) == to_mapping(Place) | {"count": 5}
+    assert to_mapping(Outer)["words"] == [] and "name" not in to_mapping(Outer)
+
+
+def test_the_sentence_below_each_field() -> None:
+    with pytest.raises(KeyError, match="inner"):
+        field_docs(Place)  # every setting must have one
+    assert field_docs(Described, "a") == {
+        "a.here": "The first sentence, e.g. this one of two lines.",
+        "a.count": "How many.",
+    }
+    assert field_docs(Changed)["count"] == "How many." and field_docs(Changed)["here"] == "Other."
+
+
+@dataclass(kw_only=True)
+class Described:
+    here: int = 0
+    """The first sentence, e.g. this one
+    of two lines. Not the second one."""
+    count: int = 1
+    """How many."""
+    hidden: int = field(init=False, default=1)
+
+
+@dataclass(kw_only=True)
+class Changed(Described):
+    count: int = 2
+    here: int = 1
+    """Other."""
 
 
 def test_flat() -> None:

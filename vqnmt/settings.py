@@ -1,8 +1,12 @@
 """From plain mappings (YAML, JSON) to the typed, self-checking settings, and back."""
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -17,13 +21,19 @@ NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
 reports, or where a file of known content stands. What has been made with another value is used."""
 
 
-def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "") -> SettingsT:
+def from_mapping(
+    kind: type[SettingsT],
+    values: Mapping[str, Any],
+    path: str = "",
+    default: SettingsT | None = None,
+) -> SettingsT:
     """Build the dataclass `kind` from `values`, nested dataclasses included.
 
     Args:
         kind: A dataclass; a field without default must be given.
         values: Its fields by name.
         path: The key of `values`, for errors.
+        default: Has the fields that `values` lacks; None: the defaults of `kind`.
 
     Raises:
         VqnmtError: A key is unknown or missing, or a value has the wrong type or is out of
@@ -41,9 +51,10 @@ def from_mapping(kind: type[SettingsT], values: Mapping[str, Any], path: str = "
     arguments = {}
     for f in fields:
         key = _join(path, f.name)
+        arguments[f.name] = _default(f) if default is None else getattr(default, f.name)
         if f.name in values:
-            arguments[f.name] = _convert(hints[f.name], values[f.name], key)
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            arguments[f.name] = _convert(hints[f.name], values[f.name], key, arguments[f.name])
+        elif arguments[f.name] is dataclasses.MISSING:
             raise VqnmtError(f"{key} is missing: give it a value")
     try:
         return kind(**arguments)
@@ -81,13 +92,18 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _convert(hint: Any, value: Any, key: str) -> Any:
+def _default(f: dataclasses.Field[Any]) -> Any:
+    """Return the default of a field, or MISSING."""
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def _convert(hint: Any, value: Any, key: str, default: Any = None) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise VqnmtError(f"{key} is {value!r:.80}: it must be a group of keys")
-        return from_mapping(hint, value, key)
+        return from_mapping(hint, value, key, default if isinstance(default, hint) else None)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
@@ -131,6 +147,16 @@ def undecided(settings: Any, path: str = "") -> list[str]:
     return keys
 
 
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Return what `from_mapping` takes: the values of settings, or the defaults of a class."""
+    values = {}
+    for f in dataclasses.fields(settings):
+        value = _default(f) if isinstance(settings, type) else getattr(settings, f.name)
+        if f.init and value is not dataclasses.MISSING:
+            values[f.name] = to_mapping(value) if dataclasses.is_dataclass(value) else value
+    return values
+
+
 def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Flatten nested mappings to one level with dotted keys."""
     flat: dict[str, Any] = {}
@@ -154,4 +180,30 @@ def field_types(kind: type, path: str = "") -> dict[str, Any]:
             found |= field_types(hints[f.name], key)
         else:
             found[key] = hints[f.name]
+    return found
+
+
+def field_docs(kind: type, path: str = "") -> dict[str, str]:
+    """Return the first sentence below each field of a dataclass by its dotted key.
+
+    A nested dataclass's own fields follow it. A subclass may leave out what its base says.
+    """
+    hints = typing.get_type_hints(kind)
+    texts = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(body, ast.ClassDef)
+        for node, below in itertools.pairwise(body.body):
+            match node, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    texts[name] = re.split(r"(?<=\.)\s+(?=[A-Z`])", inspect.cleandoc(text))[0]
+    found: dict[str, str] = {}
+    for f in dataclasses.fields(kind):
+        if f.init:
+            found[_join(path, f.name)] = " ".join(texts[f.name].split())
+            if dataclasses.is_dataclass(hints[f.name]):
+                found |= field_docs(hints[f.name], _join(path, f.name))
     return found

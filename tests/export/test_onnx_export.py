@@ -57,6 +57,7 @@ def build(
     torch.manual_seed(seed)
     bottleneck = {"codebook_size": 8, "initialisation": "normal"} | (quantizer or {})
     defaults = {"transformer": SIZE, "encoder_layers": 1, "decoder_layers": 2, "compression": 3}
+    defaults["residual_convolutions"] = 3
     config = LatentConfig(quantizer=QuantizerConfig(**bottleneck), **(defaults | settings))
     model = LatentTransformer(config, VOCABULARY).eval()
     for parameter in model.parameters():

@@ -68,7 +68,9 @@ def settings(folder: Path, run: Path, kind: str = "vqvae", **further) -> ImagePi
             "kind": kind,
             "autoencoder": {"width": 8, "blocks": 1, "pixel_width": 8, "mixtures": 2},
             "latent_dim": 4,
-            "quantizer": {"name": "soft_em", "samples": 3, "codebook_size": 8, "decay": 0.9},
+            "codes": 1,
+            "quantizer": {"name": "soft_em", "samples": 3, "codebook_size": 8, "decay": 0.9}
+            | {"temperature": 1.0},
             "prior": prior | {"layers": 1, "dropout": 0.0},
         },
         "model_training": training,

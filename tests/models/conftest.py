@@ -53,6 +53,8 @@ def make_latent(size) -> Callable[..., LatentTransformer]:
             "decoder_layers": 1,
             "compression": 1,
             "continuous_start": 0.0,
+            "code_noise": 0.0,
+            "residual_convolutions": 3,
         }
         if settings.get("output") == "cross_entropy":
             defaults["upsampling"] = 1

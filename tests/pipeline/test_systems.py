@@ -88,13 +88,13 @@ def test_all_systems_are_timed_alike(teacher) -> None:
         ({"decoding": DecodingConfig(language_model=False)}, "vq_ctc_kd_nc3"),
         ({"student_model": POSITIONS}, "vq_kd_nc3"),
         ({"student": "fertility"}, "nat_kd"),
-        ({"student": "autoregressive"}, "ar_3_3_kd"),
+        ({"student": "autoregressive"}, "ar_5_1_kd"),
         ({"student": "teacher"}, "ar_greedy"),
         ({"student": "teacher", "decoding": DecodingConfig(beam=4)}, "ar_beam4"),
     ],
 )
 def test_names(settings, name) -> None:
-    assert system_name(PipelineConfig(run="run", **settings)) == name
+    assert system_name(PipelineConfig(run="run", **({"distill": True} | settings))) == name
 
 
 def test_what_systems_share_must_not_differ() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.fuzzing import fuzz
 from vqnmt.errors import VqnmtError
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.settings import field_types, from_mapping
+from vqnmt.settings import field_types, from_mapping, to_flat
 from vqnmt.training.process import Interruption
 
 ROOT = Path(__file__).parent.parent.parent
@@ -186,7 +186,26 @@ def test_update_tables_does_not_guess(script: Callable) -> None:
     assert outcome.status == 2 and "--chekc" in outcome.err
 
 
-@pytest.mark.parametrize("name", ["translate", "train_nmt", "train_image", "distill"])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        (
+            "compare_quantizers",
+            ['students=["ema", "soft_em",', "collapse.*\n    Codebooks"],
+        ),
+        ("train_image", ["run=runs/images/cifar10-vqvae_em-cpu\n", "data.max_valid=1000\n    Val"]),
+        ("train_nmt", ["seed=1\n    Fixes initial", "student_training.steps=1650\n    Optimiser"]),
+    ],
+)
+def test_help_says_what_each_key_is(compose: Callable, name: str, parts: list[str]) -> None:
+    values = compose(name=name)
+    found = importlib.import_module("defaults").help_text(name, values)
+    assert all(part in found for part in parts), found
+    for key in to_flat(values):
+        assert re.search(rf"^{re.escape(key)}=.*\n    \S", found, re.MULTILINE), key
+
+
+@pytest.mark.parametrize("name", ["translate"])
 def test_help_needs_no_torch(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-X", "importtime", SCRIPTS / f"{name}.py", "--help"],

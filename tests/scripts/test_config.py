@@ -4,12 +4,15 @@ import dataclasses
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vqnmt.errors import VqnmtError
+from vqnmt.experiments.collapse import CollapseConfig
+from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.settings import from_mapping, to_flat
+from vqnmt.settings import field_types, from_mapping, to_flat, to_mapping
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
@@ -21,14 +24,19 @@ CHOICES = sorted(
     for path in CONFIGS.glob("*/*.yaml")
     if path.parent.name not in OTHERS
 )
+IMAGE_SCRIPTS = ("train_image", "reproduce_image")
 # Where there is no default: the corpus of the user's own files.
 NEEDED = {"corpus=files": ["corpus.train.tsv=text.tsv"]}
 
 
 @pytest.fixture
-def compose(monkeypatch: pytest.MonkeyPatch):
+def load_config(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    load_config = importlib.import_module("command_line").load_config
+    return importlib.import_module("command_line").load_config
+
+
+@pytest.fixture
+def compose(load_config):
     return lambda *overrides: load_config("train_nmt", list(overrides))
 
 
@@ -80,33 +88,42 @@ def test_choices_combine(compose) -> None:
     assert config.records is None and config.seed == 7
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_key_can_be_set_on_the_command_line(compose, choice: str) -> None:
+    values = compose(choice)
+    assert set(to_flat(values)) == set(field_types(PipelineConfig))
+
+
+# What the files of the scripts other than train_nmt.py and train_image.py set otherwise.
+DIFFERENCES = {
+    "compare_quantizers": {
+        "distill": True,
+        **{f"student_training.{k}": v for k, v in (("steps", 800), ("batch_tokens", 768))},
+        **{f"student_training.{k}": v for k, v in (("learning_rate", 0.002), ("keep", 1))},
+        "student_training.validate_every": 800,
+    },
+    "reproduce_translation": {"evaluation.throughput_batches": [8, 32]},
+}
+OWN = ("students", "systems", "main", "seeds", "collapse")
+
+
 @pytest.mark.parametrize(
-    ("model", "training"),
-    [("tiny", "short"), ("small", "long"), ("medium", "gpu"), ("base", "long")],
+    "name", ["train_nmt", "compare_quantizers", "reproduce_translation", *IMAGE_SCRIPTS]
 )
-def test_every_key_can_be_set_on_the_command_line(compose, model: str, training: str) -> None:
-    values = compose(f"model={model}", f"training={training}", "quantizer=soft_em")
-    missing = to_flat(dataclasses.asdict(from_mapping(PipelineConfig, values))).keys() - (
-        to_flat(values).keys()
-    )
-    # Fine settings of two groups, which have their defaults in the code.
-    further = ("corpus.", "student_model.quantizer.")
-    assert sorted(key for key in missing if not key.startswith(further)) == []
-
-
-@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
-def test_every_key_has_a_comment(file: Path) -> None:
-    """Above it or at its first mention in the file; groups are explained by their keys."""
-    above = ""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        key = re.match(r" *([a-z_0-9]+):(.*)", line)
-        explained = above.lstrip().startswith("#") or file.stem == "long"
-        if key and file.parent.name in ("quantizer", "model") and not explained:
-            plain = {"name", "encoder_layers", "decoder_layers", "label_smoothing", "transformer"}
-            groups = {"teacher_model", "student_model", "defaults", "codebook_size"}
-            overridden = {"decay", "distance_scale", "initialisation", "restart_threshold"}
-            assert key[1] in plain | groups | overridden, f"{key[1]} has no comment"
-        above = line
+def test_the_defaults_are_those_of_the_code(load_config, name: str) -> None:
+    values = load_config(name, [])
+    own = {key: values.pop(key) for key in OWN if key in values}
+    if name in IMAGE_SCRIPTS:
+        run = "runs/images/cifar10-vqvae_em-cpu"
+        code: Any = ImagePipelineConfig(run=run, system="vqvae_em", budget="cpu")
+    else:
+        code = PipelineConfig(run="runs/homeassistant-en-de")
+    expected = to_flat(to_mapping(code)) | DIFFERENCES.get(name, {})
+    assert {k: repr(v) for k, v in to_flat(values).items()} == {
+        k: repr(v) for k, v in expected.items()
+    }
+    if "collapse" in own:
+        assert own["collapse"] == to_mapping(CollapseConfig)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def tiny_model(kind: str) -> nn.Module:
             encoder_layers=1,
             decoder_layers=1,
             compression=1,
+            residual_convolutions=3,
             word_dropout=0.1,
             code_noise=0.2,
             continuous_start=0.2,
@@ -128,6 +129,7 @@ def train_exact(kind: str, folder: Path) -> Trainer:
         precision="fp32",
         log_every=1,
         validate_every=25,
+        average=5,
     )
     batches = TinyBatches(80)
     trainer = Trainer(exact_model(kind), batches, Quiet(), config, folder, 3, "tiny")
@@ -157,6 +159,8 @@ def exact_model(kind: str) -> nn.Module:
             encoder_layers=1,
             decoder_layers=1,
             compression=1,
+            residual_convolutions=3,
+            code_noise=0.0,
             continuous_start=0.1,
         ),
         12,
@@ -231,6 +235,7 @@ def make_trainer(tmp_path) -> Callable[..., Trainer]:
             "precision": "fp32",
             "log_every": 1,
             "validate_every": 3,
+            "average": 5,
         }
         return Trainer(
             tiny_model(model) if isinstance(model, str) else model,

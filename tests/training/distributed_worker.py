@@ -26,7 +26,7 @@ from vqnmt.models import LatentTransformer
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 
-SETTINGS = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1}
+SETTINGS = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1, "average": 5}
 
 
 def main(kind: str, folder: Path, signalled: int) -> int:

@@ -106,7 +106,11 @@ def image_model(name: str, size: int = 32) -> nn.Module:
         codes=2,
         quantizer=quantizer_config(name if name in QUANTIZERS else "ema"),
         prior=PriorConfig(
-            name="transformer" if transformer else "pixelcnn", width=32, layers=1, joint=True
+            name="transformer" if transformer else "pixelcnn",
+            width=32,
+            layers=1,
+            joint=True,
+            dropout=0.1,
         ),
     )
     return build_image_model(config, size)

@@ -83,6 +83,7 @@ def untrained(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Transla
     further: dict[str, Any] = {}
     if request.param == "latent":
         further["quantizer"] = QuantizerConfig(codebook_size=16, initialisation="normal")
+        further["residual_convolutions"] = 3
     model = architecture(
         config(transformer=SIZE, encoder_layers=1, decoder_layers=1, **further), len(vocabulary)
     )

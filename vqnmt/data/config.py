@@ -87,7 +87,7 @@ class CorpusConfig:
     """The same for the test text."""
 
     min_test_words: int = 4
-    """Sentences that we split off have at least so many source words, or characters of a script
+    """Sentences that we split off have at least this many source words, or characters of a script
     without blanks between words (official sets: as is)."""
 
     max_words: int = 100
@@ -154,8 +154,9 @@ class CorpusConfig:
     def _check_files(self) -> None:
         given = [key for key in ("train", "valid", "test") if getattr(self, key).pieces(key)]
         if self.name != "files" and given:
+            first = next(key for key, file in asdict(getattr(self, given[0])).items() if file)
             raise VqnmtError(
-                f"corpus.{given[0]} is set, but corpus.name is {self.name!r}: "
+                f"corpus.{given[0]}.{first} is set, but corpus.name is {self.name!r}: "
                 "use corpus=files for your own text"
             )
         if self.name != "files" and self.max_line_bytes != MOST_BYTES:

@@ -47,7 +47,7 @@ _THREADED = 1000
 class VocabularyConfig:
     """Size and kind of the vocabulary; validates itself."""
 
-    size: int = 4000
+    size: int = 2000
     """Pieces, with the 4 special ones and the 256 bytes."""
 
     model_type: str = "unigram"

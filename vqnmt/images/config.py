@@ -1,4 +1,4 @@
-"""All settings of the image pipeline, as `configs/train_image.yaml` lists them."""
+"""All settings of the image pipeline, and their defaults."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from vqnmt.errors import VqnmtError
 from vqnmt.images.data import ImageDataConfig
 from vqnmt.images.models import ImageModelConfig
-from vqnmt.settings import check_seed
+from vqnmt.settings import NO_NUMBER, check_seed
 from vqnmt.training.config import TrainingConfig
 
 # Images of a batch or a picture, draws of an estimate: more would not end, or fit no memory.
@@ -18,14 +18,17 @@ class ImageTrainingConfig(TrainingConfig):
     """How long and how an image model, or its prior, is trained."""
 
     batch_tokens: int = field(init=False, default=1)  # batches are counted in images
-    batch_images: int = 128
+    steps: int = 8000
+    learning_rate: float = 0.004
+    beta2: float = 0.99
+    validate_every: int = 4000
+    keep: int = field(default=1, metadata=NO_NUMBER)
+    batch_images: int = 16
     """Images in a batch; the processes share it out."""
-    ema: float = 0.0
+    ema: float = 0.99
     """Decay of the moving average of the weights that is evaluated and kept; 0: none."""
     flip: bool = True
     """Whether half of the training images, drawn anew each epoch, are mirrored."""
-    average: int = 1
-    """The trained model is the mean of this many last snapshots."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -47,11 +50,11 @@ class ImageTrainingConfig(TrainingConfig):
 class ImageEvaluationConfig:
     """What is measured and drawn at the end of a run."""
 
-    batch_images: int = 250
+    batch_images: int = 100
     """Images that are evaluated at a time."""
     importance_samples: int = 0
     """Draws of the importance-weighted estimate of a Gaussian VAE; 0: none."""
-    reconstructions: int = 16
+    reconstructions: int = 32
     """Test images drawn beside their reconstructions."""
     samples: int = 16
     """Images drawn from the model; 0: none. A sample of an autoregressive model takes as many
@@ -86,13 +89,15 @@ class ImagePipelineConfig:
     """The budget's name in records and reports."""
     seed: int = 1
     """Fixes initial weights, dropout, data order, mirroring and the codes drawn."""
-    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    data: ImageDataConfig = field(default_factory=lambda: ImageDataConfig(max_valid=1000))
     """Which images."""
     model: ImageModelConfig = field(default_factory=ImageModelConfig)
     """The model."""
     model_training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
     """How it is trained."""
-    prior_training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
+    prior_training: ImageTrainingConfig = field(
+        default_factory=lambda: ImageTrainingConfig(steps=3000, validate_every=3000)
+    )
     """How the prior is trained on the finished model's codes, where it is not trained along."""
     evaluation: ImageEvaluationConfig = field(default_factory=ImageEvaluationConfig)
     """What is measured."""

@@ -19,9 +19,9 @@ from vqnmt.layers.basic import Dropout, stack
 class TransformerConfig:
     """The size of a stack of Transformer layers."""
 
-    dim: int = 256
+    dim: int = 128
     """Model width d."""
-    feedforward: int = 1024
+    feedforward: int = 512
     """Width of the feed-forward layer."""
     heads: int = 4
     """Attention heads; divides `dim`."""

@@ -36,7 +36,9 @@ class LatentConfig:
 
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of all stacks."""
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quantizer: QuantizerConfig = field(
+        default_factory=lambda: QuantizerConfig(codebook_size=64, decay=0.99)
+    )
     """The bottleneck."""
     encoder_layers: int = 3
     """Layers of the source encoder."""
@@ -46,7 +48,7 @@ class LatentConfig:
     """Layers of the parallel output decoder."""
     compression: int = 3
     """n_c: a code stands for 2^n_c target tokens."""
-    residual_convolutions: int = 3
+    residual_convolutions: int = 1
     """Convolutions in each residual block of compressor and decompressor."""
     output: str = "ctc"
     """`ctc`, or `cross_entropy` at fixed positions as in Roy et al. 2018."""
@@ -61,9 +63,9 @@ class LatentConfig:
     copy of Gu et al. 2018), which gives attention a place to start from."""
     word_dropout: float = 0.0
     """Probability that the compressor reads an unknown word instead of a target token."""
-    code_noise: float = 0.0
+    code_noise: float = 0.1
     """Probability that the decoder trains on the predictor's own choice instead of a code."""
-    continuous_start: float = 0.15
+    continuous_start: float = 0.1
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
     to one point; codes that start from latents in use stay apart."""

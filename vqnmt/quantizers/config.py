@@ -40,7 +40,8 @@ class QuantizerConfig:
     """Weight of the commitment loss (not `gumbel_softmax`, `semhash`, `fsq`)."""
 
     decay: float = 0.999
-    """lambda of the moving averages, per optimiser step (`hard_em`, `gradient`: of the usage)."""
+    """lambda of the moving averages, per optimiser step (`hard_em`, `gradient`: of the usage);
+    0.99 suits short trainings."""
 
     epsilon: float = 1e-5
     """Laplace smoothing of the EMA counts; 0 = none (`ema`, `soft_em`)."""

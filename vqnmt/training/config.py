@@ -13,18 +13,18 @@ _MOST_BATCH_TOKENS = 1 << 24
 class TrainingConfig:
     """How long and how a model is trained; every number of steps counts optimiser steps."""
 
-    steps: int = 1000
+    steps: int = 1500
     """Optimiser steps in all."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     """Positions on the longer side of a batch, padding included; the processes share it out, so
     that their number does not change it."""
     accumulation: int = 1
     """Batches whose gradients are averaged, by target tokens, for each optimiser step."""
     optimizer: str = "muon"
     """`muon` (linear layers and 2-d convolutions; AdamW for all else), or `adamw` for all."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.002
     """Peak learning rate; the two optimisers are on one scale."""
-    warmup: int = 100
+    warmup: int = 200
     """Steps of linear warm-up."""
     schedule: str = "cosine"
     """After warm-up: `cosine` to zero at the last step, or `inverse_sqrt`."""
@@ -35,18 +35,19 @@ class TrainingConfig:
     clip_norm: float = 1.0
     """Largest gradient norm."""
     skip_factor: float = 100.0
-    """A step whose gradient is not finite, or over so many times the average norm of the steps
-    before, is left out."""
+    """A step is skipped if its gradient is not finite, or over this many times the average norm of
+    the steps before."""
     skip_limit: int = field(default=20, metadata=NO_NUMBER)
-    """So many steps left out in a row end the training."""
+    """The training aborts after this many consecutive skipped steps."""
     precision: str = "auto"
-    """`fp32`, `bf16`, or `auto`: bf16 where the processor has matrix units for it."""
-    log_every: int = field(default=25, metadata=NO_NUMBER)
+    """`fp32`, `bf16`, or `auto`: bf16 on GPUs and on CPUs with bf16 matrix units."""
+    log_every: int = field(default=50, metadata=NO_NUMBER)
     """Steps between two rows of metrics.jsonl."""
-    validate_every: int = 200
+    validate_every: int = 500
     """Steps between two validations; each also saves a checkpoint and a snapshot of weights."""
-    average: int = 5
-    """The trained model is the mean of the last so many snapshots."""
+    average: int = 1
+    """The trained model is the mean of this many last snapshots; a cosine to zero needs only
+    one."""
     keep: int = field(default=2, metadata=NO_NUMBER)
     """Checkpoints kept to resume from; that of the best validation stays beside them."""
 

@@ -42,7 +42,7 @@ def make_model() -> Callable[..., ImageModel]:
                 name=quantizer, codebook_size=codebook_size, decay=0.9, initialisation="normal"
             ),
             prior=PriorConfig(name=prior, width=8, layers=2, heads=2, joint=joint, dropout=0.0),
-            **{"latent_dim": 4, **further},  # type: ignore[arg-type]
+            **{"latent_dim": 4, "codes": 1, **further},  # type: ignore[arg-type]
         )
         return build_image_model(config, size)
 

@@ -15,7 +15,7 @@ _WIDEST, _DEEPEST = 8192, 1000
 class AutoencoderConfig:
     """The convolutional encoder and decoder between pixels and a grid of latents."""
 
-    width: int = 64
+    width: int = 48
     """Channels of the feature maps on the grid of latents."""
     blocks: int = 2
     """Residual blocks of the encoder, and as many of the decoder (of each of its four passes,
@@ -52,13 +52,13 @@ class PriorConfig:
 
     name: str = "pixelcnn"
     """`uniform` (log K a code), `pixelcnn` (gated convolutions) or `transformer`."""
-    width: int = 64
+    width: int = 32
     """Channels, or model width."""
-    layers: int = 4
+    layers: int = 3
     """Gated layers, or layers of the Transformer."""
     heads: int = 4
     """Attention heads (`transformer`)."""
-    dropout: float = 0.1
+    dropout: float = 0.0
     """Dropout in every layer."""
     joint: bool = False
     """Whether the prior is trained along with the autoencoder (van den Oord et al. 2017 leave that
@@ -94,9 +94,13 @@ class ImageModelConfig:
     """Encoder and decoder (not `pixels`)."""
     latent_dim: int = 16
     """Size of a code vector (`vqvae`) or a position (`vae`); integers a position (`integers`)."""
-    codes: int = 1
+    codes: int = 2
     """Codes at each position of the grid, all from one codebook (`vqvae`)."""
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quantizer: QuantizerConfig = field(
+        default_factory=lambda: QuantizerConfig(
+            name="soft_em", decay=0.99, samples=5, temperature=0.2
+        )
+    )
     """The codebook (`vqvae`)."""
     levels: int = 31
     """Values of an integer (`integers`)."""
