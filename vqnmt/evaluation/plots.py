@@ -153,12 +153,15 @@ def plot_code_usage(
         save_figure(figure, path)
 
 
-def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str) -> None:
+def plot_code_usages(
+    usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str, title: str | None = None
+) -> None:
     """Draw the use of the codes over training, as `plot_code_usage`, for several systems.
 
     Args:
-        usages: From a system's name to its usage (T, K) and its steps (T,).
-        path: The PNG file to write.
+        usages: From a system's name to its usage (T, K) and its steps (T,); two panels a row.
+        path: The PNG file to write; the SVG is written beside it.
+        title: Printed above all panels.
 
     Raises:
         ValueError: There is no system, or shapes do not fit.
@@ -180,6 +183,8 @@ def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: 
                 f"{name}: {used:,.0f} of {usage.shape[1]:,} used, perplexity {perplexity:,.0f}",
                 fontsize=9,
             )
+        if title is not None:
+            figure.suptitle(title, fontsize=10)
         figure.supxlabel("code, from the most to the least used", fontsize=10)
         figure.supylabel("training step", fontsize=10)
         bar = figure.colorbar(
