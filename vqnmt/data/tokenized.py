@@ -67,7 +67,7 @@ def tokenize_pairs(
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
 
-    Nothing is done where the folder holds just these pairs already. All processes call this, of all
+    Nothing is done if the folder holds exactly these pairs already. All processes call this, of all
     machines, which see the same folder; the first of each machine works. What is held of the pairs
     is a shard, and 16 bytes a pair.
 
@@ -174,7 +174,7 @@ def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
     offsets = np.load(folder / f"{side}.offsets.npy", mmap_mode="r")
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         raise ValueError(f"{side}.offsets.npy holds no offsets")
-    offsets = np.array(offsets)  # beside its file no more
+    offsets = np.array(offsets)  # a copy: the file is closed
     size = (folder / f"{side}.tokens").stat().st_size
     ends = [0, size // np.dtype(kind).itemsize]
     if offsets[[0, -1]].tolist() != ends or (np.diff(offsets) < 0).any():

@@ -1,8 +1,8 @@
-"""A trigram model of the text that a student writes, for the choice among likely readings.
+"""A trigram model of the target text, which helps to choose among likely readings. No PyTorch.
 
 Interpolated Kneser-Ney smoothing with one discount an order (Ney et al. 1994; Chen and Goodman
-1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays searched by bisection,
-so that a model loads at once and takes 12 bytes a trigram.
+1999, equations 24 to 27). The trigrams are sorted arrays searched by bisection, so that a model
+loads at once and takes 12 bytes a trigram.
 """
 
 import math
@@ -25,14 +25,14 @@ Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 LANGUAGE_MODEL = "language_model.npz"
-"""In the folder of a latent model with CTC output, which reads with it."""
-# Bytes of an array that are looked at together.
+"""File in the folder of a latent model with CTC output."""
+# Bytes of an array that are read and checked at a time.
 _CHUNK = 1 << 20
 # A log-probability of 0 may be rounded to a little more.
 _ROUNDED = 1e-5
-# Trigrams seen more rarely are left to the bigrams: most are, and say little.
+# Rarer trigrams are left to the bigrams: most trigrams are rare and add little.
 _LEAST = 2
-# Answers kept: the same trigrams come again and again.
+# Results that are cached: the same trigrams are asked for many times.
 _REMEMBERED = 1 << 16
 
 
@@ -179,10 +179,10 @@ class TrigramModel:
 
 
 class _Reader:
-    """Reads the arrays of an .npz file piece by piece, each checked before the next is asked for.
+    """Reads the arrays of an .npz file in chunks, each checked before the next is read.
 
-    A header is not believed, nor is the file's own word on its size: what is no table of this
-    vocabulary is refused before it takes more memory than one piece of it.
+    Headers and stated sizes are not trusted: an array that is no table of this vocabulary is
+    refused before more than one chunk of it is in memory.
 
     Args:
         archive: The .npz file.
@@ -202,7 +202,7 @@ class _Reader:
         if found != [f"{name}.npy" for name in expected]:
             raise ValueError(f"it holds {', '.join(found)}"[:200])
         size = self._size
-        pieces = self._values("pieces", size)  # first: says of how many pieces the model is
+        pieces = self._values("pieces", size)  # first: its length is the vocabulary's
         trigrams, pairs = self._keys("trigrams", size**3), self._keys("pairs", size**2)
         bigrams = self._keys("bigrams", size**2)
         return Tables(

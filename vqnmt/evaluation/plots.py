@@ -45,7 +45,7 @@ def plot_training(
         metrics: The rows of a metrics.jsonl: `step`, losses as `train/<name>` (and
             `valid/<name>`, drawn as points of the same colour) and `valid/bleu<_kind>`.
         path: The PNG file to write.
-        title: Stands above the losses.
+        title: Printed above the losses.
 
     Raises:
         VqnmtError: The picture cannot be written.
@@ -102,18 +102,17 @@ def plot_code_usage(
 ) -> None:
     """Draw which codes are used while training goes on (index collapse, Roy et al. 2018).
 
-    Codes stand from left to right by their use over the whole training, steps run upwards, and
-    the colour is a code's share of all positions on a scale that is the same for every
-    codebook of that size; white is a code that is not used at all. Beside it stand the number of
-    used codes and the perplexity, exp(-sum_k p_k ln p_k), the number of codes that would be as
-    informative if all were used alike.
+    Codes run from left to right, sorted by their use over the whole training, steps run upwards,
+    and the colour is a code's share of all positions on a scale that is the same for every codebook
+    of that size; white is an unused code. A second panel shows the number of used codes and the
+    perplexity exp(-sum_k p_k ln p_k), the number of equally frequent codes with the same entropy.
 
     Args:
         usage: Counts of shape (T, K): how often each of K codes was used up to a step since
             the one before.
         steps: The T steps, rising.
         path: The PNG file to write.
-        title: Stands above the codes; None for "Use of K codes".
+        title: Printed above the codes; None prints "Use of K codes".
 
     Raises:
         ValueError: The shapes do not fit, or there is no row.

@@ -80,7 +80,7 @@ class CodebookHistory:
         return perplexity(torch.from_numpy(self.usage[window]))
 
 
-# Trains on vectors (N, d); returns codes (N,) and the mean of (z - e_nearest)^2, both of before.
+# Trains on vectors (N, d); returns codes (N,) and the mean of (z - e_nearest)^2 before the update.
 CodebookStep = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -157,11 +157,11 @@ def train_codebook(
     """Train one codebook on random batches of `vectors` (M, d).
 
     Args:
-        make: Of `codebook_steps`.
-        vectors: What the batches are drawn from.
-        config: How long, and the size of a batch.
-        seed: Fixes the batches and all that the codebook draws.
-        name: Stands at the head of progress lines.
+        make: A value of `codebook_steps`.
+        vectors: Vectors that the batches are drawn from.
+        config: Number of steps and size of a batch.
+        seed: Fixes the batches and everything that the codebook draws.
+        name: Label of the progress report.
     """
     torch.manual_seed(seed)
     step, every = make(vectors.shape[1]), max(config.steps // 50, 1)

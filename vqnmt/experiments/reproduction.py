@@ -68,7 +68,7 @@ class _Entry:
     pipeline: TranslationPipeline
     system: System
     stage: Stage
-    """Of its scores: `record.json` and the translations."""
+    """The stage of its scores: `record.json` and the translations."""
 
     @property
     def training(self) -> Stage | None:
@@ -88,7 +88,7 @@ class Reproduction:
         speed/<digest>/               times of all systems, taken in turn
 
     A digest covers everything that decides the content, so changed settings make new folders and
-    existing ones are kept. Test sets are translated once all is trained.
+    existing ones are kept. Test sets are translated after all systems are trained.
 
     Args:
         rows: The systems by name, `BASELINES` among them. The first one's settings are those of
@@ -129,7 +129,7 @@ class Reproduction:
         corpus = self.pipeline.corpus
         self.sets = {"valid": corpus.valid, **(corpus.test if tests else {})}
         self.entries: dict[str, list[_Entry]] = {}
-        """Of each system, one for each seed."""
+        """The entries of each system, one for each seed."""
 
     def run(self) -> list[Record]:
         """Run what is missing; return the records of all systems."""
@@ -150,7 +150,7 @@ class Reproduction:
 
     def _takes_seeds(self, name: str) -> bool:
         config = self.rows[name].config
-        given = config.student == "teacher" and config.teacher != "own"  # there already
+        given = config.student == "teacher" and config.teacher != "own"  # it is trained already
         return name in self.main and not given
 
     # --- training ----------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> No
 def _student_folder(pipeline: TranslationPipeline) -> Path:
     """Return the folder below the pipeline's that has its student, or will have it.
 
-    Older versions took more settings into the digest in its name, so that names alone do not tell.
+    Older versions included more settings in the digest of the name, so their folders are opened.
     """
     parent, name = pipeline.folder, student_name(pipeline.config)
     new = parent / f"{name}-{_digest(pipeline.student_stage().settings)}"

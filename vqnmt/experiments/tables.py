@@ -41,7 +41,7 @@ ORDER = [
 ]
 
 THROUGHPUT_BATCHES = (8, 32, 128)
-"""Sentences handed over at a time where the throughput of engines is measured."""
+"""Sizes of the batches in which the throughput of engines is measured."""
 ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces")
 """The scopes of the exported graph, see `vqnmt.export.latent_graph`."""
 
