@@ -41,13 +41,13 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Counter:
     monkeypatch.setattr(build, "_CHUNK", 30)
     monkeypatch.setattr(build, "_SEVERAL_PROCESSES", 0)
     monkeypatch.setattr(build, "available_cores", lambda: 1)
-    counter, judge = Counter(), build.PairJudge.__call__
+    counter, judge = Counter(), build.CorpusFilter.__call__
 
     def counting(self, chunk):
         counter.add(len(chunk[1] or ()))
         return judge(self, chunk)
 
-    monkeypatch.setattr(build.PairJudge, "__call__", counting)
+    monkeypatch.setattr(build.CorpusFilter, "__call__", counting)
     return counter
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.decode.language_model import Use
+from vqnmt.decode.language_model import FusionWeights
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
@@ -64,7 +64,9 @@ class Reader:
     def translate(self, sentences: list[str]) -> list[Translation]:
         words = self.best_path
         if self.language_model is not None:
-            words = {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(self.language_model.use, 5)
+            words = {FusionWeights(0.3, 2.0, 1.0): 8, FusionWeights(0.3, 2.0): 7}.get(
+                self.language_model.fusion, 5
+            )
         return [Translation(" ".join(REFERENCE.split()[:words])) for _ in sentences]
 
 
@@ -82,5 +84,5 @@ def test_use_of_the_language_model_is_chosen_and_its_text_the_targets(output, be
     if output != "ctc" or best_path == 8:
         assert reader.language_model is None, "the best path alone is better"
         return
-    assert reader.language_model.use == Use(0.3, 2.0, 1.0)
+    assert reader.language_model.fusion == FusionWeights(0.3, 2.0, 1.0)
     assert reader.language_model.log_probability(1, 5, 6) > -0.7

@@ -5,7 +5,7 @@
     train.<lang>  valid.<lang>  test.<name>.<lang>
 
 Source sentences are unique across the parts: one that is in a test set is dropped from valid and
-train, one that is in valid is dropped from train. Filters judge training pairs only; an official
+train, one that is in valid is dropped from train. Filters apply to training pairs only; an official
 test set is kept as it is.
 """
 

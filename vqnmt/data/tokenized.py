@@ -76,7 +76,7 @@ def tokenize_pairs(
         targets: Their translations.
         vocabulary: Encodes both sides.
         folder: Gets the tokens of both sides and tokens.json, which marks them complete.
-        fit: Judges the pairs.
+        fit: The limits on a pair.
         description: Whose pairs they are, for the progress report.
 
     Raises:

@@ -54,7 +54,7 @@ def read_likely(
             "the decoder's scores are not finite: translate with dtype=fp32, or train anew"
         )
     # The sum over all pieces is the same for each reading: no need of a softmax.
-    scores = logits - language_model.use.blank_penalty * (pieces == PAD)
+    scores = logits - language_model.fusion.blank_penalty * (pieces == PAD)
     likelihoods = np.exp(scores - scores.max(axis=-1, keepdims=True))
     found = []
     for columns, names, length in zip(likelihoods.tolist(), pieces.tolist(), lengths, strict=True):
@@ -79,7 +79,7 @@ class _Prefixes:
     def __init__(self, language_model: TrigramModel) -> None:
         self.log_probability = language_model.log_probability
         self.size = language_model.size
-        self.weight, self.bonus = language_model.use.weight, language_model.use.piece_bonus
+        self.weight, self.bonus = language_model.fusion.weight, language_model.fusion.piece_bonus
         self.pieces = [PAD]  # the last of each; of the empty one the blank
         self.added = [0.0]  # weight * log p(text) + bonus * length, in nats
         self._parents, self._positions = [0], [0]  # the latter: that the piece was first read from

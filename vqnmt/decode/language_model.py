@@ -57,19 +57,20 @@ class Tables:
     pieces: Floats
     """(V,), log p(c)."""
     use: Floats
-    """(3,), the numbers of `Use`."""
+    """(3,), the `FusionWeights`; the name is that of the file format."""
 
 
-class Use(NamedTuple):
-    """What the model counts beside the decoder; the last two are for texts not to be too short.
+class FusionWeights(NamedTuple):
+    """Weights that combine the language model's score with the decoder's (shallow fusion).
 
-    Each piece costs probability under a language model.
+    Each piece lowers the probability of a text under a language model; the last two weights keep
+    texts from being too short.
     """
 
     weight: float = 0.0
-    """Of its log-probability."""
+    """Factor of the language model's log-probability."""
     blank_penalty: float = 0.0
-    """Taken from the blank's score at each position, in nats."""
+    """Subtracted from the blank's score at each position, in nats."""
     piece_bonus: float = 0.0
     """Added for each piece of a text, in nats (the word count of Hannun et al. 2014)."""
 
@@ -81,12 +82,12 @@ class TrigramModel:
         tables: As `count` makes them.
 
     Attributes:
-        use: Chosen by who trains the decoder.
+        fusion: How the model is combined with a decoder; chosen on validation after training.
     """
 
     def __init__(self, tables: Tables) -> None:
         self.tables, self.size = tables, len(tables.pieces)
-        self.use = Use(*tables.use.tolist())
+        self.fusion = FusionWeights(*tables.use.tolist())
         # Bisection reads single numbers, which a memoryview gives faster than an array.
         self._trigrams, self._pairs, self._bigrams = (
             np.ascontiguousarray(keys).data
@@ -98,7 +99,7 @@ class TrigramModel:
     def count(
         cls, tokens: NDArray[Any], offsets: NDArray[np.int64], vocabulary_size: int
     ) -> "TrigramModel":
-        """Count the trigrams of a text; their use is to be chosen then.
+        """Count the trigrams of a text; the fusion weights are 0.
 
         Args:
             tokens: All sentences, concatenated.
@@ -130,7 +131,7 @@ class TrigramModel:
         values = (
             *(trigrams[kept], np.log(p_trigram[kept]), pairs, np.log(pairs_left)),
             *(bigrams, np.log(p_bigram), single_values, np.log(p_piece)),
-            np.array(Use()),
+            np.array(FusionWeights()),
         )
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
@@ -150,8 +151,8 @@ class TrigramModel:
         return left + float(tables.single_values[second] + tables.pieces[piece])
 
     def __reduce__(self) -> tuple[type["TrigramModel"], tuple[Tables]]:
-        """Copy and pickle the tables; the rest follows from them."""
-        return type(self), (replace(self.tables, use=np.array(self.use)),)
+        """Copy and pickle the tables; everything else is computed from them."""
+        return type(self), (replace(self.tables, use=np.array(self.fusion)),)
 
     def save(self, path: Path | str) -> None:
         """Write the tables to an .npz file, whole or not at all."""
@@ -210,7 +211,7 @@ class _Reader:
             *(pairs, self._values("pair_values", len(pairs))),
             *(bigrams, self._values("bigram_values", len(bigrams))),
             *(self._values("single_values", size), pieces),
-            self._values("use", len(Use._fields), np.float64, math.inf),
+            self._values("use", len(FusionWeights._fields), np.float64, math.inf),
         )
 
     def _keys(self, name: str, end: int) -> Keys:

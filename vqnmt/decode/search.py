@@ -305,7 +305,6 @@ def n_best(
             state.reorder(moved)
         symbols = nexts.flatten()
     for hypotheses in finished:
-        hypotheses.sort(
-            key=lambda one: -one.score(length_penalty)
-        )  # stable: the first of equal ones
+        # Stable: of equal hypotheses the first stays first.
+        hypotheses.sort(key=lambda one: -one.score(length_penalty))
     return [hypotheses[:beam] for hypotheses in finished]

@@ -49,7 +49,7 @@ ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pie
 # --- translation systems -----------------------------------------------------------------------
 
 
-def of_systems(records: Sequence[Record]) -> list[Record]:
+def system_records(records: Sequence[Record]) -> list[Record]:
     """Keep the records of a comparison of systems: each is named by its experiment.
 
     Of a system that was recorded with several sets of overrides, the last one is kept.

@@ -9,7 +9,7 @@ from torch import nn
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.tokenized import TokenizedText
-from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
@@ -118,16 +118,17 @@ class LatentObserver(BleuObserver):
     def add_language_model(self, model: nn.Module, targets: TokenizedText) -> None:
         """Give the translator of a CTC model the trigrams of the targets that it was trained on.
 
-        Their use is chosen as `validate` chooses, weight and penalty of the blank first, then the
-        bonus; a model that no weight helps gets none.
+        The fusion weights are chosen as `validate` chooses, weight and penalty of the blank first,
+        then the bonus; a model that no weight helps gets none.
         """
         assert isinstance(model, LatentTransformer)
         if model.config.output != "ctc":
             return
         size = len(self.translator.vocabulary)
         trigrams = TrigramModel.count(targets.tokens, targets.offsets, size)
-        uses = [Use(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)]
-        with Progress("language model", len(uses) + len(PIECE_BONUSES) + 1, "settings") as progress:
+        pairs = itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)
+        grid = [FusionWeights(*pair) for pair in pairs]
+        with Progress("language model", len(grid) + len(PIECE_BONUSES) + 1, "settings") as progress:
 
             def bleu() -> float:
                 translations = self.translator.translate(self.valid.sources)
@@ -136,17 +137,17 @@ class LatentObserver(BleuObserver):
 
             without, found = bleu(), {}
             self.translator.language_model = trigrams
-            for use in uses:
-                trigrams.use = use
-                found[use] = bleu()
-            best = max(uses, key=found.__getitem__)
+            for weights in grid:
+                trigrams.fusion = weights
+                found[weights] = bleu()
+            best = max(grid, key=found.__getitem__)
             if found[best] <= without:
                 self.translator.language_model = None
                 return
             for bonus in PIECE_BONUSES:
-                trigrams.use = best._replace(piece_bonus=bonus)
-                found[trigrams.use] = bleu()
-        trigrams.use = max(found, key=found.__getitem__)
+                trigrams.fusion = best._replace(piece_bonus=bonus)
+                found[trigrams.fusion] = bleu()
+        trigrams.fusion = max(found, key=found.__getitem__)
 
     def _penalties(self, model: LatentTransformer) -> tuple[float, ...]:
         return BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)

@@ -12,7 +12,7 @@ from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.settings import from_mapping
 from vqnmt.translate.pytorch import TextTranslator, Translator, check_model_folder
-from vqnmt.translate.seq2seq import ForeignTranslator, check_checkpoint
+from vqnmt.translate.seq2seq import TransformersTranslator, check_checkpoint
 
 
 def check_teacher(config: PipelineConfig) -> nn.Module | None:
@@ -85,7 +85,7 @@ def load_teacher(config: PipelineConfig, vocabulary: Path) -> tuple[TextTranslat
         if config.teacher_prefix:
             settings["teacher_prefix"] = config.teacher_prefix
         languages = config.corpus.source_language, config.corpus.target_language
-        return ForeignTranslator(name, *languages, prefix=config.teacher_prefix), settings
+        return TransformersTranslator(name, *languages, prefix=config.teacher_prefix), settings
     teacher = Translator.from_pretrained(name)
     if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():
         raise _other_vocabulary(name)

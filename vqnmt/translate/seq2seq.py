@@ -48,7 +48,7 @@ def check_checkpoint(name: str) -> None:
         AutoConfig.from_pretrained(name)
 
 
-class ForeignTranslator:
+class TransformersTranslator:
     """A transformers checkpoint behind the interface of our own `Translator`.
 
     A multilingual checkpoint (M2M100, NLLB, mBART) is told both languages: its tokenizer marks
