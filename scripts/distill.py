@@ -11,7 +11,7 @@ from command_line import load_config, run
 def main(arguments: list[str]) -> None:
     """Distil, and say where the text is."""
     from vqnmt.pipeline import PipelineConfig, TranslationPipeline
-    from vqnmt.progress import say
+    from vqnmt.progress import print_once
     from vqnmt.settings import from_mapping
 
     config = from_mapping(PipelineConfig, load_config("train_nmt", arguments))
@@ -20,11 +20,11 @@ def main(arguments: list[str]) -> None:
     pipeline.train_vocabulary()
     pipeline.train_teacher()
     text = pipeline.distill()
-    say(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
+    print_once(f"{len(text):,} translations: {pipeline.stages['distilled'].folder}")
     if config.recombined and config.distill:
         text = pipeline.student_text()
         folder = pipeline.stages[pipeline.before_student].folder
-        say(f"{len(text):,} translations with those of made-up sources: {folder}")
+        print_once(f"{len(text):,} translations with those of made-up sources: {folder}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.images.evaluation import ImageEvaluation
 from vqnmt.images.pipeline import ImagePipeline, check_image_settings
 from vqnmt.images.tables import image_table
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_image"
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
         check_image_settings(config)
     records: list[Record] = []
     for name, config in configs.items():
-        say(f"system {name}")
+        print_once(f"system {name}")
         pipeline = ImagePipeline(config)
         pipeline.run()
         if PartialState().is_main_process:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 PLAIN_INTERVAL = 15.0
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line once, whatever the number of processes."""
     from accelerate import PartialState  # slow to import, and translation does without
 

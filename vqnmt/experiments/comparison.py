@@ -29,7 +29,7 @@ from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.facts import pair_name
 from vqnmt.pipeline.translation import TranslationPipeline
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
@@ -143,7 +143,7 @@ class QuantizerComparison:
         """
         records: list[Record] = []
         for name, quantizer in quantizers.items():
-            say(f"student with the quantizer {name}")
+            print_once(f"student with the quantizer {name}")
             one = self._with_quantizer(name, quantizer)
             one.train_student(self.text)
             stage = one.stage("evaluation", {"measured on": "valid"}, after="student")

@@ -34,7 +34,7 @@ from vqnmt.pipeline.systems import (
     translate_sets,
 )
 from vqnmt.pipeline.translation import TranslationPipeline
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.provenance import current_commit, describe_hardware
 from vqnmt.settings import to_flat
 from vqnmt.training.stage import Stage, as_text
@@ -134,7 +134,7 @@ class Reproduction:
     def run(self) -> list[Record]:
         """Run what is missing; return the records of all systems."""
         for name, row in self.rows.items():
-            say(f"system {name}")
+            print_once(f"system {name}")
             seeds = self.seeds if self._takes_seeds(name) else self.seeds[:1]
             self.entries[name] = [self._entry(name, row, seed) for seed in seeds]
         records = {

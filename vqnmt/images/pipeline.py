@@ -33,7 +33,7 @@ from vqnmt.images.models import (
     save_image_model,
 )
 from vqnmt.images.models.priors import CodePrior
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.quantizers import Quantizer
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.distribution import join_processes
@@ -103,7 +103,7 @@ class ImagePipeline:
                 atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
         PartialState().wait_for_everyone()
         counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
-        say(f"data: {self.data.name}: {counts} images")
+        print_once(f"data: {self.data.name}: {counts} images")
 
     def train_model(self) -> None:
         """Stage 2: the model, with its prior if that is trained along."""
@@ -181,7 +181,7 @@ class ImagePipeline:
 
     def _trained_already(self, stage: Stage) -> bool:
         if found := stage.has(*MODEL_FILES):
-            say(f"{stage.folder.name}: trained already")
+            print_once(f"{stage.folder.name}: trained already")
         return found
 
     def _train(

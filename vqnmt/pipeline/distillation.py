@@ -24,7 +24,7 @@ from vqnmt.data.normalization import clean_output
 from vqnmt.data.splits import text_hash
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines, atomic_write_text, temporary_folder
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.translate.pytorch import TextTranslator
 
 # Sentences in one part: the most work that a crash can lose, for each process.
@@ -108,7 +108,7 @@ def select(
                 yield translation if near else reference
 
         atomic_write_lines(path, chosen())
-        say(f"selection: {close:,} of {len(references):,} translations are close to the references")
+        print_once(f"selection: {close:,} of {len(references):,} translations are close to the references")
     state.wait_for_everyone()
 
 

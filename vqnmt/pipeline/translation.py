@@ -31,7 +31,7 @@ from vqnmt.pipeline.distillation import distill, select
 from vqnmt.pipeline.facts import corpus_facts, split_name
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver
 from vqnmt.pipeline.teachers import load_teacher
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import join_processes
@@ -100,7 +100,7 @@ class TranslationPipeline:
         for part, facts in report.items():
             dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
             counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
-            say(f"corpus: {split_name(part)} has {counts}")
+            print_once(f"corpus: {split_name(part)} has {counts}")
 
     def train_vocabulary(self) -> None:
         """Stage 2: the joint sentencepiece vocabulary."""
@@ -120,7 +120,7 @@ class TranslationPipeline:
                         seed=self.config.seed,
                     ).save(path)
             self.vocabulary = Vocabulary.load(path)
-        say(f"vocabulary: {len(self.vocabulary):,} pieces")
+        print_once(f"vocabulary: {len(self.vocabulary):,} pieces")
         self._check_lengths(self.vocabulary)
 
     def train_teacher(self) -> None:
@@ -189,7 +189,7 @@ class TranslationPipeline:
             with stage.work(*names):
                 seed, wanted = config.seed, count * len(text)
                 made = recombine(text.sources, wanted, seed, corpus.held_out_sources)
-                say(f"recombination: {len(made):,} sources made of {len(text):,}")
+                print_once(f"recombination: {len(made):,} sources made of {len(text):,}")
                 translated = stage.folder / "made" / names[1]
                 self._translate(made, translated)
                 if PartialState().is_main_process:
@@ -231,7 +231,7 @@ class TranslationPipeline:
         if not self._trained_already(stage):
             model, copied = self._new_student()
             if copied:
-                say(f"student: {copied:,} weights start as the teacher's")
+                print_once(f"student: {copied:,} weights start as the teacher's")
             observer: Callable[..., BleuObserver] = BleuObserver
             if isinstance(model, LatentTransformer):
                 imitated = self.teacher if config.distill is True else None
@@ -308,7 +308,7 @@ class TranslationPipeline:
             return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
 
         if long := distill(self.teacher, sources, path, beam=config.beam, fits=fits):
-            say(f"distillation: {long:,} sources over max_source_tokens stay empty")
+            print_once(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
     def _check_lengths(self, vocabulary: Vocabulary) -> None:
         """Refuse, before hours of training, validation and test sources that are too long.
@@ -330,7 +330,7 @@ class TranslationPipeline:
 
     def _trained_already(self, stage: Stage) -> bool:
         if found := stage.has(*MODEL_FILES):
-            say(f"{stage.folder.name}: trained already")
+            print_once(f"{stage.folder.name}: trained already")
         return found
 
     def _new_student(self) -> tuple[nn.Module, int]:
@@ -414,7 +414,7 @@ class TranslationPipeline:
             )
         limit = self.config.max_train_tokens
         batches = ParallelBatches(*tokens, batch_tokens, self.config.seed, limit)
-        say(
+        print_once(
             f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
             f"the filters, {pairs - len(batches):,} over {limit} tokens"
         )
