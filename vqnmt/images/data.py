@@ -157,7 +157,9 @@ def _folders(config: ImageDataConfig) -> tuple[Images, Images, Images]:
         kept = [i for i in rows if marks[source][i] not in seen]
         shared = Counter(seen[marks[source][i]] for i in rows if marks[source][i] in seen)
         for other, count in sorted(shared.items()):
-            print_once(f"{part} images: {count:,} left out, because {other} has pictures of equal pixels")
+            print_once(
+                f"{part} images: {count:,} left out, because {other} has pictures of equal pixels"
+            )
         if not kept and shared:
             raise VqnmtError(
                 f"{folders[source]}: no image is left for {part}, because the {len(rows):,} that "

@@ -108,7 +108,9 @@ def select(
                 yield translation if near else reference
 
         atomic_write_lines(path, chosen())
-        print_once(f"selection: {close:,} of {len(references):,} translations are close to the references")
+        print_once(
+            f"selection: {close:,} of {len(references):,} translations are close to the references"
+        )
     state.wait_for_everyone()
 
 

@@ -75,7 +75,9 @@ class Series:
         if path.stem.split("-")[-1] == _checksum(content):
             return content
         self._damaged.add(path)
-        print_once(f"warning: {path}: damaged, its checksum is not the one in its name; passed over")
+        print_once(
+            f"warning: {path}: damaged, its checksum is not the one in its name; passed over"
+        )
         return None
 
 
