@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> None:
     """Distil, and say where the text is."""
     from vqnmt import pipeline
     from vqnmt.pipeline.translation import distill_text
-    from vqnmt.progress import say
+    from vqnmt.progress import print_once
     from vqnmt.settings import from_mapping
 
     config = from_mapping(pipeline.PipelineConfig, load_config("train_nmt", arguments))
@@ -21,11 +21,11 @@ def main(arguments: list[str]) -> None:
     vocabulary = pipeline.make_vocabulary(job, corpus)
     teacher = pipeline.make_teacher(job, corpus, vocabulary)
     text = distill_text(job, corpus, vocabulary, teacher)
-    say(f"{len(text.pairs):,} translations: {job.stages[text.stage].folder}")
+    print_once(f"{len(text.pairs):,} translations: {job.stages[text.stage].folder}")
     if config.recombined and config.distill:
         text = pipeline.make_text(job, corpus, vocabulary, teacher)
         folder = job.stages[text.stage].folder
-        say(f"{len(text.pairs):,} translations with those of made-up sources: {folder}")
+        print_once(f"{len(text.pairs):,} translations with those of made-up sources: {folder}")
 
 
 if __name__ == "__main__":

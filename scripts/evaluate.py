@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--source", type=PLACE, help="file of sources")
     parser.add_argument("--reference", type=PLACE, help="file of references")
-    parser.add_argument("--corpus", help="name in the catalogue, in place of files")
+    parser.add_argument("--corpus", help="name in the catalogue, instead of files")
     parser.add_argument("--set", help="valid or a test set of the corpus; default: the first test")
     parser.add_argument("--output", type=PLACE, help="file for the translations")
     parser.add_argument("--beam", type=WIDTH, default=1, help="beam over tokens or codes")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Print a line for each room, and the circles, of which there are none."""
+    """Print a line for each room, and the import circles, if there are any."""
     graph = grimp.build_graph("vqnmt", cache_dir=None)
     rooms = sorted(graph.find_children("vqnmt"))
     for room in rooms:

@@ -21,7 +21,7 @@ from vqnmt.images.pipeline import (
     start_image_run,
 )
 from vqnmt.images.tables import image_table
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_image"
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         check_image_settings(config)
     records: list[Record] = []
     for name, config in configs.items():
-        say(f"system {name}")
+        print_once(f"system {name}")
         job = start_image_run(config)
         data = make_data(job)
         model = make_model(job, data)

@@ -13,7 +13,7 @@ from command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
 from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row
-from vqnmt.experiments.tables import ablation_table, of_systems, translation_tables
+from vqnmt.experiments.tables import ablation_table, system_records, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.run import pair_name
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     path = folder / f"{name}.json"
     reproduction.publish(path, records)
     # With what earlier starts have recorded of other systems.
-    every = of_systems([*read_records(path), *records])
+    every = system_records([*read_records(path), *records])
     text = translation_tables(every) if ablation is None else ablation_table(every)
     atomic_write_text(path.with_suffix(".md"), text + "\n")
     print(f"\nrecords, table and pictures: {folder / name}*\n\n{text}")

@@ -114,7 +114,7 @@ def load(folder: str | None, options: argparse.Namespace, **further: Any) -> Bat
 
 
 def load_rescorer(translator: BatchTranslator, options: argparse.Namespace) -> BatchTranslator:
-    """Load the model that chooses, which must be one that can judge what `translator` writes."""
+    """Load the model that chooses, which must be able to score what `translator` writes."""
     found = load(options.rescore, options)
     wanted, known = (f"{x.source_language} to {x.target_language}" for x in (translator, found))
     if wanted != known:

@@ -22,12 +22,12 @@ from vqnmt.experiments.tables import (
     ablation_table,
     collapse_table,
     latency_table,
-    of_systems,
     preparation_table,
     profile_table,
     quantizer_speed_table,
     scaling_table,
     students_table,
+    system_records,
     translation_tables,
 )
 from vqnmt.files import atomic_write_text
@@ -105,7 +105,7 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
     if file in TABLES or file.startswith((ABLATIONS, LATENCY)):
         return records
     if compared:
-        return of_systems(records)
+        return system_records(records)
     return [record for record in records if f"experiment={record.system}" not in record.overrides]
 
 

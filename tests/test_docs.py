@@ -65,7 +65,6 @@ def test_reference_is_short():
 NAMED = re.compile(r"vqnmt(?:\.\w+|/\w+(?:\.py)?)+/?")
 
 
-@pytest.mark.skipif(not (ROOT / "vqnmt" / "decode").exists(), reason="before the new layout")
 def test_modules_that_the_reference_names_exist():
     missing = []
     for page in [ROOT / "README.md", *REFERENCE]:

@@ -1,4 +1,4 @@
-"""Checksums of a model folder: text and image models alike.
+"""Checksums of a model folder, of text and image models.
 
 `SHA256SUMS` is written into every model folder, in the form that `sha256sum -c` reads. It lists the
 files of the model and no other: README.md and what else is put beside them may change. A folder
@@ -16,7 +16,7 @@ from vqnmt.files import atomic_write_text
 CHECKSUMS = "SHA256SUMS"
 AGAIN = "copy the folder again or save the model anew"
 
-# Bytes of the files that are read as a whole, at most.
+# The most bytes of files that are read into memory as a whole.
 _MOST_BYTES = {CHECKSUMS: 1 << 20, "config.json": 1 << 24, "spm.model": 1 << 28}
 
 
@@ -31,11 +31,11 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_files(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a folder of which a file is missing, too large or changed.
+    """Refuse a model folder with a file that is missing, too large or changed.
 
     Args:
-        folder: Of a model.
-        files: What it must have, beside what its `SHA256SUMS` lists.
+        folder: The model folder.
+        files: Names of files that it must have, besides those that its `SHA256SUMS` lists.
 
     Raises:
         VqnmtError: Names the file.

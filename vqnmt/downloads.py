@@ -70,7 +70,7 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
 
 
 def fetch(files: RemoteFile | Sequence[RemoteFile], cache: Path) -> Path:
-    """Return the local path of the first of `files` that any source has.
+    """Return the local path of the first of `files` that a source has.
 
     Args:
         files: One file, or several that serve the same purpose, best first.
@@ -142,7 +142,7 @@ def _fetch_one(file: RemoteFile, cache: Path, tried: list[str]) -> Path | None:
 
 
 def _fault(path: Path, file: RemoteFile) -> str | None:
-    """Say why a file is not the one that is meant, or return None as far as can be told quickly."""
+    """Say why a file is not the wanted one, or return None if a quick check finds no fault."""
     with open_file(path) as content:
         start = content.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):

@@ -1,8 +1,8 @@
 """Files that are either complete or absent, whatever interrupts the writer.
 
-While a file is written, it stands beside its place under a name that nobody can foresee:
-`.<name>.<process>.<8 characters>.tmp`. What a killed process has left of these is removed by
-`remove_leftovers`.
+A file is written beside its destination under an unpredictable name,
+`.<name>.<process>.<8 characters>.tmp`, and then moved. `remove_leftovers` removes the temporary
+files of killed processes.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ NO_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ELOOP, errno.ENAMETOOLONG),
 )
-# What file systems of networks and of user space answer to what only local disks can do.
+# Errors of network and user-space file systems for operations that only local disks support.
 UNSUPPORTED = (
     *(errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENODEV),
 )
@@ -54,8 +54,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     The temporary file is there already, empty. It is flushed to disk before the move, so that
     `path` holds either its old or its new content even after a power cut. On any failure the
-    temporary file is removed and `path` stays as it was. Of a symbolic link the file that it leads
-    to is replaced; the link stays.
+    temporary file is removed and `path` stays as it was. If `path` is a symbolic link, its target
+    is replaced and the link stays.
 
     Raises:
         VqnmtError: The disk is full, the place cannot be written, or a device or pipe is there.
@@ -97,7 +97,7 @@ def _check_kind(place: Path, path: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make an empty file; whatever stands there already, a link say, is not followed."""
+    """Create an empty file; an existing file or link of this name is an error."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
 
 
@@ -202,7 +202,7 @@ def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
     Args:
         path: Of the lock file, in a folder that is there.
         seconds: How long to wait for another process.
-        remedy: What its user can do where that is too short.
+        remedy: What the user can do if that is too short.
 
     Raises:
         VqnmtError: Another process holds the lock.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 PLAIN_INTERVAL = 15.0
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line once, whatever the number of processes."""
     from accelerate import PartialState  # slow to import, and translation does without
 
@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         description: What is being done, in a word or two.
-        total: Units of work in all; None where nobody knows.
+        total: Units of work in all; None if unknown.
         unit: Name of one unit, such as "sentences".
         initial: Units that an earlier run has done; they count as done, not into the rate.
     """
@@ -39,7 +39,7 @@ class Progress:
         self.note = ""
         self._start = self._last = time.monotonic()
         self._bar: tqdm | None = None
-        # Of several processes one speaks; launchers number them so.
+        # Of several processes only the first reports; launchers set its RANK to 0.
         self._silent = os.environ.get("RANK", "0") != "0" or sys.stderr is None
         if not self._silent and sys.stderr.isatty():
             with self._while_heard():
@@ -48,7 +48,7 @@ class Progress:
                 )
 
     def update(self, amount: int = 1, note: str = "") -> None:
-        """Count `amount` more units as done; `note` (a loss, say) stands at the line's end."""
+        """Count `amount` more units as done; `note`, such as a loss, ends the line."""
         self.done += amount
         self.note = note or self.note
         if self._bar is not None:
@@ -69,7 +69,7 @@ class Progress:
 
     @contextlib.contextmanager
     def _while_heard(self) -> Iterator[None]:
-        """Go on in silence once the terminal is gone, or the reader of the pipe."""
+        """Stop reporting once the terminal or the reader of the pipe is gone."""
         try:
             yield
         except OSError:

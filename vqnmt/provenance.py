@@ -1,4 +1,4 @@
-"""Which code and which machine made a number."""
+"""The commit and the machine that made a result, for records and reports."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What is for training, validation or testing, by a hash of itself: text and pictures alike."""
+"""Splits of text and pictures into training, validation and test parts, by a hash of each item."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ Part = Literal["train", "valid", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashSplit:
-    """Assigns sentences or pictures to parts by BLAKE2b of their keys, so that no split ever moves.
+    """Assigns sentences or pictures to parts by BLAKE2b of their keys, so that splits are stable.
 
-    Neither their order, nor the machine, nor what is added later changes where one goes, and all
+    An item's part does not depend on its order, the machine or items that are added later, and all
     translations of one source go to the same part. The shares are of hash space, so the parts'
     sizes come out near `share * sentences`, not exactly.
 

@@ -20,15 +20,15 @@ _BLOCK = 1 << 16
 # Memory that a packed file may ask for: `xz -9` asks for 64 MiB, a damaged header for 4 GiB.
 _MOST_MEMORY = 1 << 29
 
-# How packed files begin that are unpacked on the way. An unpacker checks its checksums.
+# First bytes of the packed formats that are read. Their unpackers verify checksums.
 _PACKED: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b\x08": partial(zlib.decompressobj, wbits=zlib.MAX_WBITS | 16),  # gzip
     b"\xfd7zXZ\x00": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, _MOST_MEMORY),
     **{b"BZh%d1AY&SY" % size: bz2.BZ2Decompressor for size in range(1, 10)},
 }
-# Endings of their names.
+# Endings of the names of such files.
 _PACKED_ENDINGS = (".gz", ".bz2", ".xz")
-# How files begin that are not read, and what to do with them. UTF-32 begins as UTF-16 does.
+# First bytes of formats that are refused, and what to do. UTF-32 begins like UTF-16.
 _REFUSED = {
     b"\x28\xb5\x2f\xfd": "it is packed by zstd: unpack it with zstd -d, or pack it by gzip or xz",
     b"\x04\x22\x4d\x18": "it is packed by lz4: unpack it with lz4 -d, or pack it by gzip or xz",
@@ -138,7 +138,7 @@ class _Unpacked(io.RawIOBase):
     def _next(self, size: int) -> bytes:
         """Return up to `size` bytes, none at the end."""
         while True:
-            if self._unpacker is None:  # zeros may stand between streams and at the end
+            if self._unpacker is None:  # zeros may be between streams and at the end
                 self._rest = self._rest.lstrip(b"\0")
             if not self._rest and getattr(self._unpacker, "needs_input", True):
                 self._rest = self._packed.read(_BLOCK)
@@ -151,7 +151,7 @@ class _Unpacked(io.RawIOBase):
             block: bytes = self._unpacker.decompress(self._rest, size)
             if self._unpacker.eof:
                 self._rest, self._unpacker = self._unpacker.unused_data, None
-            else:  # zlib leaves to us what it has not used, the others keep it
+            else:  # zlib returns unused input, the others keep it
                 self._rest = getattr(self._unpacker, "unconsumed_tail", b"")
             if block:
                 return block
@@ -166,7 +166,7 @@ def read_lines(
 ) -> Iterator[list[str]]:
     """Yield lines, without line feeds, as soon as they are there, in chunks of at most `most`.
 
-    A writer that waits for each answer gets it; from a writer that does not, many come at once.
+    A writer that waits for the answer to each line gets it; other writers get larger chunks.
 
     Args:
         stream: Open for reading bytes, unpacked.

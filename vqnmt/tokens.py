@@ -1,9 +1,9 @@
-"""The special pieces, which every vocabulary numbers alike, and the limit of lengths. No torch."""
+"""The ids of the special pieces, and the limit on the length of a translation. No PyTorch."""
 
 from typing import Any
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-"""Padding, begin, end and the unknown piece."""
+"""Padding, begin, end and the unknown piece: the same ids in every vocabulary."""
 
 
 def length_limit(source_tokens: Any) -> Any:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqnmt.data.corpus_filter import OUTCOMES, CorpusFilter
 from vqnmt.data.filters import PairFilter
-from vqnmt.data.judge import OUTCOMES, PairJudge
 from vqnmt.data.splits import sentence_key
 from vqnmt.errors import VqnmtError
 from vqnmt.splits import HashSplit
@@ -17,7 +17,7 @@ def test_filter_at_its_limits():
     # (30 + 10) / (10 + 10) is the limit itself.
     assert fit.reason("x" * 30, "y" * 10) is None
     assert fit.reason("y" * 10, "x" * 31) == "length ratio"
-    # Short labels are judged mildly: 9 characters for 1 is 19 / 11.
+    # The limit is milder for short labels: 9 characters for 1 is 19 / 11.
     assert fit.reason("A", "Abbrechen") is None
 
 
@@ -56,7 +56,7 @@ def test_shares_are_met_and_changing_one_leaves_the_other():
 def test_short_sentences_are_for_training(text):
     split = HashSplit(valid_share=0.5, test_share=0.5)
     fit = PairFilter(max_words=100, max_ratio=100.0)
-    judge = PairJudge(split=split, min_words=4, fit=fit, drop_copies=False, official={})
+    judge = CorpusFilter(split=split, min_words=4, fit=fit, drop_copies=False, official={})
     arrays = judge([(text, "ein Satz")])
     part, _ = OUTCOMES[int(arrays["outcomes"][0])]
     assert (part == "train") == (len(text.split()) < 4)

@@ -20,7 +20,7 @@ from vqnmt.translate.pytorch import Translation
 
 PAIRS = 3000
 LENGTH = 2000  # bytes of a sentence: all text is 12 MB
-# Per pair: 80 bytes for its mark, 8 for each of some arrays; and blocks and chunks of our size.
+# Per pair: 80 bytes for its hash, 8 for each of some arrays; and blocks and chunks of our size.
 BOUND = 4_000_000
 
 

@@ -129,7 +129,7 @@ def test_a_corpus_process_that_is_killed_leaves_nothing_behind(tmp_path, monkeyp
     config = CorpusConfig(name="files", train=train, valid_share=0.1, test_share=0.1)
     monkeypatch.setattr(build, "_SEVERAL_PROCESSES", 0)
     monkeypatch.setattr(build, "available_cores", lambda: 2)
-    monkeypatch.setattr(build.PairJudge, "__call__", lambda self, pairs: end_process(7))
+    monkeypatch.setattr(build.CorpusFilter, "__call__", lambda self, pairs: end_process(7))
     with pytest.raises(VqnmtError, match="ended from outside"):
         prepare_corpus(config, tmp_path / "out")
     assert not any((tmp_path / "out").glob("*"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vqnmt.decode.ctc import _PREFIXES, prefix_beam_search, read_likely
-from vqnmt.decode.language_model import Use
+from vqnmt.decode.language_model import FusionWeights
 from vqnmt.errors import VqnmtError
 
 BLANK, BEGIN, END = 0, 1, 2  # as every vocabulary numbers them
@@ -22,7 +22,7 @@ class Language:
     size = 6
 
     def __init__(self, weight: float, bonus: float = 0.0) -> None:
-        self.use, self.asked = Use(weight, piece_bonus=bonus), 0
+        self.fusion, self.asked = FusionWeights(weight, piece_bonus=bonus), 0
 
     def log_probability(self, first: int, second: int, piece: int) -> float:
         self.asked += 1

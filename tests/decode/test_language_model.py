@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.errors import VqnmtError
 
 SIZE, BOS, EOS = 9, 1, 2
@@ -88,11 +88,11 @@ def test_texts_of_almost_nothing(rows) -> None:
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     model, path = counted(sentences()), tmp_path / "model.npz"
-    model.use = Use(0.25, 3.0, 0.5)
+    model.fusion = FusionWeights(0.25, 3.0, 0.5)
     model.save(path)
     loaded, copied = TrigramModel.load(path, SIZE), copy.deepcopy(model)
     for other in (loaded, copied, pickle.loads(pickle.dumps(model))):
-        assert other.use == Use(0.25, 3.0, 0.5)
+        assert other.fusion == FusionWeights(0.25, 3.0, 0.5)
         for abc in itertools.product(range(SIZE), repeat=3):
             assert other.log_probability(*abc) == model.log_probability(*abc)
     with pytest.raises(

@@ -5,10 +5,10 @@ from vqnmt.experiments.tables import (
     ablation_table,
     collapse_table,
     latency_table,
-    of_systems,
     profile_table,
     scaling_table,
     students_table,
+    system_records,
     translation_tables,
 )
 
@@ -58,10 +58,10 @@ def test_records_of_systems_are_told_from_others_and_from_earlier_ones(make_reco
     old = make_record("best", overrides=["experiment=best", "a=1"])
     new = make_record("best", overrides=["experiment=best"])
     again = make_record("best", overrides=["experiment=best"], commit="def")
-    assert of_systems([run, old, new]) == [new]
+    assert system_records([run, old, new]) == [new]
     # A start that repeats the earlier command: its records follow those of the file.
-    assert of_systems([run, old, new, old]) == [old]
-    assert of_systems([new, again]) == [again]
+    assert system_records([run, old, new, old]) == [old]
+    assert system_records([new, again]) == [again]
 
 
 def test_differences_are_shown_with_their_significance(make_record):

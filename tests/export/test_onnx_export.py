@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vqnmt.checksums import CHECKSUMS
-from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
@@ -75,7 +75,7 @@ def trigrams(model: LatentTransformer) -> TrigramModel | None:
         return None
     text = np.random.default_rng(0).integers(4, VOCABULARY, size=4000)
     found = TrigramModel.count(text, np.arange(0, 4001, 10), VOCABULARY)
-    found.use = Use(0.5, 0.4, 0.3)
+    found.fusion = FusionWeights(0.5, 0.4, 0.3)
     return found
 
 

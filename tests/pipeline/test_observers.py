@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vqnmt.data.corpus import ParallelText
-from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentTransformer
 from vqnmt.models.latent import LatentConfig
@@ -58,12 +58,14 @@ def test_use_of_the_language_model_is_what_scores_best(best_path) -> None:
     def bleu(language_model: TrigramModel | None) -> float:
         if language_model is None:
             return best_path
-        return {Use(0.3, 2.0, 1.0): 8, Use(0.3, 2.0): 7}.get(language_model.use, 5)
+        return {FusionWeights(0.3, 2.0, 1.0): 8, FusionWeights(0.3, 2.0): 7}.get(
+            language_model.fusion, 5
+        )
 
     counted = TrigramModel.count(np.array([5, 6, 5, 6, 7]), np.array([0, 2, 5]), 10)
     found = choose_language_model(counted, bleu)
     if best_path == 8:
         assert found is None, "the best path alone is better"
         return
-    assert found is counted and found.use == Use(0.3, 2.0, 1.0)
+    assert found is counted and found.fusion == FusionWeights(0.3, 2.0, 1.0)
     assert found.log_probability(1, 5, 6) > -0.7

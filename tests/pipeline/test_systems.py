@@ -56,7 +56,7 @@ def test_beam_is_that_of_the_decoding(teacher) -> None:
 def test_language_model_is_that_of_the_decoding(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
     model = student.language_model
-    model.use = model.use._replace(weight=3.0)
+    model.fusion = model.fusion._replace(weight=3.0)
     found = System(student, DecodingConfig(language_model=False)).translate(SENTENCES)
     assert found == student.translate(SENTENCES, language_model=False)
     assert found != System(student).translate(SENTENCES) == student.translate(SENTENCES)

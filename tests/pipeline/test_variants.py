@@ -9,7 +9,7 @@ from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import read_records
-from vqnmt.translate.seq2seq import ForeignTranslator
+from vqnmt.translate.seq2seq import TransformersTranslator
 
 FEW_STEPS = [
     *("teacher_training.steps=3", "student_training.steps=3"),
@@ -117,12 +117,12 @@ def test_foreign_teacher_distils_and_is_measured(
         for path in ("corpus/train.en", "distilled/train.de")
     )
     assert len(texts) == len(sources) and any(texts)
-    teacher = ForeignTranslator(str(foreign_checkpoint), "en", "de")
+    teacher = TransformersTranslator(str(foreign_checkpoint), "en", "de")
     assert teacher.translate(sources[:1], beam=2)[0].text == texts[0]
 
 
 def test_foreign_translator_keeps_order_and_empty_lines(foreign_checkpoint: Path) -> None:
-    teacher = ForeignTranslator(str(foreign_checkpoint), "en", "de", batch_size=2)
+    teacher = TransformersTranslator(str(foreign_checkpoint), "en", "de", batch_size=2)
     sentences = ["eins zwei drei", "", "vier", "  ", "fuenf sechs"]
     together = [translation.text for translation in teacher.translate(sentences, beam=2)]
     assert together == [teacher.translate([s], beam=2)[0].text for s in sentences]
@@ -133,4 +133,4 @@ def test_foreign_translator_keeps_order_and_empty_lines(foreign_checkpoint: Path
 def test_teacher_that_cannot_be_loaded_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "no-model").mkdir()
     with pytest.raises(VqnmtError, match=f"teacher={tmp_path / name}: .*own, a folder or a name"):
-        ForeignTranslator(str(tmp_path / name), "en", "de")
+        TransformersTranslator(str(tmp_path / name), "en", "de")

@@ -79,12 +79,15 @@ def test_collapse_records_and_pictures(compared) -> None:
         assert not any(x.startswith(("run=", "records=", "students=")) for x in record.overrides)
         assert "collapse.steps=20" in record.overrides
         assert f"| {record.system} " in outcome.out
-    names = [f"collapse_{stream}_{s}.png" for stream in ("encoder", "gaussian") for s in SYSTEMS]
-    assert sorted(path.name for path in folder.glob("*.png")) == sorted(names)
-    for name in names:
-        with Image.open(folder / name) as image:
-            image.verify()
-        assert (folder / name).stat().st_size < 150_000
+    assert [path.name for path in folder.glob("*.png")] == ["collapse.png"]
+    with Image.open(folder / "collapse.png") as image:
+        image.verify()
+    drawn = (folder / "collapse.svg").read_text(encoding="utf-8")
+    # One panel for each codebook and stream, and the settings of the codebook that is not ours.
+    for record in records:
+        stream = "gaussian" if record.corpus == "gaussian" else "encoder"
+        assert f"<!-- {record.system} on {stream}: " in drawn
+    assert "decay=0.8, kmeans_init=False, threshold_ema_dead_code=0" in drawn
 
 
 def test_students_records_are_those_of_the_saved_students(compared) -> None:

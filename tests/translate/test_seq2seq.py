@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from vqnmt.errors import VqnmtError
-from vqnmt.translate.seq2seq import ForeignTranslator, language_code, language_ids
+from vqnmt.translate.seq2seq import TransformersTranslator, language_code, language_ids
 
 TEXT = [f"ba do fi gu ka le {number}" for number in range(40)]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -83,7 +83,7 @@ def tiny(tokenizer: Any) -> PreTrainedModel:
     return M2M100ForConditionalGeneration(M2M100Config(**size))
 
 
-def spy(teacher: ForeignTranslator) -> list[dict[str, Any]]:
+def spy(teacher: TransformersTranslator) -> list[dict[str, Any]]:
     """Return a list that gets what each call of `generate` got and gave."""
     calls: list[dict[str, Any]] = []
     generate = teacher.model.generate
@@ -116,7 +116,7 @@ def test_multilingual_teacher_is_told_both_languages(
         (("de", "en"), (german, english)),
         (("en", "de"), (english, german)),
     ):
-        teacher = ForeignTranslator(str(tmp_path), *languages)
+        teacher = TransformersTranslator(str(tmp_path), *languages)
         calls = spy(teacher)
         (translation,) = teacher.translate(["ba do fi"], beam=2)
         (call,) = calls
@@ -134,7 +134,7 @@ def test_teacher_without_the_language_is_refused(tmp_path: Path, pieces: Path) -
     tiny(tokenizer).save_pretrained(tmp_path)
     message = f"^teacher={tmp_path}: corpus.target_language is eo, for which it has no codes"
     with pytest.raises(VqnmtError, match=message):
-        ForeignTranslator(str(tmp_path), "en", "eo")
+        TransformersTranslator(str(tmp_path), "en", "eo")
 
 
 def test_prefix_stands_before_every_source(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_prefix_stands_before_every_source(tmp_path: Path) -> None:
         T5Config(**size, num_heads=2, decoder_start_token_id=0)
     ).save_pretrained(tmp_path)
     ByT5Tokenizer().save_pretrained(tmp_path)
-    plain = ForeignTranslator(str(tmp_path), "en", "de")
-    prefixed = ForeignTranslator(str(tmp_path), "en", "de", prefix="to German: ")
+    plain = TransformersTranslator(str(tmp_path), "en", "de")
+    prefixed = TransformersTranslator(str(tmp_path), "en", "de", prefix="to German: ")
     assert language_ids(plain.tokenizer) == {}
     calls = [spy(plain), spy(prefixed)]
     expected = plain.translate(["to German: ba", "to German: do fi"])
@@ -157,7 +157,7 @@ def test_prefix_stands_before_every_source(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bytewise(tmp_path_factory: pytest.TempPathFactory) -> ForeignTranslator:
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> TransformersTranslator:
     """A random teacher that writes bytes, most of them no UTF-8."""
     folder = tmp_path_factory.mktemp("bytewise")
     torch.manual_seed(1)
@@ -166,10 +166,10 @@ def bytewise(tmp_path_factory: pytest.TempPathFactory) -> ForeignTranslator:
         T5Config(**size, num_heads=2, decoder_start_token_id=0)
     ).save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
-    return ForeignTranslator(str(folder), "en", "de")
+    return TransformersTranslator(str(folder), "en", "de")
 
 
-def test_sentences_are_treated_as_by_our_own_models(bytewise: ForeignTranslator) -> None:
+def test_sentences_are_treated_as_by_our_own_models(bytewise: TransformersTranslator) -> None:
     calls = spy(bytewise)
     spellings = ["The caf\u00e9", "The cafe\u0301", "\ufeffThe\u00a0ca\u00adf\u00e9 "]
     as_they_are = ["...", "\U0001f642", "10\u00a0%", "https://a.b/c", "a@b.de"]
@@ -180,7 +180,7 @@ def test_sentences_are_treated_as_by_our_own_models(bytewise: ForeignTranslator)
 
 
 def test_what_it_writes_keeps_the_invariants(
-    bytewise: ForeignTranslator, monkeypatch: pytest.MonkeyPatch
+    bytewise: TransformersTranslator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = [" two  blanks\n", "half \ufffd\x00a\u200b", "cafe\u0301", "\ufeff"]
     monkeypatch.setattr(bytewise.tokenizer, "batch_decode", lambda *_, **__: raw)
@@ -199,7 +199,7 @@ def test_what_it_writes_keeps_the_invariants(
     ],
 )
 def test_wrong_arguments_are_refused(
-    bytewise: ForeignTranslator, sentences: Any, beam: int, message: str
+    bytewise: TransformersTranslator, sentences: Any, beam: int, message: str
 ) -> None:
     with pytest.raises(VqnmtError, match=message):
         bytewise.translate(sentences, beam=beam)

@@ -145,9 +145,9 @@ def test_models_score_the_pieces_of_their_training_targets(finished_run) -> None
 def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_run) -> None:
     student = Translator.from_pretrained(finished_run.folder / "student")
     model = student.language_model
-    assert model.use.weight in LANGUAGE_WEIGHTS
-    assert model.use.blank_penalty in LANGUAGE_PENALTIES
-    assert model.use.piece_bonus in (0.0, *PIECE_BONUSES)
+    assert model.fusion.weight in LANGUAGE_WEIGHTS
+    assert model.fusion.blank_penalty in LANGUAGE_PENALTIES
+    assert model.fusion.piece_bonus in (0.0, *PIECE_BONUSES)
     rows = student.vocabulary.encode(finished_run.lines("selected/train.de"))
     forth, back = (sum(log_probability(model, row[::d]) for row in rows) for d in (1, -1))
     assert forth > 0.7 * back, "it has seen these sentences"
@@ -158,7 +158,7 @@ def test_language_model_is_of_the_training_targets_and_helps_to_read(finished_ru
     best_path = student.translate(sources, language_model=False)
     likely = []
     for weight in (0.0, 0.5, 3.0):
-        model.use = model.use._replace(weight=weight)
+        model.fusion = model.fusion._replace(weight=weight)
         found = student.translate(sources)
         for translation in found:
             assert len(translation.spans) == len(translation.codes)

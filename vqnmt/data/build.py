@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
-from vqnmt.data.judge import OUTCOMES, Arrays, PairJudge
+from vqnmt.data.corpus_filter import OUTCOMES, Arrays, CorpusFilter
 from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, hold
 from vqnmt.data.splits import sentence_key
@@ -141,12 +141,12 @@ class _Builder:
         return {part: hold(self._pairs(its), f"{name}, {part}") for part, its in pieces.items()}
 
     @cached_property
-    def judge(self) -> PairJudge:
-        """What judges the pairs of the training text."""
+    def corpus_filter(self) -> CorpusFilter:
+        """The filter of the training text."""
         keys: dict[str, set[str]] = {"test": set(), "valid": set()}
         for part, pairs in self.official.items():
             keys[part.partition(".")[0]].update(sentence_key(source) for source, _ in pairs)
-        return PairJudge(
+        return CorpusFilter(
             split=self.split,
             min_words=self.config.min_test_words,
             fit=self.config.pair_filter(),
@@ -162,7 +162,7 @@ class _Builder:
     def _copy_official(self, part: str, pairs: list[Pair]) -> None:
         """Copy an official set; only a validation sentence that a test set has is left out."""
         for source, target in pairs:
-            if part == "valid" and sentence_key(source) in self.judge.official["test"]:
+            if part == "valid" and sentence_key(source) in self.corpus_filter.official["test"]:
                 self.dropped[part]["source is in test"] += 1
             else:  # as it is: white space included
                 self._write(part, [source.encode()], [target.encode()])
@@ -173,7 +173,7 @@ class _Builder:
         chunks = _chunks(self._pairs(self.entry.train))
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                for judged in map_in_order(self.judge, chunks, processes):
+                for judged in map_in_order(self.corpus_filter, chunks, processes):
                     yield judged
                     progress.update(len(judged["marks"]))
             except BrokenExecutor as error:

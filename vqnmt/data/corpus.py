@@ -1,11 +1,11 @@
-"""A prepared corpus: plain UTF-8 files, one sentence a line, and corpus.json that vouches for them.
+"""A prepared corpus: plain UTF-8 files, one sentence a line, and corpus.json with their checksums.
 
     corpus.json            written last: fingerprint of the configuration, what was dropped and
                            why, licence, attribution, checksums of the inputs and of these files
     train.<lang>  valid.<lang>  test.<name>.<lang>
 
 Source sentences are unique across the parts: one that is in a test set is dropped from valid and
-train, one that is in valid is dropped from train. Filters judge training pairs only; an official
+train, one that is in valid is dropped from train. Filters apply to training pairs only; an official
 test set is kept as it is.
 """
 
@@ -51,7 +51,7 @@ class BothSides:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Everything that a run needs to know of its text.
+    """The text of a run: its pairs, its test sets and their origin.
 
     Args:
         name: Name in the catalogue.
@@ -97,7 +97,7 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     fingerprint = config.fingerprint()
     accepted = (fingerprint, config.older_fingerprint())
     corpus = _prepared(folder, accepted) if PartialState().is_main_process else None
-    # One process decides for all: they look at different times, but build together.
+    # One process decides for all, because they look at different times and must build together.
     missing, expected = broadcast_object_list([corpus is None, fingerprint])
     if fingerprint != expected:
         raise VqnmtError(

@@ -17,7 +17,7 @@ class PairFilter:
     Args:
         max_words: Longest side allowed, see `count_words`.
         max_ratio: Largest (longer + 10) / (shorter + 10) of the two lengths in characters; the
-            10 keeps short labels from being judged harshly.
+            10 makes the limit milder for short labels.
     """
 
     max_words: int = 100

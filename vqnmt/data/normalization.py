@@ -1,8 +1,8 @@
-"""The one form in which text becomes tokens and comes from them; and what is no text to translate.
+"""Normalisation of sources and of translations, and which text is translated at all.
 
-Whoever types a text, and the program that stores it, choose among spellings that look alike: an
-accent as a character of its own or not, a byte-order mark, a soft hyphen, a direction mark. A model
-would see other tokens for each, which it has hardly ever seen in training.
+Spellings that look alike differ in their characters: an accent may be a character of its own, and
+there may be a byte-order mark, a soft hyphen or a direction mark. Without normalisation a model
+would see different tokens for each, most of them rare in training.
 """
 
 import re
@@ -17,14 +17,14 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff]"
 )
-# Joiners have a use behind a letter or sign of a script that joins (from Hebrew to Mongolian, and
-# the scripts of the Indian family wherever Unicode has them), behind a symbol, and in an emoji.
-# Elsewhere they part ligatures or are left over, and no reader sees them.
+# Joiners have a use after a letter or sign of a script that joins (from Hebrew to Mongolian, and
+# the scripts of the Indian family wherever Unicode has them), after a symbol, and in an emoji.
+# Elsewhere they separate ligatures or are left over, and no reader sees them.
 _IDLE_JOINER = re.compile(
     "(?<![\u0590-\u1dff\u2190-\u2bff\ua800-\uabff\ufb50-\ufdff\ufe00-\ufe0f\ufe70-\ufefc"
     "\U00010a00-\U0001ffff\U000e0020-\U000e01ef])[\u200c\u200d]"
 )
-# sentencepiece writes a blank so, and gives one back for it.
+# sentencepiece writes a blank as this character, and decodes it to a blank.
 _BLANK_MARK = "\u2581"
 
 # A word that is an address: of a page or a mailbox. Full-width punctuation ends it, as in Chinese,
@@ -52,7 +52,7 @@ def normalize(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
         text = unicodedata.normalize("NFC", _UNSEEN.sub("", text).replace(_BLANK_MARK, " "))
         if "\u200c" in text or "\u200d" in text:
-            text = " ".join(text.split())  # the look at what stands before is at its last form
+            text = " ".join(text.split())  # lookbehinds must see the final form
             text = unicodedata.normalize("NFC", _IDLE_JOINER.sub("", text))
     return " ".join(text.split())
 
@@ -72,7 +72,7 @@ def clean_output(text: str) -> str:
 
     Every translation keeps these invariants, whatever tokens the model has chosen:
 
-    - no U+FFFD, which stands for bytes that are no UTF-8: they are left out;
+    - no U+FFFD, the replacement of bytes that are not UTF-8: it is left out;
     - no control characters, so no line breaks; no characters that are not seen;
     - no white space but single blanks between words, none at the ends;
     - NFC: the function is `normalize` but for the first point.

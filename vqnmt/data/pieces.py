@@ -1,4 +1,4 @@
-"""The shapes in which corpora come, each read as a stream of (source, target) pairs.
+"""The file formats of corpora, each read as a stream of (source, target) pairs.
 
 A piece knows the two languages it holds; the caller asks for either direction.
 """
@@ -271,7 +271,7 @@ def _unpack(archive: Path, members: list[str], folder: Path) -> list[Path]:
                         name = entry.name.removeprefix("./")
                         if name in wanted and (content_or_none := stream.extractfile(entry)):
                             _copy(content_or_none, wanted.pop(name))
-                while unpacked.read(1 << 20):  # the checksum stands behind all
+                while unpacked.read(1 << 20):  # the checksum is at the end
                     pass
     if wanted:
         raise VqnmtError(

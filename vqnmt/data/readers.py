@@ -1,7 +1,7 @@
 """Lines and pairs of lines from text files, compressed or not, one pass and little memory.
 
-A line ends at a line feed and nowhere else: U+2028, form feeds and their kin stay inside their
-line, because a reader that split on them would misalign every pair that follows.
+A line ends at a line feed and nowhere else: U+2028, form feeds and similar characters stay inside
+their line, because splitting on them would misalign every pair that follows.
 """
 
 import hashlib
@@ -50,8 +50,7 @@ def read_lines(path: Path | str, most_bytes: int = streams.MOST_BYTES) -> Iterat
 def content_checksum(path: Path) -> str:
     """Return "sha256:hex" of what a file holds, unpacked.
 
-    Of a file that cannot be unpacked it is that of the bytes up to the damage: who reads the lines
-    says what is wrong.
+    For a damaged file it covers the bytes up to the damage: reading the lines reports the fault.
 
     Raises:
         VqnmtError: The file is missing, unreadable or a pipe.
@@ -120,7 +119,7 @@ def read_tsv(path: Path | str, most_bytes: int = streams.MOST_BYTES) -> Iterator
 
 
 def hold(pairs: Iterable[Pair], name: str) -> list[Pair]:
-    """Return all pairs of a set that is held in memory, as those for validation and tests are.
+    """Return all pairs of a set that is held in memory, such as a validation or test set.
 
     Raises:
         VqnmtError: There are more than any such set has; names the set.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from vqnmt.data.normalization import normalize
-from vqnmt.data.splits import sentence_key, text_mark
+from vqnmt.data.splits import sentence_key, text_hash
 from vqnmt.data.words import split_words
 
 # Sentences that others are made of, at most: bounds the memory to some 200 MB.
@@ -47,7 +47,7 @@ def recombine(
     for number, words in enumerate(parents):
         for place in _inside(words):
             places[words[place], words[place + 1]].append((number, place))
-    known = {_mark(sentence) for sentence in chain(sentences, taken)}
+    known = {_key_hash(sentence) for sentence in chain(sentences, taken)}
     found: list[str] = []
     for _ in range(TRIALS * count if parents else 0):
         if len(found) == count:
@@ -56,8 +56,8 @@ def recombine(
         cut = chance.choice(_inside(first))
         number, place = chance.choice(places[first[cut], first[cut + 1]])
         sentence = "".join(first[:cut] + parents[number][place:])
-        if (mark := _mark(sentence)) not in known:
-            known.add(mark)
+        if (hashed := _key_hash(sentence)) not in known:
+            known.add(hashed)
             found.append(sentence)
     return found
 
@@ -67,5 +67,5 @@ def _inside(words: Sequence[str]) -> range:
     return range(1, len(words) - 2)
 
 
-def _mark(sentence: str) -> int:
-    return text_mark(sentence_key(sentence))
+def _key_hash(sentence: str) -> int:
+    return text_hash(sentence_key(sentence))

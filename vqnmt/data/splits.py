@@ -1,4 +1,4 @@
-"""In which form sentences are compared across training, validation and testing."""
+"""Keys and hashes by which sentences are compared across training, validation and testing."""
 
 import hashlib
 import unicodedata
@@ -15,9 +15,9 @@ def sentence_key(sentence: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", normalize(sentence)).casefold().split())
 
 
-def text_mark(text: str) -> int:
-    """Return 64 bits that stand for `text` where millions of texts would fill the memory.
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of `text`, to compare millions of texts without keeping them in memory.
 
-    Two different ones of ten million share a mark with probability 3e-6.
+    Among ten million texts two different ones share a hash with probability 3e-6.
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

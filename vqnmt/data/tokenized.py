@@ -72,7 +72,7 @@ def tokenize_pairs(
         targets: Their translations.
         vocabulary: Encodes both sides.
         folder: Gets the tokens of both sides and tokens.json, which marks them complete.
-        fit: Judges the pairs.
+        fit: The limits on a pair.
         description: Whose pairs they are, for the progress report.
 
     Raises:
@@ -157,7 +157,7 @@ def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
     offsets = _mapped(np.load, folder / f"{side}.offsets.npy", mmap_mode="r")
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         raise ValueError(f"{side}.offsets.npy holds no offsets")
-    offsets = np.array(offsets)  # beside its file no more
+    offsets = np.array(offsets)  # a copy: the file is closed
     size = (folder / f"{side}.tokens").stat().st_size
     ends = [0, size // np.dtype(kind).itemsize]
     if offsets[[0, -1]].tolist() != ends or (np.diff(offsets) < 0).any():

@@ -23,7 +23,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.tokens import BOS, EOS, PAD, UNK
 
-# What sentencepiece calls them, unless a text keeps such a string whole.
+# Their names in sentencepiece, unless a text keeps such a string whole.
 _SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
 # Characters that a vocabulary is learnt from, a sample of a larger corpus: sentencepiece needs
@@ -39,7 +39,7 @@ _KEPT_PART = 8
 _MOST_PIECES = 1_000_000
 # Sentences that are encoded at a time.
 _ENCODED = 10_000
-# From so many sentences on, starting threads takes no time beside encoding.
+# With this many sentences the time to start threads is negligible.
 _THREADED = 1000
 
 
@@ -65,7 +65,7 @@ class VocabularyConfig:
 
 
 class Vocabulary:
-    """Sentences to piece ids and back, without loss but for what `normalize` changes.
+    """Sentences to piece ids and back, without loss except for what `normalize` changes.
 
     Ids: 0 padding, 1 begin, 2 end, 3 unknown; see `vqnmt.tokens`. All text goes through
     `normalize`, and through nothing else: sentencepiece's NFKC rules would rewrite ligatures,
@@ -113,17 +113,17 @@ class Vocabulary:
         """Learn a vocabulary; the same sentences and seed give the same bytes.
 
         Args:
-            sentences: Text of both languages, no iterator: it is gone through more than once, and
-                never held as a whole.
+            sentences: Text of both languages; not an iterator, as it is read more than once. It
+                is never held in memory as a whole.
             size: Number of pieces, special ones and 256 bytes included.
             keep_pattern: Regular expression; its matches in normalised text that occur at least
                 twice become single pieces (at most size / 8, the most frequent first).
                 Placeholders such as {name}. Not those from <0x00> to <0xFF>, which sentencepiece
                 calls bytes: like any other text they are spelt in several pieces.
             model_type: "unigram" or "bpe".
-            seed: Only for corpora so large that a sample of them is taken.
-            targets: Those of the sentences that a model shall write. Their pieces get the first
-                ids, so that it can leave out the others.
+            seed: Fixes the sample that is taken of a large corpus.
+            targets: Those of the sentences that a model writes. Their pieces get the first ids, so
+                that its output layer can leave out the others.
 
         Raises:
             VqnmtError: The sentences cannot fill, or cannot be spelt in, `size` pieces (names the
@@ -140,7 +140,7 @@ class Vocabulary:
                 if (share >= 1 or generator.random() < share) and sentence.strip():
                     yield normalize(sentence)
 
-        if total > _LONG:  # sentencepiece tells nothing of how far it is
+        if total > _LONG:  # sentencepiece reports no progress
             amount = f"{min(total, _CHARACTERS):,} characters"
             print(
                 f"vocabulary: learning {size:,} pieces from {amount}", file=sys.stderr, flush=True
@@ -264,7 +264,7 @@ def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
     expression = re.compile(pattern)
     matches = (match[0] for sentence in text for match in expression.finditer(sentence))
     counts = Counter(string for string in matches if string.strip() and not _BYTE.fullmatch(string))
-    # The most frequent first; ties by the string, so that the order of sentences is no matter.
+    # The most frequent first; ties by the string, so that the order of sentences does not matter.
     ranked = sorted(counts, key=lambda string: (-counts[string], string))
     return [string for string in ranked[:limit] if counts[string] >= 2]
 

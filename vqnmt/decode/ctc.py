@@ -1,9 +1,9 @@
 """Reading CTC's output positions with a language model, by prefix beam search. No PyTorch.
 
-Graves et al. 2006 define the probability of a text as the sum over all its alignments; the best
-path, one piece a position, need not be of the best text, and neighbouring pieces of it may be
-halves of two readings. The search sums over alignments and adds a language model to the choice, as
-speech recognition does (Hannun et al. 2014).
+Graves et al. 2006 define the probability of a text as the sum over all its alignments. The best
+path, the likeliest piece of each position, need not spell the likeliest text, and its neighbouring
+pieces may come from different texts. The search sums over alignments and adds the score of a
+language model, as in speech recognition (Hannun et al. 2014).
 """
 
 import math
@@ -17,7 +17,7 @@ from vqnmt.tokens import BOS, EOS, PAD
 
 MOST_LIKELY = 8
 """Pieces of a position that a language model may choose from."""
-# Of these only those above a twentieth of the likeliest one's probability.
+# Pieces below this share of the likeliest one's probability are left out.
 _LEAST_LIKELY = 1 / 20
 # Prefixes kept: 8 gave 0.05 BLEU more in twice the time.
 _PREFIXES = 4
@@ -54,7 +54,7 @@ def read_likely(
             "the decoder's scores are not finite: translate with dtype=fp32, or train anew"
         )
     # The sum over all pieces is the same for each reading: no need of a softmax.
-    scores = logits - language_model.use.blank_penalty * (pieces == PAD)
+    scores = logits - language_model.fusion.blank_penalty * (pieces == PAD)
     likelihoods = np.exp(scores - scores.max(axis=-1, keepdims=True))
     found = []
     for columns, names, length in zip(likelihoods.tolist(), pieces.tolist(), lengths, strict=True):
@@ -79,7 +79,7 @@ class _Prefixes:
     def __init__(self, language_model: TrigramModel) -> None:
         self.log_probability = language_model.log_probability
         self.size = language_model.size
-        self.weight, self.bonus = language_model.use.weight, language_model.use.piece_bonus
+        self.weight, self.bonus = language_model.fusion.weight, language_model.fusion.piece_bonus
         self.pieces = [PAD]  # the last of each; of the empty one the blank
         self.added = [0.0]  # weight * log p(text) + bonus * length, in nats
         self._parents, self._positions = [0], [0]  # the latter: that the piece was first read from
@@ -137,7 +137,7 @@ def prefix_beam_search(
     # Prefixes with the probability of their alignments that end in a blank, and in a piece.
     kept = [(0, 1.0, 0.0)]
     for position, likely in enumerate(positions):
-        if len(likely) == 1 and likely[0][0] == PAD:  # all prefixes pay alike
+        if len(likely) == 1 and likely[0][0] == PAD:  # scales all prefixes alike
             kept = [(prefix, in_blank + in_piece, 0.0) for prefix, in_blank, in_piece in kept]
             continue
         blanks: dict[int, float] = {}

@@ -1,8 +1,8 @@
-"""A trigram model of the text that a student writes, for the choice among likely readings.
+"""A trigram model of the target text, which helps to choose among likely readings. No PyTorch.
 
 Interpolated Kneser-Ney smoothing with one discount an order (Ney et al. 1994; Chen and Goodman
-1999, equations 24 to 27). NumPy only: the trigrams are sorted arrays searched by bisection,
-so that a model loads at once and takes 12 bytes a trigram.
+1999, equations 24 to 27). The trigrams are sorted arrays searched by bisection, so that a model
+loads at once and takes 12 bytes a trigram.
 """
 
 import math
@@ -25,14 +25,14 @@ Keys = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 LANGUAGE_MODEL = "language_model.npz"
-"""In the folder of a latent model with CTC output, which reads with it."""
-# Bytes of an array that are looked at together.
+"""File in the folder of a latent model with CTC output."""
+# Bytes of an array that are read and checked at a time.
 _CHUNK = 1 << 20
 # A log-probability of 0 may be rounded to a little more.
 _ROUNDED = 1e-5
-# Trigrams seen more rarely are left to the bigrams: most are, and say little.
+# Rarer trigrams are left to the bigrams: most trigrams are rare and add little.
 _LEAST = 2
-# Answers kept: the same trigrams come again and again.
+# Results that are cached: the same trigrams are asked for many times.
 _REMEMBERED = 1 << 16
 
 
@@ -57,19 +57,20 @@ class Tables:
     pieces: Floats
     """(V,), log p(c)."""
     use: Floats
-    """(3,), the numbers of `Use`."""
+    """(3,), the `FusionWeights`; the name is that of the file format."""
 
 
-class Use(NamedTuple):
-    """What the model counts beside the decoder; the last two are for texts not to be too short.
+class FusionWeights(NamedTuple):
+    """Weights that combine the language model's score with the decoder's (shallow fusion).
 
-    Each piece costs probability under a language model.
+    Each piece lowers the probability of a text under a language model; the last two weights keep
+    texts from being too short.
     """
 
     weight: float = 0.0
-    """Of its log-probability."""
+    """Factor of the language model's log-probability."""
     blank_penalty: float = 0.0
-    """Taken from the blank's score at each position, in nats."""
+    """Subtracted from the blank's score at each position, in nats."""
     piece_bonus: float = 0.0
     """Added for each piece of a text, in nats (the word count of Hannun et al. 2014)."""
 
@@ -81,12 +82,12 @@ class TrigramModel:
         tables: As `count` makes them.
 
     Attributes:
-        use: Chosen by who trains the decoder.
+        fusion: How the model is combined with a decoder; chosen on validation after training.
     """
 
     def __init__(self, tables: Tables) -> None:
         self.tables, self.size = tables, len(tables.pieces)
-        self.use = Use(*tables.use.tolist())
+        self.fusion = FusionWeights(*tables.use.tolist())
         # Bisection reads single numbers, which a memoryview gives faster than an array.
         self._trigrams, self._pairs, self._bigrams = (
             np.ascontiguousarray(keys).data
@@ -98,7 +99,7 @@ class TrigramModel:
     def count(
         cls, tokens: NDArray[Any], offsets: NDArray[np.int64], vocabulary_size: int
     ) -> "TrigramModel":
-        """Count the trigrams of a text; their use is to be chosen then.
+        """Count the trigrams of a text; the fusion weights are 0.
 
         Args:
             tokens: All sentences, concatenated.
@@ -130,7 +131,7 @@ class TrigramModel:
         values = (
             *(trigrams[kept], np.log(p_trigram[kept]), pairs, np.log(pairs_left)),
             *(bigrams, np.log(p_bigram), single_values, np.log(p_piece)),
-            np.array(Use()),
+            np.array(FusionWeights()),
         )
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
@@ -150,8 +151,8 @@ class TrigramModel:
         return left + float(tables.single_values[second] + tables.pieces[piece])
 
     def __reduce__(self) -> tuple[type["TrigramModel"], tuple[Tables]]:
-        """Copy and pickle the tables; the rest follows from them."""
-        return type(self), (replace(self.tables, use=np.array(self.use)),)
+        """Copy and pickle the tables; everything else is computed from them."""
+        return type(self), (replace(self.tables, use=np.array(self.fusion)),)
 
     def save(self, path: Path | str) -> None:
         """Write the tables to an .npz file, whole or not at all."""
@@ -179,10 +180,10 @@ class TrigramModel:
 
 
 class _Reader:
-    """Reads the arrays of an .npz file piece by piece, each checked before the next is asked for.
+    """Reads the arrays of an .npz file in chunks, each checked before the next is read.
 
-    A header is not believed, nor is the file's own word on its size: what is no table of this
-    vocabulary is refused before it takes more memory than one piece of it.
+    Headers and stated sizes are not trusted: an array that is no table of this vocabulary is
+    refused before more than one chunk of it is in memory.
 
     Args:
         archive: The .npz file.
@@ -202,7 +203,7 @@ class _Reader:
         if found != [f"{name}.npy" for name in expected]:
             raise ValueError(f"it holds {', '.join(found)}"[:200])
         size = self._size
-        pieces = self._values("pieces", size)  # first: says of how many pieces the model is
+        pieces = self._values("pieces", size)  # first: its length is the vocabulary's
         trigrams, pairs = self._keys("trigrams", size**3), self._keys("pairs", size**2)
         bigrams = self._keys("bigrams", size**2)
         return Tables(
@@ -210,7 +211,7 @@ class _Reader:
             *(pairs, self._values("pair_values", len(pairs))),
             *(bigrams, self._values("bigram_values", len(bigrams))),
             *(self._values("single_values", size), pieces),
-            self._values("use", len(Use._fields), np.float64, math.inf),
+            self._values("use", len(FusionWeights._fields), np.float64, math.inf),
         )
 
     def _keys(self, name: str, end: int) -> Keys:

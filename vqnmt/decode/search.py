@@ -1,6 +1,6 @@
 """Greedy search, beam search and sampling over any step function: tokens or codes.
 
-One implementation, so that a comparison of two systems compares their models.
+All models use this implementation, so that two systems differ in their models only.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def find_candidates(
     settings: SearchSettings,
     forbidden: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """Look for sequences in the way of `settings`; for the arguments see `search`.
+    """Search or sample as `settings` say; for the other arguments see `search`.
 
     Returns:
         For each of the B sentences its candidates: the best first from a search, where there may
@@ -290,7 +290,7 @@ def n_best(
             if not torch.isfinite(scores[i, 0]):
                 continue
             if length >= bounds[row]:  # cut at the limit: taken as it stands
-                for j in range(int(torch.isfinite(scores[i]).sum())):  # they stand best first
+                for j in range(int(torch.isfinite(scores[i]).sum())):  # in order, the best first
                     finished[row].append(Hypothesis(history[i, j].tolist(), scores[i, j].item()))
                 continue
             going.append(i)
@@ -305,5 +305,6 @@ def n_best(
             state.reorder(moved)
         symbols = nexts.flatten()
     for hypotheses in finished:
-        hypotheses.sort(key=lambda one: -one.score(length_penalty))  # stable: of equals the first
+        # Stable: of equal hypotheses the first stays first.
+        hypotheses.sort(key=lambda one: -one.score(length_penalty))
     return [hypotheses[:beam] for hypotheses in finished]

@@ -1,4 +1,4 @@
-"""How translations are looked for: settings that every model and every engine takes."""
+"""Search settings that every model and every engine takes, and their bounds. No PyTorch."""
 
 import math
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from numbers import Integral, Real
 from vqnmt.errors import VqnmtError
 
 MOST = 1000
-"""The largest beam and the most candidates: each of them takes a sentence's memory once."""
+"""The largest beam and the most candidates: each needs the memory of one sentence."""
 
 MOST_THREADS = 1024
 """The most threads that a translation may be asked to run on."""
 
 LEAST_TEMPERATURE = 1e-6
-"""Below it nothing but the likeliest is drawn, until the division by it overflows."""
+"""Below it only the likeliest symbol would be drawn, and the division by it can overflow."""
 
 
 def check_width(key: str, value: object) -> None:
@@ -41,19 +41,19 @@ def check_temperature(key: str, value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSettings:
-    """How sequences are looked for, and how many are wanted of each sentence."""
+    """How sequences are searched, and how many candidates each sentence gets."""
 
     beam: int = 1
-    """Hypotheses kept a sentence; 1 is greedy search. Raised to `candidates` where it is less."""
+    """Hypotheses kept for each sentence; 1 is greedy search. Raised to `candidates` if lower."""
     candidates: int = 1
-    """Sequences wanted of each sentence."""
+    """Sequences wanted for each sentence."""
     temperature: float | None = None
     """Above 0: candidates are drawn from p ** (1 / temperature), and `beam` does not matter."""
     length_penalty: float = 1.0
     """Finished hypotheses are compared by log-probability / length ** this."""
     language_model: bool = True
-    """Whether a latent model that has a trigram model reads what its decoder says with its help;
-    else, and where there is none, the best path is read."""
+    """Whether the decoder's output of a latent model is read with its trigram model, if it has one;
+    otherwise the best path is read."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

@@ -1,6 +1,6 @@
-"""Imports matplotlib so that it leaves no list of fonts in the user's home.
+"""Imports matplotlib without its list of fonts in the user's home.
 
-Finding the fonts takes a fraction of a second. Whoever sets MPLCONFIGDIR keeps the list there.
+Finding the fonts takes a fraction of a second. If MPLCONFIGDIR is set, the list is kept there.
 """
 
 import os

@@ -8,7 +8,7 @@ Tokenisation, search and detokenisation are timed. Sources of error and the reme
   that few of its sentences directly follow another system. The order rotates and reverses, so that
   each system comes first, last, and after each other system.
 - A GPU works on after the call returns: `synchronize` runs before each reading of the clock.
-- First calls compile and allocate: they are not counted.
+- The first calls compile and allocate: they are a warm-up and not counted.
 - Python's cyclic garbage collector runs at random times: it is off while the clock runs.
 """
 

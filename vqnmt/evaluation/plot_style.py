@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, lines, axes, and how they are saved."""
+"""The style that all pictures share: colours, lines, axes, and saving as PNG and SVG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

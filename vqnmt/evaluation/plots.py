@@ -45,7 +45,7 @@ def plot_training(
         metrics: The rows of a metrics.jsonl: `step`, losses as `train/<name>` (and
             `valid/<name>`, drawn as points of the same colour) and `valid/bleu<_kind>`.
         path: The PNG file to write.
-        title: Stands above the losses.
+        title: Printed above the losses.
 
     Raises:
         VqnmtError: The picture cannot be written.
@@ -102,18 +102,17 @@ def plot_code_usage(
 ) -> None:
     """Draw which codes are used while training goes on (index collapse, Roy et al. 2018).
 
-    Codes stand from left to right by their use over the whole training, steps run upwards, and
-    the colour is a code's share of all positions on a scale that is the same for every
-    codebook of that size; white is a code that is not used at all. Beside it stand the number of
-    used codes and the perplexity, exp(-sum_k p_k ln p_k), the number of codes that would be as
-    informative if all were used alike.
+    Codes run from left to right, sorted by their use over the whole training, steps run upwards,
+    and the colour is a code's share of all positions on a scale that is the same for every codebook
+    of that size; white is an unused code. A second panel shows the number of used codes and the
+    perplexity exp(-sum_k p_k ln p_k), the number of equally frequent codes with the same entropy.
 
     Args:
         usage: Counts of shape (T, K): how often each of K codes was used up to a step since
             the one before.
         steps: The T steps, rising.
         path: The PNG file to write.
-        title: Stands above the codes; None for "Use of K codes".
+        title: Printed above the codes; None prints "Use of K codes".
 
     Raises:
         ValueError: The shapes do not fit, or there is no row.
@@ -153,12 +152,15 @@ def plot_code_usage(
         save_figure(figure, path)
 
 
-def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str) -> None:
+def plot_code_usages(
+    usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path | str, title: str | None = None
+) -> None:
     """Draw the use of the codes over training, as `plot_code_usage`, for several systems.
 
     Args:
-        usages: From a system's name to its usage (T, K) and its steps (T,).
-        path: The PNG file to write.
+        usages: From a system's name to its usage (T, K) and its steps (T,); two panels a row.
+        path: The PNG file to write; the SVG is written beside it.
+        title: Printed above all panels.
 
     Raises:
         ValueError: There is no system, or shapes do not fit.
@@ -180,6 +182,8 @@ def plot_code_usages(usages: Mapping[str, tuple[np.ndarray, np.ndarray]], path: 
                 f"{name}: {used:,.0f} of {usage.shape[1]:,} used, perplexity {perplexity:,.0f}",
                 fontsize=9,
             )
+        if title is not None:
+            figure.suptitle(title, fontsize=10)
         figure.supxlabel("code, from the most to the least used", fontsize=10)
         figure.supylabel("training step", fontsize=10)
         bar = figure.colorbar(

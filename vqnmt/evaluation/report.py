@@ -13,7 +13,7 @@ from vqnmt.files import atomic_write_text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusFacts:
-    """What a reader must know of the text that a run was trained on."""
+    """Facts about the text that a run was trained on, for the report and the model card."""
 
     name: str
     """Catalogue name, such as "homeassistant"."""
@@ -38,7 +38,7 @@ class Picture:
     file: str
     """Path relative to the report."""
     alt: str
-    """What it shows, for who cannot see it."""
+    """What it shows, for readers who cannot see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +66,8 @@ COSTS = (
 def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
-    A row for each system and test set, `valid` last; latency, speed-up and parameters belong
-    to the system and stand in its first row. At most `TABLE_WIDTH` characters wide: longer
-    system names are cut.
+    A row for each system and test set, `valid` last; latency, speed-up and parameters are shown
+    in a system's first row. At most `TABLE_WIDTH` characters wide: longer system names are cut.
     """
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
@@ -161,7 +160,7 @@ def signatures(records: Sequence[Record]) -> str:
 
 
 def _measurement(records: Sequence[Record]) -> str:
-    """Say how the numbers of the table came about."""
+    """Describe how the numbers of the table were measured."""
     lines = [
         "Latency: one sentence at a time, from string to string, the systems in turn on the same "
         "machine; median and 90th percentile over the sentences. Speed-up: the median latency "

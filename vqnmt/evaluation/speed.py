@@ -1,15 +1,15 @@
 """Time and peak memory of pieces of work, such as one training step.
 
-What would falsify a comparison, and what is done about it:
+Sources of error and the remedies:
 
 - The machine drifts: the systems take turns, round by round, and a ratio is taken within a round
   before the median is taken over the rounds.
 - A system leaves caches warm or cold for the next: the order rotates and reverses.
 - A GPU works on after the call returns: the clock waits for it.
-- Python's cyclic garbage collector strikes at random: it is off while the clock runs.
-- The memory that a process holds depends on what it did before, and on what the C library keeps:
-  the bytes that torch's allocator has handed out are counted instead, exactly and alike on every
-  run. Work space inside a matrix library is not among them.
+- Python's cyclic garbage collector runs at random times: it is off while the clock runs.
+- The memory that a process holds depends on its past and on what the C library keeps: instead, the
+  bytes that torch's allocator has handed out are counted, which are the same on every run. Work
+  space inside a matrix library is not counted.
 """
 
 import gc
@@ -30,7 +30,7 @@ from vqnmt.progress import Progress
 def time_in_turn(
     systems: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
 ) -> dict[str, list[float]]:
-    """Time each system once a round; who wants a warm-up calls the systems before.
+    """Time each system once in each round, without a warm-up.
 
     Args:
         systems: From a system's name to its work.

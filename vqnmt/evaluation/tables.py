@@ -8,7 +8,7 @@ from vqnmt.evaluation.records import Metric, Record
 TABLE_WIDTH = 99
 """Characters; a terminal of 100 columns does not wrap a table of this width."""
 MISSING = "-"
-"""Stands in the cell of a figure that a record does not have."""
+"""The cell of a value that a record does not have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ No encoder reacts to the codebook here, so lost codes are due to the codebook's 
 
 import dataclasses
 import importlib
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +80,7 @@ class CodebookHistory:
         return perplexity(torch.from_numpy(self.usage[window]))
 
 
-# Trains on vectors (N, d); returns codes (N,) and the mean of (z - e_nearest)^2, both of before.
+# Trains on vectors (N, d); returns codes (N,) and the mean of (z - e_nearest)^2 before the update.
 CodebookStep = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -118,20 +120,30 @@ def _ours(config: QuantizerConfig, dim: int) -> CodebookStep:
 
 def _theirs(codebook_size: int, dim: int) -> CodebookStep:
     """VectorQuantize with its defaults; its forward moves the codebook."""
-    try:
-        package = importlib.import_module("vector_quantize_pytorch")
-    except ImportError:
-        raise VqnmtError(
-            "the comparison needs the package vector-quantize-pytorch: "
-            "pip install 'vqnmt[quantizers]', or leave this part out by collapse.steps=0"
-        ) from None
-    quantizer = package.VectorQuantize(dim=dim, codebook_size=codebook_size).train()
+    quantizer = _vector_quantize()(dim=dim, codebook_size=codebook_size).train()
 
     def step(vectors: Tensor) -> tuple[Tensor, Tensor]:
         quantized, codes, _ = quantizer(vectors[None])  # (1, N, d), (1, N)
         return codes[0], (vectors - quantized[0]).pow(2).mean()
 
     return step
+
+
+def peer_settings() -> str:
+    """Name the defaults of VectorQuantize that decide whether its codebook collapses."""
+    defaults = inspect.signature(_vector_quantize()).parameters
+    keys = ("decay", "kmeans_init", "threshold_ema_dead_code")
+    return ", ".join(f"{key}={defaults[key].default}" for key in keys)
+
+
+def _vector_quantize() -> Any:
+    try:
+        return importlib.import_module("vector_quantize_pytorch").VectorQuantize
+    except ImportError:
+        raise VqnmtError(
+            "the comparison needs the package vector-quantize-pytorch: "
+            "pip install 'vqnmt[quantizers]', or leave this part out by collapse.steps=0"
+        ) from None
 
 
 @torch.no_grad()
@@ -145,11 +157,11 @@ def train_codebook(
     """Train one codebook on random batches of `vectors` (M, d).
 
     Args:
-        make: Of `codebook_steps`.
-        vectors: What the batches are drawn from.
-        config: How long, and the size of a batch.
-        seed: Fixes the batches and all that the codebook draws.
-        name: Stands at the head of progress lines.
+        make: A value of `codebook_steps`.
+        vectors: Vectors that the batches are drawn from.
+        config: Number of steps and size of a batch.
+        seed: Fixes the batches and everything that the codebook draws.
+        name: Label of the progress report.
     """
     torch.manual_seed(seed)
     step, every = make(vectors.shape[1]), max(config.steps // 50, 1)

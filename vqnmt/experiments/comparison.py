@@ -11,7 +11,7 @@ from accelerate import PartialState
 from vqnmt.data.corpus import ParallelText
 from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.plots import plot_code_usage
+from vqnmt.evaluation.plots import plot_code_usages
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.scores import score
 from vqnmt.experiments.collapse import (
@@ -21,6 +21,7 @@ from vqnmt.experiments.collapse import (
     encoder_vectors,
     gaussian_vectors,
     padded_batches,
+    peer_settings,
     train_codebook,
 )
 from vqnmt.files import atomic_path
@@ -34,7 +35,7 @@ from vqnmt.pipeline.translation import (
     make_text,
     make_vocabulary,
 )
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.training.stage import Stage
@@ -49,13 +50,13 @@ class QuantizerComparison:
 
     Missing stages before the student are run first. The run's folder gets::
 
-        quantizers/collapse/            collapse.json and its pictures
+        quantizers/collapse/            collapse.json and collapse.png
         quantizers/<name>/student/      as of any run
         quantizers/<name>/evaluation/   students.json
 
     Args:
         config: The run, with the budget of each student; `records` is the folder that gets
-            `collapse.json`, `students.json` and the pictures, None for none.
+            `collapse.json`, `students.json` and the picture, None for none.
         overrides: The command's changes to the default configuration, for the records.
 
     Raises:
@@ -93,11 +94,12 @@ class QuantizerComparison:
         }
         stage = Stage(self.folder / "collapse", decided)
         path = stage.folder / "collapse.json"
-        if not stage.has(path.name):
+        pictures = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
+        if not stage.has(path.name, *(picture.name for picture in pictures)):
             with stage.work():
                 records = self._train_codebooks(settings, quantizer, student, stage.folder)
                 write_records(path, records, anew=True)
-        return self._publish(path, sorted(stage.folder.glob("*.png")))
+        return self._publish(path, *pictures)
 
     def _train_codebooks(
         self,
@@ -111,17 +113,14 @@ class QuantizerComparison:
             "gaussian": gaussian_vectors(settings, seed),
             "encoder": encoder_vectors(student, self.text.pairs, settings.vectors, seed),
         }
-        records = []
+        makers = codebook_steps(quantizer)
+        records, usages = [], {}
         for stream, vectors in streams.items():
             corpus = stream if stream == "gaussian" else pair_name(self.corpus)
-            for system, make in codebook_steps(quantizer).items():
-                history = train_codebook(make, vectors, settings, seed, f"{system} on {stream}")
-                plot_code_usage(
-                    history.usage,
-                    history.steps,
-                    folder / f"collapse_{stream}_{system}.png",
-                    title=f"{system} on {stream} vectors: use of {settings.codebook_size} codes",
-                )
+            for system, make in makers.items():
+                name = f"{system} on {stream}"
+                history = train_codebook(make, vectors, settings, seed, name)
+                usages[name] = history.usage, history.steps
                 metrics = history_metrics(history) | {
                     "dim": vectors.shape[1],
                     "vectors": len(vectors),
@@ -143,6 +142,12 @@ class QuantizerComparison:
                         metrics=metrics,
                     )
                 )
+        side_by_side = [f"{system} on {stream}" for system in makers for stream in streams]
+        plot_code_usages(
+            {name: usages[name] for name in side_by_side},
+            folder / "collapse.png",
+            title=f"vq_pytorch_defaults: VectorQuantize with {peer_settings()}",
+        )
         return records
 
     def students(self, quantizers: Mapping[str, QuantizerConfig]) -> list[Record]:
@@ -153,7 +158,7 @@ class QuantizerComparison:
         """
         records: list[Record] = []
         for name, quantizer in quantizers.items():
-            say(f"student with the quantizer {name}")
+            print_once(f"student with the quantizer {name}")
             model = dataclasses.replace(self.config.student_model, quantizer=quantizer)
             config = dataclasses.replace(self.config, student_model=model)
             run = self.run.branch(config, self.folder / name)
@@ -193,7 +198,7 @@ class QuantizerComparison:
             metrics=metrics,
         )
 
-    def _publish(self, path: Path, pictures: Sequence[Path] = ()) -> list[Record]:
+    def _publish(self, path: Path, *pictures: Path) -> list[Record]:
         """Copy records and pictures to the folder of records; return the records."""
         folders = [] if self.config.records is None else [Path(self.config.records)]
         records = publish_records(path, [folder / path.name for folder in folders])

@@ -35,9 +35,9 @@ class EngineSystem:
     translator: BatchTranslator
     beam: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of `load_translator`."""
+    """Further arguments of `load_translator`."""
     rescorer: "EngineSystem | None" = None
-    """Who chooses among `beam` candidates."""
+    """Chooses among `beam` candidates."""
 
     def one(self, sentence: str) -> str:
         """Translate one sentence."""
@@ -76,21 +76,21 @@ def engine_systems(
         models: Model folders by label: `student` is a latent model, all others autoregressive;
             `ar` comes first.
         exports: Folder for the exports.
-        threads: Of the exported engines; PyTorch's are the process's own.
+        threads: Threads of the exported engines; PyTorch uses those of the process.
         device: Where PyTorch runs.
 
     Returns:
-        By name. Of the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy` and so on;
-        of another autoregressive one: `<label>_greedy`, `<label>_ctranslate2_fp32_greedy` ...; of
-        the student: `student`, `student_onnx_fp32`, `student_onnx_int8`, and
-        `student_rescored`, `student_onnx_fp32_rescored`, `student_onnx_int8_rescored`, where `ar`
-        chooses in the same precision, of the exports in CTranslate2. On a GPU no exports, but
-        `student_bf16`, `ar_fp16_greedy` and so on.
+        The systems by name. For the label `ar`: `ar_greedy`, `ar_beam4`, `ctranslate2_fp32_greedy`
+        and so on. For another autoregressive model: `<label>_greedy`,
+        `<label>_ctranslate2_fp32_greedy` and so on. For the student: `student`,
+        `student_onnx_fp32`, `student_onnx_int8`, and each of them with `_rescored`, where `ar`
+        chooses, in CTranslate2 of the same precision for the exports. On a GPU there are no
+        exports, but `student_bf16`, `ar_fp16_greedy` and so on.
     """
     systems: dict[str, EngineSystem] = {}
     for label, model in models.items():
         latent = label == "student"
-        # Where it is, how it is loaded, and the autoregressive system that rescores in its way.
+        # Folder, arguments of `load_translator`, and the autoregressive system that rescores.
         loads: dict[str, tuple[Path, dict[str, Any], str]] = {}
         for dtype in ("fp32",) if device == "cpu" else DTYPES:
             suffix = "" if dtype == "fp32" else f"_{dtype}"
@@ -123,8 +123,8 @@ def measure_engines(
 ) -> dict[str, dict[str, Metric]]:
     """Measure latency, throughput, footprint and BLEU of every system.
 
-    `differing_translations` counts the sentences that a system translates otherwise than the
-    first with the same weights and search does, which is PyTorch in fp32.
+    `differing_translations` counts the sentences that a system translates differently from
+    PyTorch in fp32 with the same weights and search.
 
     Args:
         systems: By name; `ar_beam4` is the baseline of `speedup_over_ar_beam4`.

@@ -59,10 +59,10 @@ def measure_footprint(
     """Load a model folder of any kind in a process of its own, and translate `sentences`.
 
     Args:
-        folder: See `vqnmt.translate.base.load_translator`.
+        folder: See `vqnmt.translate.loading.load_translator`.
         sentences: One or more.
-        beam: Of the search.
-        threads: Of the engine.
+        beam: Beam of the search.
+        threads: Threads of the engine.
         device: Where PyTorch runs.
         options: Further ones of `load_translator`.
         rescorer: Folder of the model that chooses among `beam` candidates, if any.

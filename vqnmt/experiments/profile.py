@@ -1,6 +1,6 @@
-"""Where the time of one translation goes, and the floor that the hardware sets for its weights.
+"""Where the time of one translation goes, and the least time that its weights need.
 
-Of an exported student at batch 1: the parts outside the engine by the clock, the parts inside by
+It profiles an exported student at batch 1: parts outside the engine by the clock, parts inside by
 ONNX Runtime's own profiler, which adds a little to every operator.
 """
 
@@ -29,16 +29,16 @@ def profile_translation(
     """Profile the translation of the sentence of median length.
 
     Args:
-        folder: Exported from `model`.
-        model: Whose weights are counted.
+        folder: The export of `model`.
+        model: The model whose weights are counted.
         sentences: A test set.
-        threads: Of the engine.
+        threads: Threads of the engine.
 
     Returns:
-        Medians in milliseconds: `ms.total` from string to string, of which `ms.tokenise`,
-        `ms.engine`, `ms.detokenise` and `ms.python` (what is left); inside the engine
+        Medians in milliseconds: `ms.total` from string to string, and its parts `ms.tokenise`,
+        `ms.engine`, `ms.detokenise` and `ms.python` (the rest); inside the engine
         `ms.engine.<part>` with `operators.<part>`; `floor_ms.arithmetic` and
-        `floor_ms.bandwidth`, and what they were computed from.
+        `floor_ms.bandwidth`, and the figures that they are computed from.
     """
     translator = OnnxTranslator.from_pretrained(folder, threads)
     rows = translator.vocabulary.encode(list(sentences))
@@ -103,11 +103,11 @@ def _inside(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str
 def _floors(
     model: LatentTransformer, source: int, steps: int, threads: int, int8: bool
 ) -> dict[str, Metric]:
-    """Compute what the weights alone cost at the rates that this machine reaches.
+    """Compute the time that the weights alone take at the rates that this machine reaches.
 
     Arithmetic: all products at the rate of one large product in the same precision. Bandwidth:
-    every weight is read once, those of the predictor once a step, at the rate of reading as many
-    bytes again and again.
+    every weight is read once, the predictor's weights once for each step, at the rate of reading
+    the same number of bytes repeatedly.
     """
     count = lambda *modules: sum(  # noqa: E731
         p.numel() for module in modules if module is not None for p in module.parameters()
@@ -130,7 +130,7 @@ def _floors(
     output = model.embedding.outputs.numel()
     products = (
         count(model.encoder) * source
-        + cross * (source - positions - steps)  # projected for the source, not for its readers
+        + cross * (source - positions - steps)  # keys and values are made for source positions
         + predictor * steps
         + sum(size * length for size, length in decompressor)
         + decoder * positions

@@ -42,7 +42,7 @@ from vqnmt.pipeline.translation import (
     make_vocabulary,
     student_stage,
 )
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 from vqnmt.provenance import describe_hardware
 from vqnmt.settings import to_flat
 from vqnmt.training.stage import Stage, as_text
@@ -77,7 +77,7 @@ class _Entry:
     student: Translator
     system: System
     stage: Stage
-    """Of its scores: `record.json` and the translations."""
+    """The stage of its scores: `record.json` and the translations."""
 
     @property
     def training(self) -> Stage | None:
@@ -97,7 +97,7 @@ class Reproduction:
         speed/<digest>/               times of all systems, taken in turn
 
     A digest covers everything that decides the content, so changed settings make new folders and
-    existing ones are kept. Test sets are translated once all is trained.
+    existing ones are kept. Test sets are translated after all systems are trained.
 
     Args:
         rows: The systems by name, `BASELINES` among them. The first one's settings are those of
@@ -137,12 +137,12 @@ class Reproduction:
         self.folder = self.shared.folder
         self.sets = {"valid": self.corpus.valid, **(self.corpus.test if tests else {})}
         self.entries: dict[str, list[_Entry]] = {}
-        """Of each system, one for each seed."""
+        """The entries of each system, one for each seed."""
 
     def run(self) -> list[Record]:
         """Run what is missing; return the records of all systems."""
         for name, row in self.rows.items():
-            say(f"system {name}")
+            print_once(f"system {name}")
             seeds = self.seeds if self._takes_seeds(name) else self.seeds[:1]
             self.entries[name] = [self._entry(name, row, seed) for seed in seeds]
         records = {
@@ -158,7 +158,7 @@ class Reproduction:
 
     def _takes_seeds(self, name: str) -> bool:
         config = self.rows[name].config
-        given = config.student == "teacher" and config.teacher != "own"  # there already
+        given = config.student == "teacher" and config.teacher != "own"  # it is trained already
         return name in self.main and not given
 
     # --- training ----------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> No
 def _student_run(run: TranslationRun, teacher: Teacher, text: StudentText) -> TranslationRun:
     """Return `run` with the folder below its own that has its student, or will have it.
 
-    Older versions took more settings into the digest in its name, so that names alone do not tell.
+    Older versions included more settings in the digest of the name, so their folders are opened.
     """
     parent, name = run.folder, student_name(run.config)
     for path in sorted(parent.glob(f"{name}-*/student/stage.json")):

@@ -41,7 +41,7 @@ ORDER = [
 ]
 
 THROUGHPUT_BATCHES = (8, 32, 128)
-"""Sentences handed over at a time where the throughput of engines is measured."""
+"""Sizes of the batches in which the throughput of engines is measured."""
 ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces")
 """The scopes of the exported graph, see `vqnmt.export.latent_graph`."""
 
@@ -49,7 +49,7 @@ ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pie
 # --- translation systems -----------------------------------------------------------------------
 
 
-def of_systems(records: Sequence[Record]) -> list[Record]:
+def system_records(records: Sequence[Record]) -> list[Record]:
     """Keep the records of a comparison of systems: each is named by its experiment.
 
     Of a system that was recorded with several sets of overrides, the last one is kept.

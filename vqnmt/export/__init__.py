@@ -1,4 +1,4 @@
-"""Engines beside PyTorch: ONNX Runtime for the student, CTranslate2 for autoregressive models.
+"""Writes models for other engines: latent for ONNX Runtime, autoregressive for CTranslate2.
 
-`vqnmt.translate.exported` translates without PyTorch; the other modules need it.
+`vqnmt.translate.exported` translates with what is written here, without PyTorch.
 """

@@ -1,6 +1,6 @@
-"""Writes our autoregressive models for CTranslate2, the strongest rival in speed.
+"""Writes our autoregressive models for CTranslate2, the fastest engine for them.
 
-The weights are the same; only the engine differs.
+The weights stay the same, so that timings compare engines.
 """
 
 from pathlib import Path

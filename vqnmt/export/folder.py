@@ -18,7 +18,7 @@ from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
 from vqnmt.translate.folder import EXPORTED
 from vqnmt.translate.pytorch import Translator
 
-# Begins the names of folders that an export which was killed may leave.
+# Prefix of the folders that a killed export leaves.
 _TEMPORARY = ".export."
 
 
@@ -76,10 +76,10 @@ def _export(translator: Translator, model: Path, folder: Path, precision: str) -
 
 
 def _replace(new: Path, folder: Path, temporary: Path) -> None:
-    """Move the files of `new` into `folder`; whenever this is killed, an export there is loaded.
+    """Move the files of `new` into `folder`; an earlier export there can be loaded at any moment.
 
-    While files change hands, loading takes the copy of the earlier export in `PREVIOUS`. Files
-    that are no export's stay.
+    While files are moved, loading takes the copy of the earlier export in `PREVIOUS`. Files that
+    belong to no export stay.
     """
     previous = folder / PREVIOUS
     if _is_export(folder) and not previous.exists():
@@ -88,7 +88,7 @@ def _replace(new: Path, folder: Path, temporary: Path) -> None:
             (old / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / name, old / name)
         os.rename(old, previous)
-    # The config comes first: by it the next export knows this folder.
+    # The config comes first: the next export recognises this folder by it.
     order = sorted(_files(new), key=lambda name: (name != "config.json", name))
     for name in set(_files(folder)) - set(order):
         (folder / name).unlink()
@@ -103,7 +103,7 @@ def _replace(new: Path, folder: Path, temporary: Path) -> None:
 
 
 def _files(folder: Path, *further: str) -> list[str]:
-    """List the files of an export, as `SHA256SUMS` does; of the `further` ones those there are."""
+    """List the files of an export that `folder` has, and those of `further` that it has."""
     names = "config.json", "model.onnx", "spm.model", LANGUAGE_MODEL, *further
     engine = "ctranslate2/config.json", "ctranslate2/model.bin", "ctranslate2/*_vocabulary.*"
     found = [path for name in (*names, *engine) for path in sorted(folder.glob(name))]
@@ -111,7 +111,7 @@ def _files(folder: Path, *further: str) -> list[str]:
 
 
 def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool) -> dict[str, Any]:
-    """Write what the engine reads; returns what the runtime must know of the model."""
+    """Write the engine's files; return the keys of config.json that describe the model."""
     module = translator.model
     if isinstance(module, LatentTransformer):
         _need("onnx")

@@ -1,4 +1,4 @@
-"""A small writer of ONNX graphs: constants, operators, bodies of loops, layers in fp32 or int8."""
+"""Writing ONNX graphs: constants, operators, bodies of loops, layers in fp32 or int8."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,10 +40,10 @@ class Graph:
     """A graph under construction; values are known by their names.
 
     Args:
-        int8: Whether linear layers multiply 8-bit integers: weights rounded once, with a scale
-            for each output; activations rounded as they come, with a scale for each tensor.
-        outer: The graph around this one, where this is the body of a loop or a branch: it keeps
-            the constants of both.
+        int8: Whether linear layers multiply 8-bit integers: weights are rounded once, with a scale
+            for each output; activations are rounded at run time, with a scale for each tensor.
+        outer: The graph around this one, if this is the body of a loop or a branch; it keeps the
+            constants of both.
     """
 
     def __init__(self, int8: bool, outer: "Graph | None" = None) -> None:
@@ -122,7 +122,7 @@ class Graph:
     ) -> str:
         """Multiply (..., d) by the transpose of `weight` (out, d), and add `bias` (out,).
 
-        Of a `weight` that is longer than `bias` the first rows count.
+        If `weight` has more rows than `bias`, only the first rows are used.
         """
         constant = "" if bias is None else self.constant(bias)
         rows = len(weight) if bias is None else len(bias)

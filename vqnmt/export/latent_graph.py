@@ -1,9 +1,9 @@
 """The whole translation of a latent Transformer as one ONNX graph, its loop included.
 
-One call turns source tokens into output pieces: the source is encoded once, its keys and values
-for all layers are one product, the loop over the codes keeps its KV cache, and one pass decodes
-all positions of all candidates. Shapes: B sentences, R rows (B of them, or the candidates or
-hypotheses of all sentences, those of a sentence side by side), S source positions, L codes,
+One call turns source tokens into output pieces: the source is encoded once, one product makes its
+keys and values for all layers, the loop over the codes keeps its KV cache, and one pass decodes all
+positions of all candidates. Shapes: B sentences, R rows (one for each sentence, or for each
+candidate or hypothesis, those of a sentence next to each other), S source positions, L codes,
 T = L * 2^n_c decoder positions, P output positions, d model width.
 """
 
@@ -277,8 +277,8 @@ class _Writer:
     ) -> tuple[str, str]:
         """Decode codes (R, L) to the likeliest pieces of each output position, and their logits."""
         graph, model = self.graph, self.model
-        # After the last code comes its end or more: any vector will do. A sentence without
-        # codes has code 0.
+        # Positions after a sentence's last code are masked, so any vector will do there. A sentence
+        # without codes is decoded from code 0.
         graph.scope = "decompressor"
         vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
         x = graph.op("Gather", graph.constant(vectors), codes)  # (R, L, d)
@@ -367,8 +367,8 @@ class _Writer:
     def _likely_pieces(self, x: str) -> tuple[str, str]:
         """Find the likeliest pieces for each of `x` (R, P, d), and their logits, both (R, P, n).
 
-        The n likeliest are in the n blocks with the highest maxima, and a block's maximum runs in
-        vector units, which a search among all pieces does not.
+        The n likeliest are in the n blocks with the highest maxima. Vector units compute the maxima
+        of blocks, but not a TopK over all pieces.
         """
         graph, table = self.graph, array(self._embedding())
         graph.scope = "pieces"

@@ -1,8 +1,8 @@
 """Greedy search and beam search as loops within an ONNX graph, see `vqnmt.decode.search`.
 
-Shapes: B sentences, k hypotheses of each, R rows of a step (B, or B * k), V symbols, t steps so
-far, H heads of width d / H. The symbol V - 1 ends a sequence; for a step it stands for the begin
-too. The graph has the input `limits` (B,) int64, the most symbols of each sentence.
+Shapes: B sentences, k hypotheses for each, R rows of a step (B, or B * k), V symbols, t steps so
+far, H heads of width d / H. The symbol V - 1 ends a sequence, and as the input of the first step it
+means the begin. The graph has the input `limits` (B,) int64, the most symbols of each sentence.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ BEAM_DEFAULTS: dict[str, NDArray[Any]] = {
     "candidates": np.array([1]),
     "length_penalty": np.array(1, dtype=np.float32),
 }
-"""Inputs of `beam_search`: hypotheses kept, how many of them are wanted, and the exponent of the
-length by which the log-probability of what has ended is divided."""
+"""Inputs of `beam_search`: hypotheses kept, how many of them are returned, and the exponent of the
+length that divides the log-probability of finished ones."""
 
-_LAST = (1 << 63) - 1  # as the end of a slice: all that follows
+_LAST = (1 << 63) - 1  # the end of a slice that takes everything to the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
     logits, caches = stepper.write(graph, list(names))
     graph.scope = outer.scope
     log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
-    # What has reached its limit is taken as it is: it ends in a step that is not counted.
+    # A sequence at its limit ends as it is, in a step that is not counted.
     length = graph.op("Add", "step", graph.constant(1))
     over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
     log_p = graph.op("Where", over, graph.constant(forced), log_p)
@@ -235,7 +235,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
 
 
 def _cut(graph: Graph, symbols: str, count: str) -> str:
-    """Cut `symbols` (B, steps) to the longest that is real; a decoder needs one to stand on."""
+    """Cut `symbols` (B, steps) to the longest sequence; the decoder needs at least one position."""
     one = graph.constant([1])
     longest = graph.op("Max", graph.op("ReduceMax", count), one)
     return graph.op("Slice", symbols, graph.constant([0]), longest, one)

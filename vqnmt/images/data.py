@@ -18,7 +18,7 @@ from torch import Tensor
 from vqnmt.errors import VqnmtError
 from vqnmt.images import cifar
 from vqnmt.images.cifar import Images
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.settings import NO_NUMBER
 from vqnmt.splits import HashSplit
 
@@ -157,7 +157,9 @@ def _folders(config: ImageDataConfig) -> tuple[Images, Images, Images]:
         kept = [i for i in rows if marks[source][i] not in seen]
         shared = Counter(seen[marks[source][i]] for i in rows if marks[source][i] in seen)
         for other, count in sorted(shared.items()):
-            say(f"{part} images: {count:,} left out, because {other} has pictures of equal pixels")
+            print_once(
+                f"{part} images: {count:,} left out, because {other} has pictures of equal pixels"
+            )
         if not kept and shared:
             raise VqnmtError(
                 f"{folders[source]}: no image is left for {part}, because the {len(rows):,} that "
@@ -189,7 +191,7 @@ def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
             f"correct data.{part}"
         )
     if others:
-        say(f"{part} images: passed over {passed_over} (read are {', '.join(SUFFIXES)})")
+        print_once(f"{part} images: passed over {passed_over} (read are {', '.join(SUFFIXES)})")
     size, memory = len(paths) * 3 * config.size**2, _memory()
     if size > memory:
         raise VqnmtError(

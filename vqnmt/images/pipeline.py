@@ -41,7 +41,7 @@ from vqnmt.images.models import (
     save_image_model,
 )
 from vqnmt.images.models.priors import CodePrior
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
@@ -91,7 +91,7 @@ def make_data(run: ImageRun) -> ImageData:
             atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
     PartialState().wait_for_everyone()
     counts = ", ".join(f"{facts[part]:,} {part}" for part in ("train", "valid", "test"))
-    say(f"data: {data.name}: {counts} images")
+    print_once(f"data: {data.name}: {counts} images")
     return data
 
 
@@ -158,7 +158,7 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
 
 def _trained_already(stage: Stage) -> bool:
     if found := stage.has(*MODEL_FILES):
-        say(f"{stage.folder.name}: trained already")
+        print_once(f"{stage.folder.name}: trained already")
     return found
 
 

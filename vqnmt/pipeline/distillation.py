@@ -21,10 +21,10 @@ from sacrebleu.metrics import CHRF
 
 from vqnmt.data.lines import Lines
 from vqnmt.data.normalization import clean_output
-from vqnmt.data.splits import text_mark
+from vqnmt.data.splits import text_hash
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines, atomic_write_text, temporary_folder
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.translate.pytorch import TextTranslator
 
 # Sentences in one part: the most work that a crash can lose, for each process.
@@ -108,7 +108,9 @@ def select(
                 yield translation if near else reference
 
         atomic_write_lines(path, chosen())
-        say(f"selection: {close:,} of {len(references):,} translations are close to the references")
+        print_once(
+            f"selection: {close:,} of {len(references):,} translations are close to the references"
+        )
     state.wait_for_everyone()
 
 
@@ -125,7 +127,7 @@ def _plan(
     marks = np.zeros(len(sources), dtype=np.uint64)
     lengths = np.zeros(len(sources), dtype=np.int64)  # in characters; -1: does not fit
     for i, source in enumerate(sources):
-        marks[i] = text_mark(source)
+        marks[i] = text_hash(source)
         lengths[i] = len(source) if fits(source) else -1
     _, first, group = np.unique(marks, return_index=True, return_inverse=True)
     order = np.sort(first)

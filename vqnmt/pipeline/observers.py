@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vqnmt.data.corpus import ParallelText
-from vqnmt.decode.language_model import TrigramModel, Use
+from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.evaluation.scores import score
 from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
@@ -111,29 +111,31 @@ def choose_language_model(
     """Choose how `trigrams` help to read a CTC model: weight and penalty first, then the bonus.
 
     Args:
-        trigrams: Counted in the targets that the model was trained on; gets the best `use`.
+        trigrams: Counted in the targets that the model was trained on; gets the best weights.
         bleu: Of the validation set, read with a language model or without one.
 
     Returns:
         `trigrams`; None where no weight helps.
     """
-    uses = [Use(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)]
-    found: dict[Use, float] = {}
-    with Progress("language model", len(uses) + len(PIECE_BONUSES) + 1, "settings") as progress:
+    grid = [
+        FusionWeights(*pair) for pair in itertools.product(LANGUAGE_WEIGHTS, LANGUAGE_PENALTIES)
+    ]
+    found: dict[FusionWeights, float] = {}
+    with Progress("language model", len(grid) + len(PIECE_BONUSES) + 1, "settings") as progress:
 
-        def measure(use: Use) -> None:
-            trigrams.use = use
-            found[use] = bleu(trigrams)
+        def measure(weights: FusionWeights) -> None:
+            trigrams.fusion = weights
+            found[weights] = bleu(trigrams)
             progress.update()
 
         without = bleu(None)
         progress.update()
-        for use in uses:
-            measure(use)
-        best = max(uses, key=found.__getitem__)
+        for weights in grid:
+            measure(weights)
+        best = max(grid, key=found.__getitem__)
         if found[best] <= without:
             return None
         for bonus in PIECE_BONUSES:
             measure(best._replace(piece_bonus=bonus))
-    trigrams.use = max(found, key=found.__getitem__)
+    trigrams.fusion = max(found, key=found.__getitem__)
     return trigrams

@@ -18,7 +18,7 @@ from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.training.stage import Stage
 from vqnmt.translate.base import TextTranslator, Translation
 from vqnmt.translate.pytorch import Translator
-from vqnmt.translate.seq2seq import ForeignTranslator
+from vqnmt.translate.seq2seq import TransformersTranslator
 
 BASELINE = "ar_beam4"
 
@@ -57,7 +57,7 @@ class System:
     @property
     def parameters(self) -> int:
         """Trainable numbers of the model; those of a teacher that chooses are not counted."""
-        assert isinstance(self.translator, Translator | ForeignTranslator)
+        assert isinstance(self.translator, Translator | TransformersTranslator)
         return sum(p.numel() for p in self.translator.model.parameters())
 
 

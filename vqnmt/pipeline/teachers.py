@@ -13,7 +13,7 @@ from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.settings import from_mapping
 from vqnmt.translate.pytorch import TextTranslator, Translator, check_model_folder
-from vqnmt.translate.seq2seq import ForeignTranslator, check_checkpoint
+from vqnmt.translate.seq2seq import TransformersTranslator, check_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def load_teacher(config: PipelineConfig, vocabulary: Path) -> Teacher:
         if config.teacher_prefix:
             settings["teacher_prefix"] = config.teacher_prefix
         languages = config.corpus.source_language, config.corpus.target_language
-        foreign = ForeignTranslator(name, *languages, prefix=config.teacher_prefix)
+        foreign = TransformersTranslator(name, *languages, prefix=config.teacher_prefix)
         return Teacher(foreign, settings)
     translator = Translator.from_pretrained(name)
     if config.warm_start and (Path(name) / "spm.model").read_bytes() != vocabulary.read_bytes():

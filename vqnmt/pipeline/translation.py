@@ -41,7 +41,7 @@ from vqnmt.pipeline.distillation import distill, select
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver, choose_language_model
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
 from vqnmt.pipeline.teachers import Teacher, load_teacher
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
@@ -82,7 +82,7 @@ def make_corpus(run: TranslationRun) -> Corpus:
     for part, facts in corpus.report["parts"].items():
         dropped = ", ".join(f"{n:,} {why}" for why, n in facts["dropped"].items() if n)
         counts = f"{facts['pairs']:,} pairs; dropped: {dropped or 'none'}"
-        say(f"corpus: {split_name(part)} has {counts}")
+        print_once(f"corpus: {split_name(part)} has {counts}")
     return corpus
 
 
@@ -108,7 +108,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
                     seed=seed,
                 ).save(path)
         vocabulary = Vocabulary.load(path)
-    say(f"vocabulary: {len(vocabulary):,} pieces")
+    print_once(f"vocabulary: {len(vocabulary):,} pieces")
     _check_lengths(run.config, corpus, vocabulary)
     return vocabulary
 
@@ -246,7 +246,7 @@ def _recombine(
         with stage.work(*names):
             wanted = config.recombined * len(pairs)
             made = recombine(pairs.sources, wanted, config.seed, corpus.held_out_sources)
-            say(f"recombination: {len(made):,} sources made of {len(pairs):,}")
+            print_once(f"recombination: {len(made):,} sources made of {len(pairs):,}")
             translated = stage.folder / "made" / names[1]
             _translate(config, teacher, vocabulary, made, translated)
             if PartialState().is_main_process:
@@ -272,7 +272,7 @@ def _translate(
         return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
 
     if long := distill(teacher.translator, sources, path, beam=config.beam, fits=fits):
-        say(f"distillation: {long:,} sources over max_source_tokens stay empty")
+        print_once(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
 
 def _lines(path: Path, count: int) -> Lines:
@@ -314,7 +314,7 @@ def make_student(
         return Translator.from_pretrained(stage.folder)
     model, copied = _new_student(run, vocabulary, teacher)
     if copied:
-        say(f"student: {copied:,} weights start as the teacher's")
+        print_once(f"student: {copied:,} weights start as the teacher's")
     translator = _translator(config, model, corpus, vocabulary)
     observer = BleuObserver(translator, corpus.valid)
     if isinstance(model, LatentTransformer):
@@ -420,7 +420,7 @@ def _common_settings(config: PipelineConfig) -> dict[str, int]:
 
 def _trained_already(stage: Stage) -> bool:
     if found := stage.has(*MODEL_FILES):
-        say(f"{stage.folder.name}: trained already")
+        print_once(f"{stage.folder.name}: trained already")
     return found
 
 
@@ -501,7 +501,7 @@ def make_batches(
         )
     limit = config.max_train_tokens
     batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit)
-    say(
+    print_once(
         f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
         f"the filters, {pairs - len(batches):,} over {limit} tokens"
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, remove_leftovers
-from vqnmt.progress import say
+from vqnmt.progress import print_once
 
 # Hexadecimal digits of the SHA-256 in a file's name.
 DIGITS = 16
@@ -75,7 +75,9 @@ class Series:
         if path.stem.split("-")[-1] == _checksum(content):
             return content
         self._damaged.add(path)
-        say(f"warning: {path}: damaged, its checksum is not the one in its name; passed over")
+        print_once(
+            f"warning: {path}: damaged, its checksum is not the one in its name; passed over"
+        )
         return None
 
 

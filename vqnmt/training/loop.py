@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Losses
-from vqnmt.progress import Progress, say
+from vqnmt.progress import Progress, print_once
 from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
@@ -346,7 +346,7 @@ class Trainer:
         if len(states) == distributed.processes:
             states = [states[rank]]
         else:
-            say(
+            print_once(
                 f"{self.name}: resumed at step {self.step:,}, processes: {distributed.processes}, "
                 f"before {len(states)}; the batches stay as they were; dropout and sampled codes "
                 "draw new random numbers"

@@ -1,7 +1,8 @@
 """From text to text: what all engines share. Needs no PyTorch.
 
 Training-time validation, files, pipes, evaluation and the exported engines all translate by
-`BatchTranslator`: one tokenisation, one order of batches, one treatment of what is too long.
+`BatchTranslator`. It tokenises, batches sentences of similar length, passes text without words
+through, refuses or splits long sources, and chooses among candidates by score or by a rescorer.
 """
 
 import os
@@ -34,7 +35,7 @@ _SENTENCE_END = re.compile(f"[{_FULL_STOPS}][{_CLOSERS}]*$")
 _SENTENCE_END_BEFORE_BLANK = re.compile(f"[.!?][{_CLOSERS}]*$")
 # In a script without blanks, where a word ends too.
 _WORD_END = re.compile(f"[{_FULL_STOPS}、，､；：][{_CLOSERS}]*$")
-# What does not begin a part.
+# Signs that a part may not begin with.
 _HANGS_ON = re.compile(f"[{_FULL_STOPS}、，､；：.!?,;:{_CLOSERS}]")
 
 
@@ -46,21 +47,21 @@ class Translation:
     """The translation; empty for an empty source. What a model has written keeps the invariants
     of `clean_output`."""
     score: float = 0.0
-    """What candidates are compared by: the log-probability in nats of the tokens (autoregressive)
-    or of the codes (latent), divided by their number, the end included, to the power of
-    `length_penalty`."""
+    """Log-probability in nats of the tokens (autoregressive) or of the codes (latent), divided by
+    their number, the end included, to the power of `length_penalty`; candidates are compared by
+    it."""
     codes: list[int] = field(default_factory=list)
-    """The latent codes, each for 2^n_c tokens; none for an autoregressive model."""
+    """The latent codes, one for 2^n_c tokens each; an autoregressive model has none."""
     tokens: list[int] = field(default_factory=list)
     """The pieces of the translation."""
     spans: list[int] = field(default_factory=list)
     """How many of the tokens each code writes, in order."""
     teacher_score: float | None = None
-    """What the rescorer gave it, where there was one, see `Rescorer`."""
+    """The score of the `Rescorer`; None without one."""
 
 
 class TextTranslator(Protocol):
-    """What can be timed, scored and used as a teacher."""
+    """A system that can be timed, scored and used as a teacher."""
 
     def translate(
         self, sentences: Sequence[str], *, beam: int = 1, progress: "Progress | None" = None
@@ -69,7 +70,7 @@ class TextTranslator(Protocol):
 
 
 class Rescorer(Protocol):
-    """Who chooses among candidates."""
+    """A model that chooses among the candidate translations of a sentence."""
 
     def score(
         self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
@@ -113,7 +114,7 @@ def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
 def untranslated(sentence: str) -> Translation:
     """Return a source that is not `is_translatable` as its own translation.
 
-    All its characters stay, but for white space at the ends; without any to see it is empty.
+    White space at its ends is dropped; a source without visible characters becomes empty.
     """
     return Translation(sentence.strip() if normalize(sentence) else "")
 
@@ -126,12 +127,12 @@ class BatchTranslator(ABC):
         source_language: Language code of the source.
         target_language: Language code of the target.
         batch_tokens: Source tokens translated at a time, padding included.
-        spread: The longest source of a batch over its shortest, at most: on a CPU padding costs
-            what words cost.
+        spread: A batch's longest source has at most this many times the tokens of its shortest: on
+            a CPU a padded position costs as much as a token.
         max_source_tokens: The longest source that the model takes.
-        length_penalty: Of beam search, see `SearchSettings`.
-        on_long: Of `ON_LONG`: a longer source is refused, or split between words and, where it
-            can, between sentences, its parts translated one by one.
+        length_penalty: See `SearchSettings`.
+        on_long: One of `ON_LONG`: whether a longer source is refused, or split into parts, between
+            sentences if possible, that are translated one by one.
 
     Raises:
         VqnmtError: A setting is out of range.
@@ -378,9 +379,9 @@ class BatchTranslator(ABC):
 def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
     """Split tokens into parts of at most `limit`.
 
-    A part ends behind the last sentence that fits, else behind the last word, else behind the last
-    character, else where it must. Words end before a blank, and in scripts without blanks behind
-    punctuation.
+    A part ends after the last sentence that fits, or else after the last word, or else after the
+    last character, or else within a character. Words end before a blank, and in scripts without
+    blanks after punctuation.
 
     Args:
         row: Token ids.
@@ -408,14 +409,14 @@ def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
 
     parts, start = [], 0
     while len(row) - start > limit:
-        end = max(range(start + limit, start, -1), key=rank)  # of equals the last
+        end = max(range(start + limit, start, -1), key=rank)  # the last of equal ones
         parts.append(row[start:end])
         start = end
     return [*parts, row[start:]]
 
 
 def _spelt(pieces: list[str]) -> list[str]:
-    """Return what each piece adds to the text; of a character in bytes the last one adds it."""
+    """Return what each piece adds to the text; the last byte of a character adds all of it."""
     texts, pending = [], b""
     for piece in pieces:
         byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
@@ -443,7 +444,7 @@ def _rescore(
 
 
 def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
-    """Keep the first of those that read alike."""
+    """Keep the first of the translations with the same text."""
     first: dict[str, Translation] = {}
     for translation in ranked:
         first.setdefault(translation.text, translation)

@@ -16,7 +16,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.workers import available_cores
 from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel, load_language_model
-from vqnmt.decode.settings import SearchSettings
+from vqnmt.decode.settings import MOST_THREADS, SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
 from vqnmt.translate.base import BatchTranslator, Translation
@@ -25,17 +25,16 @@ from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, check_ran
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
-# Positions that CTranslate2 scores at a time: more do not fit into a core's cache with their
-# scores over all pieces, and take up to 1.7 times as long.
+# Positions that CTranslate2 scores at a time. The scores of more positions over all pieces do not
+# fit into a core's cache, and scoring takes up to 1.7 times as long.
 _SCORED_TOKENS = 256
 CTRANSLATE2_FILES = ("config.json", "ctranslate2/model.bin", "spm.model")
 PRECISIONS = ("fp32", "int8")
 PREVIOUS = ".previous"
-"""In an export's folder while another takes its place: the one before, which is loaded until the
-other is whole."""
-# 2^n_c tokens a code, and positions a token: of any model of ours, and more.
+"""Subfolder of an export that holds the previous one while a new one is moved into its place; the
+previous one is loaded until the new one is complete."""
+# Bounds on n_c and on the output positions for each token, far above those of real models.
 _MOST_COMPRESSION, _MOST_UPSAMPLING = 16, 64
-_MOST_THREADS = 1024
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,9 +62,9 @@ class LatentExportConfig(ExportConfig):
     """2^n_c * upsampling."""
     output: str
     blank_penalty: float = 0.0
-    """The graph of earlier exports takes it from the blank itself, and has one piece a position."""
+    """0 in earlier exports, whose graph subtracts it itself and returns one piece a position."""
     repeatable: list[int] | None = None
-    """Pieces that may stand twice in a row; earlier exports do not say: there any may."""
+    """Pieces that may occur twice in a row; None, as in earlier exports, allows it for all."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -91,15 +90,15 @@ def load_exported(folder: Path | str, threads: int | None = None) -> BatchTransl
 
     Args:
         folder: What scripts/export.py has written.
-        threads: That one translation runs on; None takes one for each core that this process may
+        threads: Threads of one translation; None takes one for each core that this process may
             use.
 
     Raises:
         VqnmtError: A file is missing or damaged, the folder is of another version, its engine is
             not installed, or `threads` is out of range.
     """
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise VqnmtError(f"threads is {threads}; it must be from 1 to {_MOST_THREADS}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
     if (Path(folder) / PREVIOUS / "config.json").is_file():
         folder = Path(folder) / PREVIOUS
     if (Path(folder) / "ctranslate2").is_dir():
@@ -110,17 +109,17 @@ def load_exported(folder: Path | str, threads: int | None = None) -> BatchTransl
 class OnnxTranslator(BatchTranslator):
     """A latent Transformer that ONNX Runtime runs on a CPU, with greedy codes or a beam.
 
-    In int8 each sentence is translated by itself: all its activations are rounded by one scale,
-    and in a batch, with other sentences and padding, the scale and so the translation would be
-    another. Rounding each row by its own scale does not help: the last bits of a sum differ with
-    the padding, and rounding to 8 bits makes other translations of them.
+    In int8 each sentence is translated by itself. All activations of a call share one scale, so in
+    a batch the scale, and with it the translation, would depend on the other sentences and on the
+    padding. A scale for each row does not help: the last bits of a sum still depend on the padding,
+    and rounding to 8 bits can turn them into another translation.
 
     Args:
-        session: Of the exported graph, see `vqnmt.export.latent_graph`.
-        config: Of the exported folder.
+        session: ONNX Runtime's session of the exported graph, see `vqnmt.export.latent_graph`.
+        config: The exported folder's config.json.
         vocabulary: The model's pieces.
         language_model: See `SearchSettings`.
-        threads: That translate sentences side by side where each is translated by itself.
+        threads: How many sentences are translated at once in int8.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class OnnxTranslator(BatchTranslator):
         self._stride, self._positions = 2**config.compression, config.positions_per_code
         repeatable = config.repeatable
         self._repeatable = None if repeatable is None else frozenset(repeatable)
-        # Exports of before the beam search have no inputs for it.
+        # Exports that are older than the beam search have no inputs for it.
         self._beams = bool(session.get_overridable_initializers())
 
     @classmethod
@@ -156,8 +155,8 @@ class OnnxTranslator(BatchTranslator):
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows.
 
-        The more candidates, the fewer rows at a time: what is decoded together shall fit into a
-        core's caches.
+        With more candidates fewer rows are translated at a time, so that what is decoded together
+        fits into a core's caches.
         """
         _refuse_samples(settings)
         if not (settings.greedy or self._beams):
@@ -196,7 +195,7 @@ class OnnxTranslator(BatchTranslator):
                 f"model.onnx: cannot be run ({_reason(error)}): export the model again"
             ) from error
         logits = further[0] if further else None
-        # A sentence without codes was decoded from one.
+        # The graph decodes a sentence without codes from one code.
         lengths = (np.maximum(counts, 1) * self._positions).tolist()
         if pieces.shape[1] < max(lengths):
             raise VqnmtError(
@@ -229,7 +228,7 @@ class OnnxTranslator(BatchTranslator):
         """Read the best of the likely pieces (R, P, n); see `read_likely`."""
         best = pieces[:, :, 0]
         if logits is not None and self._config.blank_penalty and pieces.shape[2] > 1:
-            # The likeliest but the blank is the first or the second.
+            # The likeliest piece that is not the blank is the first or the second.
             beaten = logits[..., 0] - self._config.blank_penalty < logits[..., 1]
             best = np.where((best == PAD) & beaten, pieces[:, :, 1], best)
         read = []
@@ -258,8 +257,8 @@ class CTranslate2Translator(BatchTranslator):
     """An autoregressive Transformer that CTranslate2 runs on a CPU, greedily or with a beam.
 
     Args:
-        engine: Of the exported folder.
-        config: Of the exported folder.
+        engine: CTranslate2's translator of the exported folder.
+        config: The exported folder's config.json.
         vocabulary: The model's pieces.
     """
 
@@ -310,7 +309,7 @@ class CTranslate2Translator(BatchTranslator):
         )
         return [
             [
-                # The limit was the batch's: cut to the sentence's own.
+                # The limit was that of the whole batch: cut to the sentence's own.
                 Translation("", score, tokens=[self._ids[piece] for piece in pieces[:limit]])
                 for pieces, score in zip(result.hypotheses, result.scores, strict=True)
             ]
@@ -352,8 +351,8 @@ def onnx_session(
 
     Args:
         model: File or content.
-        threads: See `load_exported`. Their number is always given: ONNX Runtime ties threads of
-            its own choice to cores, to those too that this process may not use.
+        threads: See `load_exported`. ONNX Runtime is always told a number: by default it pins its
+            threads to cores, even to cores that this process may not use.
         profile: Prefix of the file that the operators' times shall go to.
     """
     import onnxruntime
@@ -361,7 +360,7 @@ def onnx_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     options.intra_op_num_threads = threads or available_cores()
-    # Threads that wait busily between two sentences would take the core of another program.
+    # Threads that spin between two sentences would take a core from other programs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
@@ -369,10 +368,11 @@ def onnx_session(
 
 
 def _shared(config: ExportConfig) -> dict[str, Any]:
-    """Settings of `BatchTranslator` for an engine with little to do for each call.
+    """Settings of `BatchTranslator` for an engine whose calls have little overhead.
 
-    Small batches of like lengths: on the Home Assistant test set, in calls of 32 sentences,
-    one thread translated four times as many as with one batch a call, and CTranslate2 twice.
+    Small batches of similar lengths are faster: on the Home Assistant test set, called with 32
+    sentences, ONNX Runtime on one thread translated four times as many sentences a second as with
+    one batch for each call, and CTranslate2 twice as many.
     """
     keys = "source_language", "target_language", "max_source_tokens"
     return {"batch_tokens": 512, "spread": 1.5, **{key: getattr(config, key) for key in keys}}

@@ -1,4 +1,4 @@
-"""What a model folder must be before anything of it is used: whole and of known types."""
+"""Checks of a model folder before it is loaded: its files, and the keys of its config.json."""
 
 import dataclasses
 import json
@@ -13,14 +13,15 @@ from vqnmt.settings import from_mapping
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
-# Of a vocabulary: the key of three pieces fits into 63 bits, see `vqnmt.decode.language_model`.
+# Pieces of the largest vocabulary: the key of a trigram, see `vqnmt.decode.language_model`, fits
+# into 63 bits.
 MOST_PIECES = (1 << 21) - 1
 _MOST_TOKENS = 1_000_000
 
 
 @dataclasses.dataclass(kw_only=True)
 class ModelConfig:
-    """What every config.json of ours says; validates itself."""
+    """The keys that the config.json of every model folder has; it checks their values."""
 
     model_type: str
     format: int
@@ -80,15 +81,15 @@ def read_values(folder: Path) -> dict[str, Any]:
 def read_config(
     folder: Path, files: Sequence[str], kind: type[ConfigT], model_type: str, version: int
 ) -> ConfigT:
-    """Read the config.json of a model folder, after a look at all else that must be there.
+    """Read the config.json of a model folder, after a check of the folder's other files.
 
     Keys that `kind` has no field for are left alone: transformers writes some of its own.
 
     Args:
-        folder: Given by the user.
-        files: What this kind of folder must have.
-        kind: Of the config.
-        model_type: That config.json must name.
+        folder: The model folder.
+        files: Names of the files that this kind of folder must have.
+        kind: Dataclass of the config.
+        model_type: The `model_type` that config.json must name.
         version: The `format` that config.json must name.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Translations as tokens: models compute, search and reading choose.
+"""Source tokens in, translations as tokens out: how each kind of model is searched and read.
 
-`find_translations` knows how each kind of model is asked for translations. A model of another kind
+`find_translations` has a function for each kind of model. A model of another kind
 registers a function of its own: `find_translations.register(MyModel)`.
 """
 
@@ -43,8 +43,8 @@ def find_translations(
         model: In evaluation mode.
         source: Source tokens, padded at the end with `PAD`, without BOS and EOS.
         settings: How to search.
-        language_model: With which a latent model with CTC output is read, unless
-            `settings.language_model` is off; None reads the best path.
+        language_model: Reads the output of a latent model with CTC, unless
+            `settings.language_model` is off; with None the best path is read.
 
     Returns:
         For each sentence its candidates, in the order of `vqnmt.decode.search.find_candidates`.
@@ -161,7 +161,7 @@ def _decode_codes(
 
 def pad_codes(codes: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Stack lists of codes to (B, L) with the mask (B, L); a list without codes gets one, 0."""
-    codes = [row or [0] for row in codes]  # the decoder needs a position to stand on
+    codes = [row or [0] for row in codes]  # the decoder needs at least one position
     longest = max(len(row) for row in codes)
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
     lengths = torch.tensor([len(row) for row in codes], device=device)

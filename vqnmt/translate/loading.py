@@ -1,4 +1,4 @@
-"""A translator from a model folder, whatever engine it is for. An export needs no PyTorch."""
+"""`load_translator`: a translator from a model folder for any engine. Exports need no PyTorch."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def load_translator(
     Args:
         folder: What scripts/train_nmt.py or scripts/export.py has written.
         device: Where PyTorch runs; None takes a GPU where there is one.
-        threads: That one translation of an exported model runs on; None takes one for each core.
-        dtype: In which PyTorch computes, one of `DTYPES`; None takes `fp32`.
+        threads: Threads of one translation by an exported model; None takes one for each core.
+        dtype: What PyTorch computes in, one of `DTYPES`; None takes `fp32`.
 
     Raises:
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is

@@ -1,4 +1,4 @@
-"""The door to transformers: saving, loading and sharing our models as `PreTrainedModel`s.
+"""Our models as `PreTrainedModel`s of transformers: saving, loading and sharing.
 
 A model folder holds `config.json`, `model.safetensors`, `spm.model`, `SHA256SUMS` and `README.md`;
 that of a latent model with CTC output `language_model.npz` too.
@@ -53,7 +53,7 @@ class TranslationConfig(PretrainedConfig):
         architecture: A key of `ARCHITECTURES`.
         settings: The architecture's config as a plain mapping.
         vocabulary_size: Pieces in the joint vocabulary.
-        written_pieces: See `TiedEmbedding.written`; None stands for all, as in older folders.
+        written_pieces: See `TiedEmbedding.written`; None, as in older folders, means all.
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
@@ -86,7 +86,7 @@ class TranslationConfig(PretrainedConfig):
 
 
 class TranslationModel(PreTrainedModel):
-    """One of our models as transformers knows them; the pure module is `.model`."""
+    """A `PreTrainedModel` around one of our models, which is `.model`."""
 
     config_class = TranslationConfig
 
@@ -114,7 +114,7 @@ class TranslationModel(PreTrainedModel):
     def around(
         cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
     ) -> "TranslationModel":
-        """Wrap a trained module, whose weights are shared, not copied."""
+        """Wrap a trained module; its weights are shared, not copied."""
         architecture = next(
             name for name, (_, kind) in ARCHITECTURES.items() if type(model) is kind
         )
@@ -134,10 +134,10 @@ class TranslationModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **settings: Any) -> Any:
-        """Load a model folder, see transformers; a loaded model computes what the saved one did.
+        """Load a model folder, see transformers; it computes the same bits as the saved model.
 
-        Weights that stay where they lie in the file are not aligned in memory, and on some CPUs the
-        last bits of a product depend on that: each is copied to memory of its own.
+        Weights that are mapped from the file may be unaligned in memory, and on some CPUs the last
+        bits of a product depend on alignment: each weight is copied to memory of its own.
 
         Args:
             arguments: See transformers.

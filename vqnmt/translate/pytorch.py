@@ -52,8 +52,8 @@ class Translator(BatchTranslator):
         vocabulary: The model's pieces.
         source_language: Language code of the source.
         target_language: Language code of the target.
-        language_model: Trigrams with which a latent model with CTC output is read, see
-            `vqnmt.decode.ctc`; None reads the best path.
+        language_model: Trigram model that reads the output of a latent model with CTC, see
+            `vqnmt.decode.ctc`; with None the best path is read.
         further: See `BatchTranslator`.
     """
 
@@ -120,7 +120,8 @@ class Translator(BatchTranslator):
             loaded.config.source_language,
             loaded.config.target_language,
             batch_tokens=batch_tokens,
-            # A GPU pads for nothing, but each of its batches costs the same hundreds of launches.
+            # On a GPU padding is nearly free and every batch costs the same few hundred kernel
+            # launches, so batches are made as large as fit.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
             language_model=load_language_model(folder, len(vocabulary)) if latent else None,
@@ -154,7 +155,7 @@ class Translator(BatchTranslator):
                     f"{folder}: the model cannot be saved ({reason}); an earlier one there is "
                     "untouched: free some space and start the same command again"
                 ) from error
-            # All is on disk. While names change hands, a folder without config.json is incomplete.
+            # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
             (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
@@ -222,7 +223,7 @@ def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: floa
 
 
 def _load(folder: Path, config: SavedConfig) -> TranslationModel:
-    """Load a `TranslationModel`; all weights must be there and fit, and no other may be."""
+    """Load a `TranslationModel`; the file must have exactly its weights, of its shapes."""
     place, known = folder / "model.safetensors", dataclasses.asdict(config)
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes config.json names
@@ -235,7 +236,7 @@ def _load(folder: Path, config: SavedConfig) -> TranslationModel:
             f"{folder / 'config.json'}: no model has these sizes ({type(error).__name__}): {AGAIN}"
         ) from error
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report of what does not fit is ours to give
+    transformers_logging.set_verbosity_error()  # what does not fit is reported below
     try:
         with safe_open(place, "pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -26,8 +26,8 @@ def score_targets(
     Args:
         model: The scorer, in evaluation mode.
         source: Source tokens (B, S), padded at the end with `PAD`, without BOS and EOS.
-        targets: For each of the B sentences its candidates' tokens, without BOS and EOS; as many
-            as one likes, none too.
+        targets: For each of the B sentences its candidates' tokens, without BOS and EOS; any
+            number of candidates, also none.
 
     Returns:
         For each candidate its log-probability in nats, the end included: what `search` under

@@ -1,4 +1,4 @@
-"""Teachers from elsewhere: any sequence-to-sequence checkpoint that transformers loads."""
+"""Sequence-to-sequence checkpoints of transformers as translators: teachers from elsewhere."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ def check_checkpoint(name: str) -> None:
         AutoConfig.from_pretrained(name)
 
 
-class ForeignTranslator:
+class TransformersTranslator:
     """A transformers checkpoint behind the interface of our own `Translator`.
 
     A multilingual checkpoint (M2M100, NLLB, mBART) is told both languages: its tokenizer marks
@@ -56,9 +56,9 @@ class ForeignTranslator:
 
     Args:
         name: A folder, or a name on the Hub.
-        source_language: Language code of the source; a multilingual tokenizer's own, or one that
-            `language_code` finds there.
-        target_language: The same of the target.
+        source_language: Language code of the source; for a multilingual tokenizer one of its own,
+            or one that `language_code` maps to it.
+        target_language: Language code of the target, likewise.
         prefix: Text before every source, such as "translate English to German: " for T5.
         batch_size: Sentences translated at a time.
 
@@ -100,7 +100,7 @@ class ForeignTranslator:
     ) -> list[Translation]:
         """Translate `sentences`, in order; an empty one stays empty.
 
-        For what becomes of a sentence before and after the model see `BatchTranslator.translate`.
+        Sentences are normalised and passed through as by `BatchTranslator.translate`.
 
         Raises:
             VqnmtError: Sources are longer than the model takes or no strings, or `beam` is out of
@@ -112,7 +112,7 @@ class ForeignTranslator:
         order = [i for i, sentence in enumerate(sentences) if is_translatable(sentence)]
         texts = [self.prefix + normalize(sentences[i]) for i in order]
         rows = self.tokenizer(texts)["input_ids"] if order else []
-        # A batch holds sources of one length: its limit is each one's own, and nothing is padded.
+        # A batch holds sources of one length: they share the length limit, and nothing is padded.
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
         for i, row in zip(order, rows, strict=True):
             by_length.setdefault(len(row), []).append((i, row))
@@ -155,7 +155,7 @@ class ForeignTranslator:
 
 
 def language_ids(tokenizer: Any) -> dict[str, int]:
-    """Return the token of each language code of a multilingual tokenizer; of any other, nothing."""
+    """Map the language codes of a multilingual tokenizer to their tokens; {} for any other."""
     if not hasattr(tokenizer, "src_lang"):
         return {}
     if known := getattr(tokenizer, "lang_code_to_id", None):  # M2M100 (de), mBART (de_DE)

@@ -1,4 +1,7 @@
-"""Where a pair of the training text goes, as far as the pair by itself decides it."""
+"""Filtering of the training text: to which part each pair goes, or why it is dropped.
+
+Duplicates are found later, because a pair alone does not show them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.normalization import normalize
 from vqnmt.data.readers import Pair
-from vqnmt.data.splits import sentence_key, text_mark
+from vqnmt.data.splits import sentence_key, text_hash
 from vqnmt.data.words import count_words
 from vqnmt.splits import HashSplit, Part
 
@@ -32,15 +35,15 @@ _NUMBERS = {outcome: number for number, outcome in enumerate(OUTCOMES)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairJudge:
-    """Judges pairs one by one; where there are several processes, each has one of its own.
+class CorpusFilter:
+    """Assigns pairs to the parts of a corpus one by one; several processes each have a copy.
 
     Args:
-        split: Gives pairs to validation and test.
-        min_words: Only sources of at least this many words (see `count_words`) go there. A label
-            of one to three words ("Host", "Not found") comes back in every corpus of its kind:
-            scoring it would measure memory, not translation.
-        fit: What a training pair must be.
+        split: Chooses the pairs for validation and test.
+        min_words: Only sources of at least this many words (see `count_words`) are chosen. Labels
+            of one to three words ("Host", "Not found") occur in every corpus of interface strings,
+            so scoring them would measure memory, not translation.
+        fit: The limits on a training pair.
         drop_copies: Whether a target that equals its source is dropped.
         official: Keys of the sources in official sets, "test" before "valid".
     """
@@ -63,8 +66,8 @@ class PairJudge:
         texts: tuple[list[str], list[str]] = ([], [])
         for source, target in pairs:
             source, target = normalize(source), normalize(target)
-            mark, part, reason = self._judge(source, target)
-            marks.append(mark)
+            hashed, part, reason = self._outcome(source, target)
+            marks.append(hashed)
             outcomes.append(_NUMBERS[part, reason])
             if part is not None:
                 texts[0].append(source)
@@ -79,18 +82,18 @@ class PairJudge:
             "targets": targets,
         }
 
-    def _judge(self, source: str, target: str) -> tuple[int, Part | None, str]:
-        """Return the mark of a pair, its part, and why it is dropped if it has none."""
+    def _outcome(self, source: str, target: str) -> tuple[int, Part | None, str]:
+        """Return the hash of a pair, its part, and why it is dropped if it has none."""
         if not source or not target:
             return 0, None, "empty"
         if self.drop_copies and source == target:
             return 0, None, "target equals source"
-        mark = text_mark(f"{source}\n{target}")
+        hashed = text_hash(f"{source}\n{target}")
         key = sentence_key(source)
         for place, keys in self.official.items():
             if key in keys:
-                return mark, None, f"source is in {place}"
+                return hashed, None, f"source is in {place}"
         part: Part = self.split.part(key) if count_words(key) >= self.min_words else "train"
         if part == "train" and (reason := self.fit.reason(source, target)):
-            return mark, None, reason
-        return mark, part, ""
+            return hashed, None, reason
+        return hashed, part, ""
