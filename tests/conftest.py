@@ -25,9 +25,14 @@ THREADS = os.environ.setdefault("VQNMT_TEST_THREADS", "1")
 os.environ["OMP_NUM_THREADS"] = THREADS
 torch.set_num_threads(int(THREADS))
 
-# A shell's background job ignores Ctrl-C, and so would the processes to which tests send it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A background job of a shell ignores Ctrl-C, one under nohup SIGHUP, and so would the processes to
+# which tests send these signals.
+for number, action in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, action)
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

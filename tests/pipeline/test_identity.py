@@ -31,7 +31,7 @@ def test_every_setting_that_decides_no_number() -> None:
     training = ("skip_limit", "log_every", "keep")
     files = [f"corpus.{part}.{key}" for part in ("train", "valid", "test") for key in FILES]
     assert undecided(text) == [
-        *("corpus.cache", *files),
+        *("corpus.cache", *files, "corpus.max_line_bytes"),
         *(f"teacher_training.{key}" for key in training),
         *(f"student_training.{key}" for key in training),
     ]

@@ -415,7 +415,7 @@ def test_damaged_folder_is_refused(
 FORKED = """
 import os, signal, sys, torch
 from vqnmt.errors import VqnmtError
-from vqnmt.translate.base import load_translator
+from vqnmt.translate.loading import load_translator
 
 folder, threads, again = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "again"
 torch.set_num_threads(threads)
