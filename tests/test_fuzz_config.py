@@ -31,6 +31,7 @@ from vqnmt.quantizers.config import NAMES, PARTS
 from vqnmt.settings import from_mapping, to_flat
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.optimizer import learning_rate, make_optimizer
+from vqnmt.translate.generation import find_translations
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PIECES = 40
@@ -199,7 +200,7 @@ def test_a_model_of_accepted_settings_trains_and_translates(data: st.DataObject,
         losses.total.backward()
         attempt(getattr(model, "after_optimizer_step", lambda: None))
     model.eval()
-    found = attempt(model.candidates, source, SearchSettings())
+    found = attempt(find_translations, model, source, SearchSettings())
     if not isinstance(found, VqnmtError):
         assert len(found) == len(source)
 

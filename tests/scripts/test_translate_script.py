@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 
+from vqnmt.checksums import CHECKSUMS
 from vqnmt.translate.base import Translation
 from vqnmt.translate.pytorch import Translator
 
@@ -170,7 +171,7 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--rescore", "STUDENT"), "student: only an autoregressive model can rescore"),
         (("--rescore", PRETRAINED), "en-de: only an autoregressive model can rescore"),
         (("--rescore", "REVERSED"), "reversed translates de to en, but the model en to de: give"),
-        (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave them out"),
+        (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave it out"),
         (("no-such-file",), "no-such-file: there is no such file"),
         (("Turn it on",), "pipe them in: echo 'Turn it on' | python scripts/translate.py"),
     ],
@@ -183,6 +184,7 @@ def test_wrong_options(
     for old, new in (("source", "de"), ("target", "en")):
         config = re.sub(rf'"{old}_language": "\w+"', f'"{old}_language": "{new}"', config)
     (teacher / "config.json").write_text(config, encoding="utf-8")
+    (teacher / CHECKSUMS).unlink()  # the change is meant
     places = {"STUDENT": student, "REVERSED": teacher}
     arguments = [places.get(argument, argument) for argument in arguments]
     outcome = script("translate", "--model", student, *arguments)
