@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("ctranslate2")
 
@@ -124,3 +125,11 @@ def test_a_damaged_model_is_refused(exports, tmp_path: Path) -> None:
     (folder / "ctranslate2" / "model.bin").write_bytes(content[:1000])
     with pytest.raises(VqnmtError, match=r"ctranslate2: cannot be loaded"):
         load_translator(folder)
+
+
+def test_pytorch_keeps_its_number_of_threads(finished_run, tmp_path: Path) -> None:
+    export_model(finished_run.folder / "teacher", tmp_path / "export", "fp32")
+    before = torch.get_num_threads()
+    translator = load_translator(tmp_path / "export", threads=before + 1)
+    translator.translate(["bale gudo"])
+    assert torch.get_num_threads() == before

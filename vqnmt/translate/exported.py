@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -283,7 +284,7 @@ class CTranslate2Translator(BatchTranslator):
         config = read_config(folder, CTRANSLATE2_FILES, ExportConfig, EXPORTED, FORMAT)
         cls._refuse_fork()
         ctranslate2 = _engine("ctranslate2", folder)
-        with _named(folder / "ctranslate2"):
+        with _named(folder / "ctranslate2"), _torch_threads_kept():
             engine = ctranslate2.Translator(
                 str(folder / "ctranslate2"),
                 device="cpu",
@@ -391,6 +392,21 @@ def _engine(name: str, folder: Path) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise VqnmtError(f"{folder} needs {name}: pip install {name}") from error
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Keep PyTorch's number of threads: CTranslate2 sets that of the process when it loads a model.
+
+    PyTorch would otherwise train on with another number, and so with other roundings.
+    """
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
