@@ -19,7 +19,10 @@ KILLS = 20
 # A checkpoint and a snapshot every step: most of the time is spent in saving.
 SETTINGS = {"steps": 120, "validate_every": 1, "average": 3, "log_every": 7}
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork") or torch.get_num_threads() > 1,
+    reason="forks children, which would wait for the threads of a parent that has several",
+)
 
 
 def in_child(work: Callable[[], object]) -> int:
