@@ -10,7 +10,8 @@ import zipfile
 import pytest
 
 from tests.data.stand_ins import write_wheel
-from vqnmt.downloads import RemoteFile, fetch, file_checksum
+from vqnmt.checksums import file_checksum
+from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
 
 CONTENT = b"some text\n" * 1000

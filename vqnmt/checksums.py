@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text
+from vqnmt.streams import check_rereadable
 
 CHECKSUMS = "SHA256SUMS"
 AGAIN = "copy the folder again or save the model anew"
@@ -20,13 +21,30 @@ AGAIN = "copy the folder again or save the model anew"
 _MOST_BYTES = {CHECKSUMS: 1 << 20, "config.json": 1 << 24, "spm.model": 1 << 28}
 
 
+def file_checksum(path: Path, algorithm: str = "sha256") -> str:
+    """Return "algorithm:hex" of a file's bytes, read in blocks.
+
+    Raises:
+        VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
+            checksum is read again.
+    """
+    check_rereadable(path)
+    try:
+        with open(path, "rb") as file:
+            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+    except FileNotFoundError as error:
+        raise VqnmtError(f"{path}: there is no such file: check the path") from error
+    except OSError as error:
+        raise VqnmtError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+
+
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
     """Write `SHA256SUMS` of the files `names`, paths within `folder` with forward slashes.
 
     Raises:
         VqnmtError: The disk is full or the folder cannot be written.
     """
-    lines = [f"{_checksum(folder / name)}  {name}\n" for name in sorted(names)]
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)]
     atomic_write_text(folder / CHECKSUMS, "".join(lines))
 
 
@@ -49,7 +67,7 @@ def check_files(folder: Path, files: Sequence[str]) -> None:
                 f"{folder / name}: missing, so the model folder is incomplete: {AGAIN}"
             )
     for name, checksum in listed.items():
-        if _checksum(folder / name) != checksum:
+        if _sha256(folder / name) != checksum:
             raise VqnmtError(
                 f"{folder / name}: is not the file that was saved, by its checksum in {CHECKSUMS}: "
                 f"copy the folder again, or remove {CHECKSUMS} if the change is meant"
@@ -67,9 +85,8 @@ def refuse_large(folder: Path, name: str) -> None:
         raise VqnmtError(f"{path}: has {size:,} bytes, but {most:,} at most are read: {AGAIN}")
 
 
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path) -> str:
+    return file_checksum(path).removeprefix("sha256:")
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:

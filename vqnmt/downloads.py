@@ -3,7 +3,6 @@
 Sources are tried in that order. A file whose checksum differs is never used.
 """
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -17,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.progress import Progress
-from vqnmt.streams import check_rereadable, open_file, unpacked
+from vqnmt.streams import open_file, unpacked
 
 # Seconds without a byte before a server counts as dead.
 _TIMEOUT = 30.0
@@ -50,23 +50,6 @@ class RemoteFile:
     requirement: str | None = None
     # No part of the fingerprint of a prepared corpus, which takes the repr.
     npm: str | None = field(default=None, repr=False)
-
-
-def file_checksum(path: Path, algorithm: str = "sha256") -> str:
-    """Return "algorithm:hex" of a file's bytes, read in blocks.
-
-    Raises:
-        VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
-            checksum is read again.
-    """
-    check_rereadable(path)
-    try:
-        with open(path, "rb") as file:
-            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-    except FileNotFoundError as error:
-        raise VqnmtError(f"{path}: there is no such file: check the path") from error
-    except OSError as error:
-        raise VqnmtError(f"{path}: cannot be read ({error.strerror}): check the path") from error
 
 
 def fetch(files: RemoteFile | Sequence[RemoteFile], cache: Path) -> Path:

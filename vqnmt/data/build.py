@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from accelerate import PartialState
 
+from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus_filter import OUTCOMES, Arrays, CorpusFilter
@@ -21,7 +22,7 @@ from vqnmt.data.pieces import Piece
 from vqnmt.data.readers import Pair, hold
 from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
-from vqnmt.downloads import RemoteFile, file_checksum
+from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.progress import Progress

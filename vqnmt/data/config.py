@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry, catalogue_entry
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
 from vqnmt.data.readers import content_checksum
-from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import NO_NUMBER, deciding
 from vqnmt.streams import MOST_BYTES

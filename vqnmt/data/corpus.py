@@ -18,10 +18,10 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from vqnmt.checksums import file_checksum
 from vqnmt.data.build import build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
-from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
 
+from vqnmt.checksums import file_checksum
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.readers import chunks
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
 from vqnmt.progress import Progress

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from vqnmt.checksums import file_checksum
 from vqnmt.data.corpus import ParallelText
-from vqnmt.downloads import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_code_usages
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from vqnmt.downloads import file_checksum
+from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usages
 from vqnmt.evaluation.records import Metric, Record, new_record, read_records, write_records

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward, sinusoids
 from vqnmt.models import AutoregressiveTransformer
-from vqnmt.tokens import BOS, EOS, PAD, UNK
+from vqnmt.tokens import BOS, EOS, PAD, UNK, length_limit
 from vqnmt.translate.pytorch import Translator
 
 
@@ -30,7 +30,7 @@ def convert(translator: Translator, folder: Path | str, int8: bool) -> None:
     spec = ctranslate2.specs.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers), config.transformer.heads, pre_norm=True
     )
-    length = 2 * translator.max_source_tokens + 12
+    length = length_limit(translator.max_source_tokens) + 2
     for side, module in ((spec.encoder, model.encoder), (spec.decoder, model.decoder)):
         side.position_encodings.encodings = sinusoids(length, config.transformer.dim).numpy()
         _norm(side.layer_norm, module.norm)

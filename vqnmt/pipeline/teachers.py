@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vqnmt.downloads import file_checksum
+from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.pipeline.config import PipelineConfig

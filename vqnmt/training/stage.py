@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from accelerate import PartialState
 
-from vqnmt.downloads import file_checksum
+from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text, locked, remove_leftovers
 from vqnmt.provenance import current_commit

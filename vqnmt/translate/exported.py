@@ -324,7 +324,7 @@ class CTranslate2Translator(BatchTranslator):
 
         A candidate longer than the exported table of positions has minus infinity.
         """
-        longest = 2 * self.max_source_tokens + 11
+        longest = length_limit(self.max_source_tokens) + 1
         pairs = [
             (self.vocabulary.pieces(row), self.vocabulary.pieces(target))
             for row, group in zip(rows, targets, strict=True)
