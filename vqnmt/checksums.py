@@ -30,8 +30,7 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
     """
     check_rereadable(path)
     try:
-        with open(path, "rb") as file:
-            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+        return f"{algorithm}:{_digest(path, algorithm)}"
     except FileNotFoundError as error:
         raise VqnmtError(f"{path}: there is no such file: check the path") from error
     except OSError as error:
@@ -44,7 +43,7 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
     Raises:
         VqnmtError: The disk is full or the folder cannot be written.
     """
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)]
+    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(names)]
     atomic_write_text(folder / CHECKSUMS, "".join(lines))
 
 
@@ -67,7 +66,7 @@ def check_files(folder: Path, files: Sequence[str]) -> None:
                 f"{folder / name}: missing, so the model folder is incomplete: {AGAIN}"
             )
     for name, checksum in listed.items():
-        if _sha256(folder / name) != checksum:
+        if _digest(folder / name) != checksum:
             raise VqnmtError(
                 f"{folder / name}: is not the file that was saved, by its checksum in {CHECKSUMS}: "
                 f"copy the folder again, or remove {CHECKSUMS} if the change is meant"
@@ -85,8 +84,9 @@ def refuse_large(folder: Path, name: str) -> None:
         raise VqnmtError(f"{path}: has {size:,} bytes, but {most:,} at most are read: {AGAIN}")
 
 
-def _sha256(path: Path) -> str:
-    return file_checksum(path).removeprefix("sha256:")
+def _digest(path: Path, algorithm: str = "sha256") -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:
