@@ -171,6 +171,15 @@ def script() -> Callable[..., Outcome]:
     return call_script
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that fork first.
+
+    A process in which another test has started threads, OpenMP's or a library's own, can no longer
+    be forked: the child waits for them forever.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture(autouse=True)
 def no_data_folder(monkeypatch):
     """Keep this machine's own data and proxies out of the tests."""

@@ -19,10 +19,13 @@ KILLS = 20
 # A checkpoint and a snapshot every step: most of the time is spent in saving.
 SETTINGS = {"steps": 120, "validate_every": 1, "average": 3, "log_every": 7}
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.get_num_threads() > 1,
-    reason="forks children, which would wait for the threads of a parent that has several",
-)
+pytestmark = [
+    pytest.mark.forks,
+    pytest.mark.skipif(
+        not hasattr(os, "fork") or torch.get_num_threads() > 1,
+        reason="forks children, which would wait for the threads of a parent that has several",
+    ),
+]
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -41,9 +44,18 @@ def in_child(work: Callable[[], object]) -> int:
     return child
 
 
-def ended_by(child: int) -> int:
+def ended_by(child: int, seconds: float = 240) -> int:
     """Wait for a child; return its exit status, or minus the signal that it died of."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    deadline = time.monotonic() + seconds
+    while True:
+        number, status = os.waitpid(child, os.WNOHANG)
+        if number == child:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail(f"the child {child} had not ended after {seconds} s and was killed")
+        time.sleep(0.002)
 
 
 def assert_same_runs(one: Trainer, other: Trainer) -> None:

@@ -47,10 +47,13 @@ from .conftest import TinyBatches, Watcher
 from .test_killing import ended_by, in_child, newest_step
 from .test_loop import Unwatched
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.get_num_threads() > 1,
-    reason="forks children, which would wait for the threads of a parent that has several",
-)
+pytestmark = [
+    pytest.mark.forks,
+    pytest.mark.skipif(
+        not hasattr(os, "fork") or torch.get_num_threads() > 1,
+        reason="forks children, which would wait for the threads of a parent that has several",
+    ),
+]
 
 PIECES = 500
 SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
