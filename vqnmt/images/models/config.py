@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from vqnmt.errors import VqnmtError
-from vqnmt.quantizers import QuantizerConfig
+from vqnmt.quantizers import QuantizerConfig, SoftEMConfig
 
 KINDS = ("vqvae", "vae", "integers", "pixels")
 PRIORS = ("uniform", "pixelcnn", "transformer")
@@ -97,9 +97,7 @@ class ImageModelConfig:
     codes: int = 2
     """Codes at each position of the grid, all from one codebook (`vqvae`)."""
     quantizer: QuantizerConfig = field(
-        default_factory=lambda: QuantizerConfig(
-            name="soft_em", decay=0.99, samples=5, temperature=0.2
-        )
+        default_factory=lambda: SoftEMConfig(decay=0.99, samples=5, temperature=0.2)
     )
     """The codebook (`vqvae`)."""
     levels: int = 31
