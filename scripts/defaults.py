@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vqnmt.settings import field_docs, field_types, to_flat, to_mapping
+from vqnmt.settings import field_defaults, field_docs, field_types, to_flat, to_mapping
 
 # Keys that a script has beside the settings of its pipeline; configs/<script>.yaml sets them.
 OWN = {
@@ -41,7 +41,8 @@ def register(name: str) -> None:
 
     values: dict[str, Any] = {}
     for path, kind in _kinds(name).items():
-        values |= {path: to_mapping(kind)} if path else to_mapping(kind)
+        defaults = to_mapping(kind, differing=True)
+        values |= {path: defaults} if path else defaults
     ConfigStore.instance().store("defaults", values)
 
 
@@ -57,6 +58,7 @@ def help_text(name: str, values: dict[str, Any]) -> str:
     flat = to_flat(values)
     docs = {key: text for key, text in OWN.items() if key in flat}
     for path, kind in _kinds(name).items():
+        flat = field_defaults(kind, path) | flat
         docs |= {path: OWN[path]} if path else {}
         docs |= field_docs(kind, path)
     # A group of keys stands above its own.

@@ -49,6 +49,8 @@ def _rewritten(word: str, fields: dict[str, Any]) -> str:
 
     key, equals, value = word.partition("=")
     plain = key.lstrip("+")
+    if key == plain and hasattr(fields.get(plain.rpartition(".")[0]), "variants"):
+        key = f"++{key}"  # the settings know which keys the chosen kind has
     if plain in GROUPS:
         is_text = value[:1] != "["
     else:

@@ -27,7 +27,7 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.quantizers.config import NAMES, PARTS
+from vqnmt.quantizers.config import CONFIGS
 from vqnmt.settings import from_mapping, to_flat
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.optimizer import learning_rate, make_optimizer
@@ -157,8 +157,8 @@ MODELS: dict[str, tuple[type, type[nn.Module], dict[str, Any]]] = {
     ),
 }
 CHOICES = {
-    "quantizer.name": list(NAMES),
-    "quantizer.part": list(PARTS),
+    "quantizer.name": list(CONFIGS),
+    "quantizer.part": [name for name, kind in CONFIGS.items() if kind.can_be_part],
     "quantizer.projection": ["none", "random", "learnt"],
     "quantizer.initialisation": ["kmeans", "normal", "reference"],
     "quantizer.distance_scale": ["none", "sqrt_dim", "dim"],

@@ -1,4 +1,10 @@
-"""From plain mappings (YAML, JSON) to the typed, self-checking settings, and back."""
+"""From plain mappings (YAML, JSON) to the typed, self-checking settings, and back.
+
+A dataclass of which there are several kinds, such as the settings of a quantizer, has the class
+methods `resolve(values, default)`, which chooses the kind that a mapping is for and completes it
+with the values that differ at its place, and `variants()`, which lists all kinds. Its method
+`unread()` lists the keys that former versions wrote, but that it has not.
+"""
 
 import ast
 import dataclasses
@@ -19,6 +25,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from vqnmt.errors import VqnmtError
 
 SettingsT = TypeVar("SettingsT")
+
+ADDED_LATER: Mapping[str, Any] = {"added later": True}
+"""Metadata of a field that runs of earlier versions lack; they are as runs with its default."""
 
 NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
 """Metadata of a field that changes no weight, no translation and no score: how often a training
@@ -123,6 +132,12 @@ def from_mapping(
         VqnmtError: A key is unknown or missing, or a value has the wrong type or is out of
             range; the message names the key.
     """
+    if hasattr(kind, "resolve"):
+        try:
+            kind, values = kind.resolve(values, default)
+        except VqnmtError as error:
+            raise _placed(error, path) from None
+        default = None
     hints = _hints(kind)  # type: ignore[arg-type]
     for key in values:
         if key not in hints:
@@ -147,9 +162,13 @@ def from_mapping(
     except VqnmtError as error:
         if issubclass(kind, Settings):
             raise
-        # A dataclass that stands alone, such as a quantizer's, names its keys by its own group.
-        own = path.rpartition(".")[2]
-        raise VqnmtError(str(error).replace(f"{own}.", f"{path}.")) from error
+        raise _placed(error, path) from error
+
+
+def _placed(error: VqnmtError, path: str) -> VqnmtError:
+    """Name the keys where they stand: a quantizer's own errors know only the name of its group."""
+    own = path.rpartition(".")[2]
+    return VqnmtError(str(error).replace(f"{own}.", f"{path}."))
 
 
 def _join(path: str, key: object) -> str:
@@ -243,18 +262,22 @@ def _in_range(hint: Any, constraints: list[Constraint], value: Any, key: str) ->
 
 
 def deciding(settings: Any) -> dict[str, Any]:
-    """Return what `dataclasses.asdict` does, without the fields that decide no number."""
+    """Return what `dataclasses.asdict` does, without the fields that decide no number.
+
+    Fields that were added later are left out at their default, as runs made before lack them.
+    """
     values = {}
     for f in dataclasses.fields(settings):
-        if not f.metadata.get("decides no number"):
-            value = getattr(settings, f.name)
+        value = getattr(settings, f.name)
+        later = f.metadata.get("added later") and value == _default(f)
+        if not (f.metadata.get("decides no number") or later):
             values[f.name] = deciding(value) if dataclasses.is_dataclass(value) else value
     return values
 
 
 def undecided(settings: Any, path: str = "") -> list[str]:
-    """List the dotted keys under `path` of the fields that decide no number."""
-    keys = []
+    """List the dotted keys under `path` that decide no number, and those of former versions."""
+    keys = [_join(path, key) for key in settings.unread()] if hasattr(settings, "unread") else []
     for f in dataclasses.fields(settings):
         key, value = _join(path, f.name), getattr(settings, f.name)
         if f.metadata.get("decides no number"):
@@ -264,14 +287,33 @@ def undecided(settings: Any, path: str = "") -> list[str]:
     return keys
 
 
-def to_mapping(settings: Any) -> dict[str, Any]:
-    """Return what `from_mapping` takes: the values of settings, or the defaults of a class."""
+def to_mapping(settings: Any, *, differing: bool = False) -> dict[str, Any]:
+    """Return what `from_mapping` takes: the values of settings, or the defaults of a class.
+
+    Args:
+        settings: A dataclass or an instance.
+        differing: Of a group of several kinds, only the kind's name and what differs from its own
+            defaults: as the defaults of a command, which may choose another kind.
+    """
     values = {}
     for f in dataclasses.fields(settings):
         value = _default(f) if isinstance(settings, type) else getattr(settings, f.name)
-        if f.init and value is not dataclasses.MISSING:
-            values[f.name] = to_mapping(value) if dataclasses.is_dataclass(value) else value
+        if not f.init or value is dataclasses.MISSING:
+            continue
+        if not dataclasses.is_dataclass(value):
+            values[f.name] = value
+        elif differing and hasattr(value, "resolve"):
+            own = to_mapping(type(value))
+            given = to_mapping(value)
+            values[f.name] = {k: v for k, v in given.items() if k == "name" or own[k] != v}
+        else:
+            values[f.name] = to_mapping(value, differing=differing)
     return values
+
+
+def _kinds(kind: type) -> list[type]:
+    """Return the kinds of a dataclass that has several, or itself alone."""
+    return kind.variants() if hasattr(kind, "variants") else [kind]
 
 
 def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -286,26 +328,43 @@ def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def field_types(kind: type, path: str = "") -> dict[str, Any]:
-    """Return the type of every setting of a dataclass by its dotted key, the nested ones too."""
-    hints = typing.get_type_hints(kind)
+    """Return the type of every setting of a dataclass by its dotted key, the nested ones too.
+
+    A group of several kinds has the keys of all of them, and its own key with its class.
+    """
     found: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):
-        if not f.init:
-            continue
-        key = _join(path, f.name)
-        if dataclasses.is_dataclass(hints[f.name]):
-            found |= field_types(hints[f.name], key)
-        else:
-            found[key] = hints[f.name]
+    for variant in _kinds(kind):
+        hints = typing.get_type_hints(variant)
+        for f in dataclasses.fields(variant):
+            key = _join(path, f.name)
+            if f.init and dataclasses.is_dataclass(hints[f.name]):
+                if hasattr(hints[f.name], "variants"):
+                    found[key] = hints[f.name]
+                found |= field_types(hints[f.name], key)
+            elif f.init:
+                found.setdefault(key, hints[f.name])
     return found
 
 
 def field_docs(kind: type, path: str = "") -> dict[str, str]:
     """Return the first sentence below each field of a dataclass by its dotted key.
 
-    A nested dataclass's own fields follow it. A subclass may leave out what its base says.
+    A nested dataclass's own fields follow it, those of all its kinds if there are several. A
+    subclass may leave out what its base says.
     """
-    hints = typing.get_type_hints(kind)
+    found: dict[str, str] = {}
+    for variant in _kinds(kind):
+        hints, texts = typing.get_type_hints(variant), _texts(variant)
+        for f in dataclasses.fields(variant):
+            if f.init:
+                found.setdefault(_join(path, f.name), " ".join(texts[f.name].split()))
+                if dataclasses.is_dataclass(hints[f.name]):
+                    found |= field_docs(hints[f.name], _join(path, f.name))
+    return found
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Return the first sentence below each field of a dataclass or of its bases, by name."""
     texts = {}
     for base in reversed(kind.__mro__[:-1]):
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
@@ -317,10 +376,17 @@ def field_docs(kind: type, path: str = "") -> dict[str, str]:
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
                     texts[name] = re.split(r"(?<=\.)\s+(?=[A-Z`])", inspect.cleandoc(text))[0]
-    found: dict[str, str] = {}
-    for f in dataclasses.fields(kind):
-        if f.init:
-            found[_join(path, f.name)] = " ".join(texts[f.name].split())
-            if dataclasses.is_dataclass(hints[f.name]):
-                found |= field_docs(hints[f.name], _join(path, f.name))
+    return texts
+
+
+def field_defaults(kind: type, path: str = "") -> dict[str, Any]:
+    """Return the default of every setting of a dataclass that has one, by its dotted key."""
+    found: dict[str, Any] = {}
+    for variant in _kinds(kind):
+        for key, value in to_flat(to_mapping(variant), path).items():
+            found.setdefault(key, value)
+        hints = typing.get_type_hints(variant)
+        for f in dataclasses.fields(variant):
+            if f.init and dataclasses.is_dataclass(hints[f.name]):
+                found = field_defaults(hints[f.name], _join(path, f.name)) | found
     return found

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.decode.settings import SearchSettings
@@ -21,7 +22,6 @@ from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
-from vqnmt.quantizers import QuantizerConfig
 from vqnmt.translate.base import Translation
 from vqnmt.translate.exported import (
     FORMAT,
@@ -58,7 +58,7 @@ def build(
     bottleneck = {"codebook_size": 8, "initialisation": "normal"} | (quantizer or {})
     defaults = {"transformer": SIZE, "encoder_layers": 1, "decoder_layers": 2, "compression": 3}
     defaults["residual_convolutions"] = 3
-    config = LatentConfig(quantizer=QuantizerConfig(**bottleneck), **(defaults | settings))
+    config = LatentConfig(quantizer=fitting_config(**bottleneck), **(defaults | settings))
     model = LatentTransformer(config, VOCABULARY).eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:  # norms and biases are no ones and zeros once trained

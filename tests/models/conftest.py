@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
@@ -11,7 +12,6 @@ from vqnmt.models import (
     LatentConfig,
     LatentTransformer,
 )
-from vqnmt.quantizers import QuantizerConfig
 
 VOCABULARY = 12
 
@@ -48,7 +48,7 @@ def make_latent(size) -> Callable[..., LatentTransformer]:
         bottleneck = {"codebook_size": 8, "initialisation": "normal", "restart_threshold": 0.0}
         defaults = {
             "transformer": size,
-            "quantizer": QuantizerConfig(**(bottleneck | (quantizer or {}))),
+            "quantizer": fitting_config(**(bottleneck | (quantizer or {}))),
             "encoder_layers": 1,
             "decoder_layers": 1,
             "compression": 1,

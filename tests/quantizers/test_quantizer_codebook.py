@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
 
@@ -39,7 +40,7 @@ def test_kmeans_initialisation_from_the_first_batches(name):
     torch.manual_seed(0)
     centres, points = clusters(8, 40)
     points = points[torch.randperm(320)]
-    config = QuantizerConfig(name=name, codebook_size=8, kmeans_vectors=200)
+    config = fitting_config(name=name, codebook_size=8, kmeans_vectors=200)
     quantizer = build_quantizer(config, 5)
     for batch in points.split(64):
         quantizer(batch)
@@ -66,7 +67,7 @@ def test_a_restarted_code_stays_where_it_was_put(name):
     """Its count and sum move too: else the next average would pull it back."""
     torch.manual_seed(0)
     settings = {"initialisation": "normal", "restart_threshold": 0.2, "decay": 0.9}
-    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=6, **settings), 3)
+    quantizer = build_quantizer(fitting_config(name=name, codebook_size=6, **settings), 3)
     codebook = quantizer.codebook
     with torch.no_grad():
         codebook.vectors[4:] += 1e4

@@ -6,14 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import (
     ProductQuantizer,
-    QuantizerConfig,
     ResidualQuantizer,
     build_quantizer,
 )
-from vqnmt.quantizers.config import PARTS
+
+PARTS = ["gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash"]
 
 NAMES = ["product", "residual"]
 
@@ -21,7 +22,7 @@ NAMES = ["product", "residual"]
 def build(name: str, part: str = "ema", size: int = 16, dim: int = 6, **others):
     torch.manual_seed(0)
     defaults = {"initialisation": "normal", "restart_threshold": 0.0, "decay": 0.9}
-    config = QuantizerConfig(name=name, part=part, codebook_size=size, **(defaults | others))
+    config = fitting_config(name=name, part=part, codebook_size=size, **(defaults | others))
     return build_quantizer(config, dim)
 
 
@@ -195,11 +196,13 @@ def test_codes_and_vectors_are_a_round_trip(name):
 
 def test_parts_of_different_sizes():
     def part(size, dim, name="ema"):
-        return build_quantizer(QuantizerConfig(name=name, codebook_size=size), dim)
+        return build_quantizer(fitting_config(name=name, codebook_size=size), dim)
 
-    product = ProductQuantizer([part(3, 2), part(5, 1, "soft_em"), part(2, 4, "gumbel_softmax")])
+    product = ProductQuantizer(
+        7, made_of=[part(3, 2), part(5, 1, "soft_em"), part(2, 4, "gumbel_softmax")]
+    )
     assert product.codebook_size == 30 and product.dim == 7
-    nested = ResidualQuantizer([product, part(4, 7, "gumbel_softmax")])
+    nested = ResidualQuantizer(7, made_of=[product, part(4, 7, "gumbel_softmax")])
     assert nested.codebook_size == 120
     for quantizer in (product, nested):
         codes = torch.arange(quantizer.codebook_size)
@@ -342,7 +345,7 @@ def test_odd_sizes(name, start, shape, size, parts):
 def test_properties(name, part, shape, width, root, parts, dtype, training, seed):
     torch.manual_seed(seed)
     size, dim = root**parts, width * parts
-    config = QuantizerConfig(
+    config = fitting_config(
         name=name, part=part, parts=parts, codebook_size=size, kmeans_vectors=10
     )
     quantizer = build_quantizer(config, dim).train(training)

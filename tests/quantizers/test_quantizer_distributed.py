@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import distributed
 
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from tests.quantizers.fitting import fitting_config
+from vqnmt.quantizers import build_quantizer
 from vqnmt.quantizers.codebook import Codebook
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em", "product", "residual"]
@@ -20,7 +21,7 @@ def train(rank: int, world: int) -> dict:
     for name in NAMES:
         for start in STARTS:
             torch.manual_seed(rank)  # differently seeded ranks, as careless users have them
-            config = QuantizerConfig(
+            config = fitting_config(
                 name=name,
                 codebook_size=16,
                 decay=0.9,

@@ -5,6 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 
@@ -14,7 +15,7 @@ FURTHER = ["gumbel_softmax", "semhash", "product", "residual", "fsq", "lfq", "si
 
 def build_any(name: str):
     """Any quantizer with 4 codes of dimension 4."""
-    config = QuantizerConfig(name=name, codebook_size=4, levels=[4])
+    config = fitting_config(name=name, codebook_size=4, levels=[4])
     return build_quantizer(config, 4)
 
 
@@ -26,7 +27,7 @@ def build_any(name: str):
 )
 def test_odd_sizes(name, start, shape, size):
     torch.manual_seed(0)
-    config = QuantizerConfig(name=name, codebook_size=size, initialisation=start, kmeans_vectors=7)
+    config = fitting_config(name=name, codebook_size=size, initialisation=start, kmeans_vectors=7)
     quantizer = build_quantizer(config, shape[-1])
     for _ in range(6):
         z = torch.randn(shape, requires_grad=True)
@@ -186,7 +187,7 @@ def test_the_reference_start_excludes_restarts():
 @example("gradient", [2, 2, 3], 6, 11, torch.float32, True, 1)
 def test_properties(name, shape, dim, size, dtype, training, seed):
     torch.manual_seed(seed)
-    config = QuantizerConfig(name=name, codebook_size=size, kmeans_vectors=10)
+    config = fitting_config(name=name, codebook_size=size, kmeans_vectors=10)
     quantizer = build_quantizer(config, dim).train(training)
     mask = torch.rand(shape) < 0.7
     for _ in range(3):

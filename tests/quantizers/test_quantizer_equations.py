@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.codebook import Codebook
 from vqnmt.quantizers.kmeans import kmeans
@@ -14,7 +15,7 @@ RNG = np.random.default_rng
 
 def config(name: str, **settings) -> QuantizerConfig:
     defaults = {"codebook_size": 7, "initialisation": "normal", "restart_threshold": 0.0}
-    return QuantizerConfig(name=name, **(defaults | settings))
+    return fitting_config(name=name, **(defaults | settings))
 
 
 def numpy_codes(z: np.ndarray, e: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.errors import VqnmtError
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.quantizers import build_quantizer
 
 NAMES = ["fsq", "lfq", "sim_vq"]
 
@@ -17,7 +18,7 @@ NAMES = ["fsq", "lfq", "sim_vq"]
 def build(name: str, dim: int = 6, size: int = 16, seed: int = 0, **settings):
     torch.manual_seed(seed)
     settings = {"levels": [4, size // 4]} | settings
-    return build_quantizer(QuantizerConfig(name=name, codebook_size=size, **settings), dim)
+    return build_quantizer(fitting_config(name=name, codebook_size=size, **settings), dim)
 
 
 def test_fsq_rounds_bounded_numbers():

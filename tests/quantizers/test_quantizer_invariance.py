@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from tests.quantizers.fitting import fitting_config
+from vqnmt.quantizers import build_quantizer
 
 VECTOR_NAMES = ["gradient", "ema", "hard_em", "soft_em"]
 # name/part: codebooks that move by themselves
@@ -32,7 +33,7 @@ def build(name: str, start: str = "normal", seed: int = 0, **settings):
         "temperature": 1e-6,
         "restart_threshold": 0.3,
     }
-    return build_quantizer(QuantizerConfig(name=name, **(defaults | settings)), 6)
+    return build_quantizer(fitting_config(name, **(defaults | settings)), 6)
 
 
 def assert_same_codebook(left, right):

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from tests.quantizers.fitting import fitting_config
+from vqnmt.quantizers import build_quantizer
 
 NAMES = ["gumbel_softmax", "semhash"]
 
 
 def build(name: str, size: int, dim: int, **settings):
     torch.manual_seed(0)
-    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=size, **settings), dim)
+    quantizer = build_quantizer(fitting_config(name=name, codebook_size=size, **settings), dim)
     with torch.no_grad():  # far from uniform, else all that follows is nearly 0
         quantizer.logits.weight.mul_(3.0)
     return quantizer

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
-from vqnmt.quantizers.config import NAMES
+from tests.quantizers.fitting import fitting_config
+from vqnmt.quantizers import build_quantizer
+from vqnmt.quantizers.registry import QUANTIZERS
+
+NAMES = list(QUANTIZERS)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def build(name: str):
-    config = QuantizerConfig(name=name, codebook_size=16, levels=[4, 4], kmeans_vectors=40)
+    config = fitting_config(name=name, codebook_size=16, levels=[4, 4], kmeans_vectors=40)
     return build_quantizer(config, 8)
 
 

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.evaluation.speed import peak_memory
-from vqnmt.quantizers import QuantizerConfig, build_quantizer, distances
+from vqnmt.quantizers import build_quantizer, distances
 from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
 from vqnmt.quantizers.vector_quantizers import draw, soft_counts
 
@@ -130,7 +131,7 @@ def test_codebook_under_autocast_is_that_of_fp32(name, dtype):
     states = []
     for cast in (True, False):
         torch.manual_seed(0)
-        config = QuantizerConfig(name=name, codebook_size=12, initialisation="normal")
+        config = fitting_config(name=name, codebook_size=12, initialisation="normal")
         quantizer = build_quantizer(config, 6)
         torch.manual_seed(1)
         z = torch.randn(40, 6).to(dtype)
@@ -150,7 +151,7 @@ def test_codebook_under_autocast_is_that_of_fp32(name, dtype):
 def test_memory_is_bounded_at_65536_codes(name):
     """All of N x K would be 1 GiB, and N x K x d 4 GiB."""
     count, size, dim = 4096, 1 << 16, 4
-    config = QuantizerConfig(
+    config = fitting_config(
         name=name, codebook_size=size, initialisation="normal", distance_scale="none"
     )
     z = torch.randn(count, dim, requires_grad=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.images.models import (
     AutoencoderConfig,
     ImageModelConfig,
@@ -80,7 +81,7 @@ def quantizer_config(name: str) -> QuantizerConfig:
         sizes["levels"] = (8, 8)
     if name in ("product", "residual"):
         sizes |= {"parts": 2}
-    return QuantizerConfig(name=name, **sizes)
+    return fitting_config(name=name, **sizes)
 
 
 def text_model(name: str, transformer: TransformerConfig = SIZE) -> nn.Module:

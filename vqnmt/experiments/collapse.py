@@ -81,11 +81,11 @@ def codebook_steps(config: QuantizerConfig) -> dict[str, Callable[[int], Codeboo
             differs from our EMA in nothing but the start and the restarts; `soft_em_sqrt_dim` has
             softer posteriors, from distances divided by sqrt(d).
     """
-    ema = dataclasses.replace(config, name="ema")
-    soft_em = dataclasses.replace(config, name="soft_em")
-    scaled = dataclasses.replace(soft_em, distance_scale="sqrt_dim")
-    reference = dataclasses.replace(
-        ema, initialisation="reference", restart_threshold=0.0, epsilon=ema.epsilon or 1e-5
+    ema, soft_em = config.as_named("ema"), config.as_named("soft_em")
+    scaled = dataclasses.replace(soft_em, distance_scale="sqrt_dim")  # type: ignore[call-arg]
+    epsilon = getattr(config, "epsilon", 0.0) or 1e-5
+    reference = config.as_named(
+        "ema", initialisation="reference", restart_threshold=0.0, epsilon=epsilon
     )
     return {
         "ema_reference_start": lambda dim: _ours(reference, dim),

@@ -103,13 +103,13 @@ def make_model(run: ImageRun, data: ImageData) -> ImageModel:
     """
     config, training = run.config, run.config.model_training
     settings = {
-        "model": dataclasses.asdict(config.model),
+        "model": deciding(config.model),
         "model_training": deciding(training),
         "seed": config.seed,
     }
     if config.fits_prior:  # another prior needs no other model
         del settings["model"]["prior"]  # type: ignore[attr-defined]
-    ignored = undecided(training, "model_training")
+    ignored = undecided(training, "model_training") + undecided(config.model, "model")
     stage = run.stage("model", settings, after="data", ignored=ignored)
     if not _trained_already(stage):
         set_seed(config.seed)

@@ -27,7 +27,7 @@ from vqnmt.layers import (
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.outputs import OUTPUTS
 from vqnmt.models.shared import TiedEmbedding, append_eos
-from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.quantizers import EMAConfig, QuantizerConfig, build_quantizer
 from vqnmt.settings import Fraction, Settings, between, check
 from vqnmt.tokens import PAD, UNK
 
@@ -40,7 +40,7 @@ class LatentConfig(Settings):
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of all stacks."""
     quantizer: QuantizerConfig = field(
-        default_factory=lambda: QuantizerConfig(codebook_size=64, decay=0.99)
+        default_factory=lambda: EMAConfig(codebook_size=64, decay=0.99)
     )
     """The bottleneck."""
     encoder_layers: int = 3

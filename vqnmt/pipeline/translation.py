@@ -336,13 +336,14 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
     """
     config, key = run.config, STUDENTS[run.config.student]
     settings = {
-        key: dataclasses.asdict(getattr(config, key)),
+        key: deciding(getattr(config, key)),
         "student_training": deciding(config.student_training),
         **_common_settings(config),
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
     ignored = undecided(config.student_training, "student_training")
+    ignored += undecided(getattr(config, key), key)
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings

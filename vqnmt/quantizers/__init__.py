@@ -13,35 +13,73 @@
 The package needs only torch and `vqnmt.errors`.
 """
 
-from vqnmt.quantizers.base import Quantizer, QuantizerOutput
-from vqnmt.quantizers.build import build_quantizer
-from vqnmt.quantizers.composite import ProductQuantizer, ResidualQuantizer
+from vqnmt.quantizers.base import Assignment, Quantizer, QuantizerOutput
+from vqnmt.quantizers.codebook import Update
+from vqnmt.quantizers.composite import (
+    ProductConfig,
+    ProductQuantizer,
+    ResidualConfig,
+    ResidualQuantizer,
+)
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.external import FSQQuantizer, LFQQuantizer, SimVQQuantizer
-from vqnmt.quantizers.learnt import GumbelSoftmaxQuantizer, SemanticHashingQuantizer
+from vqnmt.quantizers.external import (
+    FSQConfig,
+    FSQQuantizer,
+    LFQConfig,
+    LFQQuantizer,
+    SimVQConfig,
+    SimVQQuantizer,
+)
+from vqnmt.quantizers.learnt import (
+    GumbelSoftmaxConfig,
+    GumbelSoftmaxQuantizer,
+    SemanticHashingConfig,
+    SemanticHashingQuantizer,
+)
+from vqnmt.quantizers.registry import build_quantizer, register_quantizer
 from vqnmt.quantizers.statistics import CodebookStatistics
 from vqnmt.quantizers.vector_quantizers import (
+    EMAConfig,
     EMAQuantizer,
+    GradientConfig,
     GradientQuantizer,
+    HardEMConfig,
     HardEMQuantizer,
+    SoftEMConfig,
     SoftEMQuantizer,
+    VectorQuantizer,
 )
 
 __all__ = [
+    "Assignment",
     "CodebookStatistics",
+    "EMAConfig",
     "EMAQuantizer",
+    "FSQConfig",
     "FSQQuantizer",
+    "GradientConfig",
     "GradientQuantizer",
+    "GumbelSoftmaxConfig",
     "GumbelSoftmaxQuantizer",
+    "HardEMConfig",
     "HardEMQuantizer",
+    "LFQConfig",
     "LFQQuantizer",
+    "ProductConfig",
     "ProductQuantizer",
     "Quantizer",
     "QuantizerConfig",
     "QuantizerOutput",
+    "ResidualConfig",
     "ResidualQuantizer",
+    "SemanticHashingConfig",
     "SemanticHashingQuantizer",
+    "SimVQConfig",
     "SimVQQuantizer",
+    "SoftEMConfig",
     "SoftEMQuantizer",
+    "Update",
+    "VectorQuantizer",
     "build_quantizer",
+    "register_quantizer",
 ]

@@ -1,21 +1,31 @@
 """The interface of every quantizer: z_e in, straight-through vectors, codes and losses out."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vqnmt.errors import VqnmtError
+from vqnmt.quantizers.config import QuantizerConfig, check_keys
 from vqnmt.quantizers.statistics import CodebookStatistics, UsageCounter
+
+# Forward passes in training without a codebook step, after which a warning says so.
+_FORGOTTEN = 100
 
 
 @dataclass(slots=True)
 class QuantizerOutput:
-    """Result of a quantizer's forward pass over `z_e` of shape `(..., d)`."""
+    """Result of a quantizer's forward pass over `z_e` of shape `(..., d)`.
+
+    It unpacks as `quantized, indices, loss`: `codes` are the indices, and the loss is the sum of
+    `losses`.
+    """
 
     quantized: Tensor
     """`(..., d)` in the dtype of `z_e`; 0 where masked. Its gradient passes straight through to
@@ -34,16 +44,41 @@ class QuantizerOutput:
     statistics: dict[str, Tensor]
     """Detached scalars of this batch: `quantisation_error`, `posterior_entropy` in nats."""
 
+    stages: Tensor
+    """`(..., n)` int64, the code of each part (`product`) or stage (`residual`); n = 1 for other
+    quantizers."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of all loss terms, a scalar; 0 if there is none."""
+        zero = torch.zeros((), device=self.quantized.device)
+        return sum(self.losses.values(), zero)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.quantized, self.codes, self.loss))
+
 
 @dataclass(slots=True)
 class Assignment:
     """Codes, vectors and losses of the N unmasked vectors, all in fp32."""
 
-    quantized: Tensor  # (N, d); its gradient is dropped where the quantizer is straight-through
-    codes: Tensor  # (N,)
-    samples: Tensor  # (N, m)
-    losses: dict[str, Tensor]
-    statistics: dict[str, Tensor]
+    quantized: Tensor
+    """`(N, d)`; its gradient is dropped where the quantizer is straight-through."""
+
+    codes: Tensor
+    """`(N,)` int64."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """Weighted loss terms by name, scalars."""
+
+    samples: Tensor | None = None
+    """`(N, m)` int64, the codes drawn; None: `codes`."""
+
+    error: Tensor | None = None
+    """Detached scalar, the mean of (z_e - e_nearest)^2; None: that of `quantized`."""
+
+    entropy: Tensor | None = None
+    """Detached scalar, the mean entropy of the posterior in nats; None: 0."""
 
 
 class StraightThrough(torch.autograd.Function):
@@ -61,6 +96,48 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Pass the gradient to `vectors` unchanged."""
         return gradient, None
+
+
+class Rotation(torch.autograd.Function):
+    """The rotation trick (Fifty et al. 2024): z_q forward; backward as if it were a map of z_e.
+
+    The map is z_q = lambda R z_e, where lambda = ||z_q|| / ||z_e|| and R is the rotation of z_e
+    onto z_q in the plane of both. They count as constants, so the gradient to z_e is
+    lambda R^T g: it keeps its angle to the code vector. With the unit vectors e of z_e and q of
+    z_q, and r = (e + q) / ||e + q||,
+
+        R = I - 2 r r^T + 2 q e^T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, quantized: Tensor) -> Tensor:
+        """Return `quantized`, both `(N, d)`."""
+        ctx.save_for_backward(vectors, quantized)
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return lambda R^T g `(N, d)`."""
+        vectors, quantized, g = (x.float() for x in (*ctx.saved_tensors, gradient))
+        e, q = functional.normalize(vectors, dim=1), functional.normalize(quantized, dim=1)
+        r = functional.normalize(e + q, dim=1)
+        turned = g - 2 * r * (r * g).sum(1, keepdim=True) + 2 * e * (q * g).sum(1, keepdim=True)
+        norms = [torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (quantized, vectors)]
+        scale = norms[0] / norms[1].clamp(min=torch.finfo(torch.float32).tiny)
+        return (scale * turned).to(gradient.dtype), None
+
+
+def linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
+    """Apply `layer` to fp32 `vectors` in fp32, whatever the dtype that its weights are kept in."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return functional.linear(vectors, layer.weight.float(), bias)
+
+
+def mean_square_error(vectors: Tensor, quantized: Tensor) -> Tensor:
+    """Mean of (z_e - z_q)^2 over `(N, d)`; 0, and still part of the graph, if N is 0."""
+    if vectors.shape[0] == 0:
+        return vectors.sum()
+    return functional.mse_loss(vectors, quantized)
 
 
 def in_backward() -> bool:
@@ -95,22 +172,56 @@ class Quantizer(nn.Module, ABC):
     activation checkpointing and several processes therefore change nothing.
 
     Args:
-        codebook_size: K, the number of codes.
         dim: d, the size of the vectors.
+        config: The settings; None: the defaults, and those of `settings`.
+        auto_step: Whether each forward pass in training first calls `step`, if there has been
+            another one since the last: for whoever accumulates no gradients and has one optimiser
+            step for each forward pass. The last batch of a training then moves nothing.
+        channel_last: Whether d is the last dimension of z_e and `quantized`; else it is the
+            second, as in images (B, d, H, W). `codes_to_vectors` always puts it last.
+        settings: Fields of the quantizer's config, instead of `config`.
+
+    Raises:
+        VqnmtError: A setting is unknown or out of range, or does not fit d.
     """
 
+    config_class: ClassVar[type[QuantizerConfig]]
+    """The settings of this quantizer; `register_quantizer` sets it."""
+
     straight_through = True
-    """Whether z_e gets the gradient of `quantized` unchanged, instead of a gradient through it."""
+    """Whether z_e gets the gradient of `quantized` by `estimator`, instead of one through it."""
+
+    estimator: type[torch.autograd.Function] = StraightThrough
+    """What gives z_e the gradient of `quantized`."""
 
     stochastic = False
     """Whether `quantized` in training comes from drawn codes instead of the nearest one."""
 
-    def __init__(self, codebook_size: int, dim: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        config: QuantizerConfig | None = None,
+        *,
+        auto_step: bool = False,
+        channel_last: bool = True,
+        **settings: Any,
+    ) -> None:
         super().__init__()
         if dim < 1:
             raise VqnmtError(f"The quantizer's vectors have dimension {dim}: it must be 1 or more.")
+        if config is None:
+            check_keys(self.config_class, settings)
+            config = self.config_class(**settings)
+        elif settings:
+            raise VqnmtError(f"give the quantizer a config or {', '.join(settings)}, but not both.")
+        self.config: Any = config
+        self.dim, self.auto_step, self.channel_last = dim, auto_step, channel_last
+        self._forwards = 0  # in training, since the last step
+        self._count_codes(config.codebook_size)
+
+    def _count_codes(self, codebook_size: int) -> None:
+        """Set K, and start the statistics."""
         self.codebook_size = codebook_size
-        self.dim = dim
         # Training and evaluation have separate counters: a validation pass in the middle of an
         # epoch does not change the statistics of the epoch.
         self._counters = {mode: UsageCounter(codebook_size) for mode in (True, False)}
@@ -123,7 +234,8 @@ class Quantizer(nn.Module, ABC):
         and the training loop leaves the step out in every process.
 
         Args:
-            z_e: `(..., d)` output of the encoder, of any floating dtype.
+            z_e: `(..., d)` output of the encoder, of any floating dtype; `(B, d, ...)` without
+                `channel_last`.
             mask: `(...)` bool, True at real positions; None = all are real. Masked positions
                 are dropped before anything is computed.
 
@@ -131,10 +243,28 @@ class Quantizer(nn.Module, ABC):
             VqnmtError: The shapes do not fit; or a vector is not finite in evaluation mode without
                 gradients, where no loss would tell.
         """
-        self._check_shapes(z_e, mask)
+        z_e = self._checked(z_e, mask)
+        if self._accumulates():
+            self._before_training()
         with lasting_tensors():
             # A tensor of inference mode can take part in no gradient; its clone can.
-            return self._quantize(z_e.clone() if z_e.is_inference() else z_e, mask)
+            output = self._quantize(z_e.clone() if z_e.is_inference() else z_e, mask)
+        if not self.channel_last:
+            output.quantized = output.quantized.movedim(-1, 1)
+        return output
+
+    def _before_training(self) -> None:
+        """Move the codebook if that is asked for, and warn of one that nobody moves."""
+        if self.auto_step and self._forwards:
+            self.step()
+        self._forwards += 1
+        if self._forwards == _FORGOTTEN and type(self)._step is not Quantizer._step:
+            warnings.warn(
+                f"{type(self).__name__} has had {_FORGOTTEN} forward passes in training without a "
+                "step(), so its codebook does not move: call step() after each step of the "
+                "optimiser, or build it with auto_step=True",
+                stacklevel=4,
+            )
 
     def _quantize(self, z_e: Tensor, mask: Tensor | None) -> QuantizerOutput:
         """Quantize checked inputs; see `forward`."""
@@ -152,29 +282,42 @@ class Quantizer(nn.Module, ABC):
                         "trained with too high a learning rate."
                     )
                 rows, kept = rows[:0], torch.zeros(0, dtype=torch.int64, device=rows.device)
-            assignment = self._assign(rows.float())
+            vectors = rows.float()
+            assignment = self._pass(vectors)
+            error, entropy = assignment.error, assignment.entropy
+            if error is None:
+                error = mean_square_error(vectors.detach(), assignment.quantized.detach())
+            if entropy is None:
+                entropy = torch.zeros_like(error)
         quantized = assignment.quantized.to(z_e.dtype)
         if self.straight_through:
-            quantized = StraightThrough.apply(rows, quantized)
+            quantized = self.estimator.apply(rows, quantized)
         if not in_backward():
-            self._counters[self.training].add(
-                assignment.codes,
-                assignment.statistics["posterior_entropy"],
-                assignment.statistics["quantisation_error"],
-            )
+            self._counters[self.training].add(assignment.codes, entropy, error)
+        samples = assignment.codes[:, None] if assignment.samples is None else assignment.samples
         shape = z_e.shape[:-1]
         quantized = _restore(quantized, shape, kept)
+        codes = _restore(assignment.codes, shape, kept)
         return QuantizerOutput(
             quantized=quantized if finite else quantized + torch.nan,
-            codes=_restore(assignment.codes, shape, kept),
-            samples=_restore(assignment.samples, shape, kept),
+            codes=codes,
+            samples=_restore(samples, shape, kept),
             losses=assignment.losses,
-            statistics=assignment.statistics,
+            statistics={"quantisation_error": error, "posterior_entropy": entropy},
+            stages=self._stages(codes),
         )
 
+    def _pass(self, vectors: Tensor) -> Assignment:
+        """Quantize `(N, d)` vectors, through projections if there are any."""
+        return self._assign(vectors)
+
+    def _stages(self, codes: Tensor) -> Tensor:
+        """The codes `(..., n)` of all stages from the combined codes `(...)`."""
+        return codes[..., None]
+
     def nearest(self, z_e: Tensor) -> Tensor:
-        """The nearest codes `(...)` int64 of `z_e` `(..., d)`."""
-        self._check_shapes(z_e, None)
+        """The nearest codes `(...)` int64 of `z_e` `(..., d)`, see `forward`."""
+        z_e = self._checked(z_e, None)
         with torch.no_grad(), torch.autocast(device_type=z_e.device.type, enabled=False):
             return self._nearest(z_e.reshape(-1, self.dim).float()).view(z_e.shape[:-1])
 
@@ -193,11 +336,21 @@ class Quantizer(nn.Module, ABC):
     def step(self) -> None:
         """Move the codebook by what was accumulated; call after each step of the optimiser.
 
-        Every process must call it. By default there is no codebook to move.
+        Every process must call it.
         """
+        self._forwards = 0
+        self._step()
 
     def clear(self) -> None:
         """Discard what was accumulated since the last step."""
+        self._forwards = 0
+        self._clear()
+
+    def _step(self) -> None:
+        """Move the codebook. By default there is none."""
+
+    def _clear(self) -> None:
+        """Discard what was accumulated. By default there is nothing."""
 
     @property
     def initialised(self) -> bool:
@@ -250,17 +403,21 @@ class Quantizer(nn.Module, ABC):
         """Whether this forward pass adds to the next codebook step."""
         return self.training and not in_backward()
 
-    def _check_shapes(self, z_e: Tensor, mask: Tensor | None) -> None:
-        if z_e.ndim < 1 or z_e.shape[-1] != self.dim:
+    def _checked(self, z_e: Tensor, mask: Tensor | None) -> Tensor:
+        """Check the shapes, and return z_e as `(..., d)`."""
+        place, name = (-1, "last") if self.channel_last else (1, "second")
+        if z_e.ndim < (1 if self.channel_last else 2) or z_e.shape[place] != self.dim:
             raise VqnmtError(
                 f"The quantizer got z_e of shape {tuple(z_e.shape)}: "
-                f"its last dimension must be {self.dim}."
+                f"its {name} dimension must be {self.dim}."
             )
+        z_e = z_e.movedim(place, -1)
         if mask is not None and (mask.shape != z_e.shape[:-1] or mask.dtype != torch.bool):
             raise VqnmtError(
                 f"The quantizer got a mask of shape {tuple(mask.shape)} and {mask.dtype}: "
                 f"it must have shape {tuple(z_e.shape[:-1])} and torch.bool."
             )
+        return z_e
 
 
 def _restore(rows: Tensor, shape: torch.Size, kept: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """The K code vectors, and what moves them after a step of the optimiser."""
 
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from vqnmt.quantizers.config import QuantizerConfig
+from vqnmt.quantizers.config import MOST_CODES, QuantizerConfig
+from vqnmt.quantizers.distances import nearest_codes
 from vqnmt.quantizers.kmeans import choose_vectors, kmeans
 from vqnmt.quantizers.statistics import all_reduce, rank, world_size
 
@@ -16,6 +18,62 @@ POOL_SIZE = 1024
 
 _SMALLEST_COUNT = 1e-12  # a code with a lower count keeps its vector: sum / count is noise
 _HASH = 2654435769  # 2^32 / golden ratio: Knuth's multiplicative hash
+
+
+# Run folders made before these settings were there hold none of them.
+_LATER = {"added later": True}
+
+
+@dataclass(kw_only=True)
+class CodebookConfig(QuantizerConfig):
+    """Settings of a quantizer with one codebook."""
+
+    beta: float = 0.25
+    """Weight of the commitment loss."""
+
+    decay: float = 0.999
+    """lambda of the moving averages, per optimiser step (`hard_em`, `gradient`: of the usage);
+    0.99 suits short trainings."""
+
+    initialisation: str = "kmeans"
+    """`kmeans`: k-means over the first vectors seen; `normal`: N(0, 1) with counts of 1;
+    `reference`: N(0, 1) with counts of 0, which lets unhit codes explode at the first step."""
+
+    kmeans_vectors: int | None = None
+    """How many vectors are gathered before k-means runs; None = 4 K."""
+
+    kmeans_iterations: int = 10
+    """Lloyd iterations of the k-means initialisation."""
+
+    restart_threshold: float = 0.1
+    """A code used less than this fraction of the mean usage is restarted; 0 = never."""
+
+    codebook_dim: int | None = None
+    """Size of the code vectors: z_e is projected to it and the value back to d, by trained linear
+    layers (Yu et al. 2022); None = d, without projections."""
+
+    cosine: bool = field(default=False, metadata=_LATER)
+    """Whether z_e and the code vectors are scaled to length 1, so that the nearest code is that
+    of the highest cosine similarity (Yu et al. 2022)."""
+
+    rotation: bool = field(default=False, metadata=_LATER)
+    """Whether the gradient to z_e goes by the rotation trick (Fifty et al. 2024) instead of
+    straight through."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_weight("beta")
+        self.require_fraction("decay")
+        self.require_fraction("restart_threshold")
+        self.require_choice("initialisation", ("kmeans", "normal", "reference"))
+        self.require_between("kmeans_vectors", 1, 4 * MOST_CODES)
+        self.require_between("kmeans_iterations", 1, 10_000)
+        self.require_between("codebook_dim", 1, 1 << 16)
+        # Counts of 0 mean that every code is "dead" at the first step: the setting exists to show
+        # the reference's behaviour.
+        reference = self.initialisation == "reference"
+        fits = not reference or self.restart_threshold == 0
+        self.require("restart_threshold", fits, "0 beside quantizer.initialisation=reference")
 
 
 class Update(Enum):
@@ -53,10 +111,11 @@ class Codebook(nn.Module):
     kmeans_vectors: Tensor
     kmeans_filled: Tensor
 
-    def __init__(self, config: QuantizerConfig, dim: int, update: Update) -> None:
+    def __init__(self, config: CodebookConfig, dim: int, update: Update) -> None:
         super().__init__()
         self.config = config
         self.update = update
+        self.epsilon = getattr(config, "epsilon", 0.0)
         size = config.codebook_size
         wanted = config.kmeans_vectors or 4 * size
         if config.initialisation != "kmeans":
@@ -79,9 +138,18 @@ class Codebook(nn.Module):
         self.register_buffer("kmeans_filled", torch.zeros((), dtype=torch.int64))
         self.clear()
 
+    @property
+    def table(self) -> Tensor:
+        """The code vectors as they are used `(K, d)`: with `cosine` scaled to length 1."""
+        return functional.normalize(self.vectors, dim=1) if self.config.cosine else self.vectors
+
     def lookup(self, codes: Tensor) -> Tensor:
         """The vectors `(..., d)` of codes `(...)`."""
-        return functional.embedding(codes, self.vectors)
+        return functional.embedding(codes, self.table)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """The nearest codes `(N,)` of `(N, d)` fp32 vectors."""
+        return nearest_codes(vectors, self.table, self.centre())
 
     @torch.no_grad()
     def centre(self) -> Tensor:
@@ -91,7 +159,7 @@ class Codebook(nn.Module):
         anywhere, so it must not move the centre.
         """
         total = self.counts.sum().clamp(min=_SMALLEST_COUNT)
-        centre: Tensor = (self.counts / total) @ self.vectors
+        centre: Tensor = (self.counts / total) @ self.table
         return centre
 
     def clear(self) -> None:
@@ -231,9 +299,9 @@ class Codebook(nn.Module):
             return
         self.sums.mul_(decay).add_(hit_sums, alpha=1 - decay)
         counts = self.counts
-        if self.config.epsilon > 0:
+        if self.epsilon > 0:
             total, size = counts.sum(), counts.shape[0]
-            counts = (counts + self.config.epsilon) / (total + size * self.config.epsilon) * total
+            counts = (counts + self.epsilon) / (total + size * self.epsilon) * total
         means = torch.div(self.sums, counts.clamp(min=_SMALLEST_COUNT)[:, None], out=hit_sums)
         self.vectors.copy_(torch.where(counts[:, None] > _SMALLEST_COUNT, means, self.vectors))
 

@@ -2,13 +2,69 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vqnmt.quantizers.base import Assignment, Quantizer
-from vqnmt.quantizers.learnt import linear
-from vqnmt.quantizers.vector_quantizers import mean_square_error
+from vqnmt.errors import VqnmtError
+from vqnmt.quantizers.base import (
+    Assignment,
+    Quantizer,
+    QuantizerOutput,
+    linear,
+    mean_square_error,
+)
+from vqnmt.quantizers.config import CONFIGS, QuantizerConfig, check_power_of_two
+from vqnmt.quantizers.learnt import GumbelSoftmaxConfig, SemanticHashingConfig
+from vqnmt.quantizers.registry import build_quantizer, register_quantizer
+from vqnmt.quantizers.vector_quantizers import SoftEMConfig
+
+
+@dataclass(kw_only=True)
+class ResidualConfig(SoftEMConfig, GumbelSoftmaxConfig, SemanticHashingConfig):
+    """Settings of `ResidualQuantizer`, and of its parts: each reads those that it has."""
+
+    part: str = "ema"
+    """The quantizer of each part, by the same settings: `gradient`, `ema`, `hard_em`, `soft_em`,
+    `gumbel_softmax` or `semhash` (`product`, `residual`)."""
+
+    parts: int = 2
+    """n, the number of parts (`product`) or stages (`residual`)."""
+
+    powers_of_two: ClassVar[bool] = False
+    can_be_part: ClassVar[bool] = False
+
+    @property
+    def part_size(self) -> int:
+        """K^(1/parts), the number of codes of each part, to the nearest integer."""
+        return round(self.codebook_size ** (1 / self.parts))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = tuple(name for name, kind in CONFIGS.items() if kind.can_be_part)
+        self.require_choice("part", parts)
+        self.require_between("parts", 1, 64)
+        size, power = self.part_size, self.parts
+        near = f"{size**power} or {(size + 1) ** power}"
+        remedy = f"an integer to the power of quantizer.parts={power}, such as {near}"
+        self.require("codebook_size", size**power == self.codebook_size, remedy)
+        if CONFIGS[self.part].powers_of_two:
+            check_power_of_two(self.part, size, power)
+
+
+@dataclass(kw_only=True)
+class ProductConfig(ResidualConfig):
+    """Settings of `ProductQuantizer`, and of its parts."""
+
+    projection: str = "none"
+    """What the parts quantize: slices of the vector (`none`) or of a projection of it, which is
+    fixed (`random`) or trained (`learnt`) (`product`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("projection", ("none", "random", "learnt"))
 
 
 class CompositeQuantizer(Quantizer):
@@ -19,14 +75,67 @@ class CompositeQuantizer(Quantizer):
     part.
 
     Args:
-        parts: One or more.
         dim: d, the size of the vectors.
+        config: See `Quantizer`.
+        made_of: The parts, instead of `parts` equal ones by the settings.
+        options: See `Quantizer`.
     """
 
-    def __init__(self, parts: Sequence[Quantizer], dim: int) -> None:
-        super().__init__(math.prod(part.codebook_size for part in parts), dim)
-        self.parts = nn.ModuleList(parts)
-        self.stochastic = any(part.stochastic for part in parts)
+    def __init__(
+        self,
+        dim: int,
+        config: QuantizerConfig | None = None,
+        *,
+        made_of: Sequence[Quantizer] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(dim, config, **options)
+        if made_of is None:
+            settings = self.config
+            part = settings.as_named(settings.part, codebook_size=settings.part_size)
+            size = self._part_dim(dim, settings.parts)
+            made_of = [build_quantizer(part, size) for _ in range(settings.parts)]
+        self._count_codes(math.prod(part.codebook_size for part in made_of))
+        self.parts = nn.ModuleList(made_of)
+        self.stochastic = any(part.stochastic for part in made_of)
+
+    def _part_dim(self, dim: int, parts: int) -> int:
+        """The size of the vectors of each part."""
+        return dim
+
+    def _joined(
+        self,
+        outputs: Sequence[QuantizerOutput],
+        quantized: Tensor,
+        codes: Tensor,
+        error: Tensor,
+        shares: Sequence[float],
+    ) -> Assignment:
+        """Put the outputs of the parts together.
+
+        Args:
+            outputs: Of the parts, in order.
+            quantized: The value of the whole, `(N, d)`.
+            codes: Combined codes `(N,)`.
+            error: Quantisation error of the whole, a detached scalar.
+            shares: The weight of each part in the sums of loss terms of the same name.
+        """
+        losses: dict[str, Tensor] = {}
+        for output, share in zip(outputs, shares, strict=True):
+            for name, value in output.losses.items():
+                losses[name] = losses.get(name, 0.0) + share * value
+        entropies = [output.statistics["posterior_entropy"] for output in outputs]
+        return Assignment(
+            quantized=quantized,
+            codes=codes,
+            losses=losses,
+            samples=self.combine([output.samples for output in outputs]),
+            error=error,
+            entropy=torch.stack(entropies).sum(),
+        )
+
+    def _stages(self, codes: Tensor) -> Tensor:
+        return torch.stack(self.split(codes), dim=-1)
 
     def combine(self, codes: Sequence[Tensor]) -> Tensor:
         """One code from a code of each part, all int64 of shapes that broadcast."""
@@ -48,13 +157,11 @@ class CompositeQuantizer(Quantizer):
         """The parts, typed."""
         return [part for part in self.parts if isinstance(part, Quantizer)]
 
-    def step(self) -> None:
-        """Move the codebooks of all parts."""
+    def _step(self) -> None:
         for part in self.quantizers:
             part.step()
 
-    def clear(self) -> None:
-        """Forget what was accumulated since the last step."""
+    def _clear(self) -> None:
         for part in self.quantizers:
             part.clear()
 
@@ -92,6 +199,7 @@ class CompositeQuantizer(Quantizer):
             )
 
 
+@register_quantizer("product", config=ProductConfig)
 class ProductQuantizer(CompositeQuantizer):
     """n quantizers, each for its own part of z_e (Kaiser et al. 2018).
 
@@ -106,22 +214,30 @@ class ProductQuantizer(CompositeQuantizer):
     the parts add up.
 
     Args:
-        parts: One or more; d is the sum of their dimensions.
-        projection: `none` (slices), `random` (fixed) or `learnt` (by gradient).
+        dim: d; the parts' dimensions add up to it.
+        config: See `Quantizer`.
+        options: See `CompositeQuantizer`.
     """
 
     # Each part applies its own straight-through, or none, on the near side of the projection.
     straight_through = False
 
-    def __init__(self, parts: Sequence[Quantizer], projection: str = "none") -> None:
-        super().__init__(parts, sum(part.dim for part in parts))
-        self.sizes = [part.dim for part in parts]
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        self.sizes = [part.dim for part in self.quantizers]
         self.projection: nn.Linear | None = None
-        if projection != "none":
+        if self.config.projection != "none":
             # Kaiser et al. draw the matrices apart (Glorot); as one rotation they lose nothing.
             self.projection = nn.Linear(self.dim, self.dim, bias=False)
             nn.init.orthogonal_(self.projection.weight)
-            self.projection.requires_grad_(projection == "learnt")
+            self.projection.requires_grad_(self.config.projection == "learnt")
+
+    def _part_dim(self, dim: int, parts: int) -> int:
+        if dim % parts:
+            raise VqnmtError(
+                f"quantizer.parts is {parts}: it must divide {dim}, the vectors' dimension."
+            )
+        return dim // parts
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """The vectors `(..., d)` of codes `(...)` int64, in the projected space if there is one."""
@@ -138,29 +254,19 @@ class ProductQuantizer(CompositeQuantizer):
         pieces = zip(self.quantizers, self._slices(vectors), strict=True)
         outputs = [part(piece) for part, piece in pieces]
         shares = [size / self.dim for size in self.sizes]
-        losses: dict[str, Tensor] = {}
         error = vectors.new_zeros(())
         for output, share in zip(outputs, shares, strict=True):
-            for name, value in output.losses.items():
-                losses[name] = losses.get(name, 0.0) + share * value
             error = error + share * output.statistics["quantisation_error"]
-        entropies = [output.statistics["posterior_entropy"] for output in outputs]
-        return Assignment(
-            quantized=torch.cat([output.quantized for output in outputs], dim=1),
-            codes=self.combine([output.codes for output in outputs]),
-            samples=self.combine([output.samples for output in outputs]),
-            losses=losses,
-            statistics={
-                "quantisation_error": error,
-                "posterior_entropy": torch.stack(entropies).sum(),
-            },
-        )
+        quantized = torch.cat([output.quantized for output in outputs], dim=1)
+        codes = self.combine([output.codes for output in outputs])
+        return self._joined(outputs, quantized, codes, error, shares)
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         pieces = zip(self.quantizers, self._slices(vectors), strict=True)
         return self.combine([part.nearest(piece) for part, piece in pieces])
 
 
+@register_quantizer("residual", config=ResidualConfig)
 class ResidualQuantizer(CompositeQuantizer):
     """n stages, from coarse to fine (Zeghidour et al. 2021, algorithm 1).
 
@@ -172,12 +278,15 @@ class ResidualQuantizer(CompositeQuantizer):
     another: the residuals of an unfinished codebook differ from those of the finished one.
 
     Args:
-        parts: The stages, all of the same dimension and kind.
+        dim: d, the dimension of every stage.
+        config: See `Quantizer`.
+        options: See `CompositeQuantizer`.
     """
 
-    def __init__(self, parts: Sequence[Quantizer]) -> None:
-        super().__init__(parts, parts[0].dim)
-        self.straight_through = parts[0].straight_through
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        first = self.quantizers[0]
+        self.straight_through, self.estimator = first.straight_through, first.estimator
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """sum_i e_{z_i}^i: the vectors `(..., d)` of codes `(...)` int64."""
@@ -188,30 +297,17 @@ class ResidualQuantizer(CompositeQuantizer):
         left = vectors  # (N, d)
         quantized = torch.zeros_like(vectors)
         outputs = []
-        losses: dict[str, Tensor] = {}
         for part in self.quantizers:
             output = part(left)
             left = left - output.quantized.detach()
             quantized = quantized + output.quantized
-            for name, value in output.losses.items():
-                losses[name] = losses[name] + value if name in losses else value
             outputs.append(output)
         codes = self.combine([output.codes for output in outputs])
         with torch.no_grad():
             if self.training and self.stochastic:
                 codes = self._nearest(vectors)
             error = mean_square_error(vectors, self.codes_to_vectors(codes).float())
-        entropies = [output.statistics["posterior_entropy"] for output in outputs]
-        return Assignment(
-            quantized=quantized,
-            codes=codes,
-            samples=self.combine([output.samples for output in outputs]),
-            losses=losses,
-            statistics={
-                "quantisation_error": error,
-                "posterior_entropy": torch.stack(entropies).sum(),
-            },
-        )
+        return self._joined(outputs, quantized, codes, error, [1.0] * len(outputs))
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         codes = []
@@ -220,7 +316,7 @@ class ResidualQuantizer(CompositeQuantizer):
             vectors = vectors - part.codes_to_vectors(codes[-1]).float()
         return self.combine(codes)
 
-    def step(self) -> None:
+    def _step(self) -> None:
         """Move the codebooks of all stages; those after an unfinished start wait for it."""
         stages = self.quantizers
         for index, stage in enumerate(stages):

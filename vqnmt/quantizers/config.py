@@ -1,204 +1,202 @@
-"""The settings of a quantizer: one dataclass for all of them, which checks itself."""
+"""The settings that every quantizer has, and how a name and keys become those of one quantizer."""
 
+import dataclasses
+import difflib
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from vqnmt.errors import VqnmtError
 
-PARTS = ("gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash")
-COMPOSITES = ("product", "residual")
-NAMES = (*PARTS, *COMPOSITES, "fsq", "lfq", "sim_vq")
-PROJECTIONS = ("none", "random", "learnt")
-INITIALISATIONS = ("kmeans", "normal", "reference")
-DISTANCE_SCALES = ("none", "sqrt_dim", "dim")
+CONFIGS: dict[str, type["QuantizerConfig"]] = {}
+"""The settings of each quantizer by its name; `register_quantizer` fills it."""
+
 # Usage is counted for each code, so that more codes fit no memory.
-_MOST_CODES = 1 << 24
+MOST_CODES = 1 << 24
+
+# Run folders and models made before each quantizer had settings of its own hold all of these.
+_FORMER = frozenset(
+    {
+        *("name", "codebook_size", "beta", "decay", "epsilon", "samples", "samples_end"),
+        *("temperature", "temperature_end", "distance_scale", "initialisation", "kmeans_vectors"),
+        *("kmeans_iterations", "restart_threshold", "hard_samples", "prior_weight", "noise"),
+        *("part", "parts", "projection", "levels", "entropy_weight"),
+    }
+)
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class QuantizerConfig:
-    """Settings of a quantizer; keys that do not concern the named quantizer are left unread.
+    """Settings of a quantizer; each quantizer has a subclass with settings of its own.
 
-    The codebook of the reference implementation (tensor2tensor, Roy et al. 2018) is
-    `name=soft_em, initialisation=reference, restart_threshold=0, distance_scale=none`.
+    `QuantizerConfig(name="soft_em", samples=5)` makes that of the named quantizer, as
+    `pathlib.Path` makes a path of the system's kind; without a name it is `ema`.
 
     Raises:
-        VqnmtError: A value is out of range; the message names the key as `quantizer.<key>`.
+        VqnmtError: A name or key is unknown, or a value is out of range; the message names the
+            key as `quantizer.<key>`.
     """
 
-    name: str = "ema"
+    name: str = ""
     """`gradient`, `ema`, `hard_em`, `soft_em`, `gumbel_softmax`, `semhash`, `product`, `residual`,
-    or `fsq`, `lfq`, `sim_vq` of vector-quantize-pytorch."""
+    `fsq`, `lfq` or `sim_vq` of vector-quantize-pytorch, or that of a plug-in."""
 
     codebook_size: int = 256
     """K, the number of codes; of the combined codes where there are `parts`, each of which has
     K^(1/parts); a power of two for `semhash` and `lfq`; the product of `levels` for `fsq`. At most
     2^24."""
 
-    beta: float = 0.25
-    """Weight of the commitment loss (not `gumbel_softmax`, `semhash`, `fsq`)."""
+    powers_of_two: ClassVar[bool] = False
+    """Whether K must be a power of two."""
+    can_be_part: ClassVar[bool] = True
+    """Whether `product` and `residual` take it as a part."""
 
-    decay: float = 0.999
-    """lambda of the moving averages, per optimiser step (`hard_em`, `gradient`: of the usage);
-    0.99 suits short trainings."""
-
-    epsilon: float = 1e-5
-    """Laplace smoothing of the EMA counts; 0 = none (`ema`, `soft_em`)."""
-
-    samples: int = 10
-    """m, the number of codes drawn for each position in training (`soft_em`)."""
-
-    samples_end: int | None = None
-    """m at the end of training, approached linearly; None = `samples` throughout (`soft_em`)."""
-
-    temperature: float = 1.0
-    """Divides the scaled distances of the posterior (`soft_em`) or the noisy logits of the draw
-    (`gumbel_softmax`); towards 0 both become hard."""
-
-    temperature_end: float | None = None
-    """Temperature at the end of training, approached linearly; None = constant (`soft_em`,
-    `gumbel_softmax`)."""
-
-    distance_scale: str = "none"
-    """Squared distances are divided by 1 (`none`, the reference), sqrt(d) or d (`soft_em`)."""
-
-    initialisation: str = "kmeans"
-    """`kmeans`: k-means over the first vectors seen; `normal`: N(0, 1) with counts of 1;
-    `reference`: N(0, 1) with counts of 0, which lets unhit codes explode at the first step."""
-
-    kmeans_vectors: int | None = None
-    """How many vectors are gathered before k-means runs; None = 4 K."""
-
-    kmeans_iterations: int = 10
-    """Lloyd iterations of the k-means initialisation."""
-
-    restart_threshold: float = 0.1
-    """A code used less than this fraction of the mean usage is restarted; 0 = never."""
-
-    hard_samples: bool = False
-    """Whether the value in training is one code vector, with the gradient of the relaxed draw,
-    and not the relaxed draw itself (`gumbel_softmax`)."""
-
-    prior_weight: float = 0.1
-    """Weight of KL(posterior || uniform prior) (`gumbel_softmax`)."""
-
-    noise: float = 1.0
-    """Standard deviation of the noise on the bits' logits in training (`semhash`)."""
-
-    part: str = "ema"
-    """The quantizer of each part, by the same settings: `gradient`, `ema`, `hard_em`, `soft_em`,
-    `gumbel_softmax` or `semhash` (`product`, `residual`)."""
-
-    parts: int = 2
-    """n, the number of parts (`product`) or stages (`residual`)."""
-
-    projection: str = "none"
-    """What the parts quantize: slices of the vector (`none`) or of a projection of it, which is
-    fixed (`random`) or trained (`learnt`) (`product`)."""
-
-    levels: list[int] = field(default_factory=lambda: [8, 8, 4])
-    """How many values each number can take; 5 or more each are advised (`fsq`)."""
-
-    entropy_weight: float = 0.1
-    """Weight of the entropy loss (`lfq`)."""
-
-    @property
-    def part_size(self) -> int:
-        """K^(1/parts), the number of codes of each part, to the nearest integer."""
-        return round(self.codebook_size ** (1 / self.parts))
+    def __new__(cls, *, name: str = "", **values: Any) -> "QuantizerConfig":
+        """Choose the class by `name`, and check that it has the keys of `values`."""
+        kind = cls
+        if cls is QuantizerConfig:
+            kind = named(name or "ema")
+        check_keys(kind, values)
+        return object.__new__(kind)
 
     def __post_init__(self) -> None:
-        _require("name", self.name in NAMES, self.name, f"one of {', '.join(NAMES)}")
-        _require("decay", 0 <= self.decay < 1, self.decay, "in [0, 1)")
-        for key in ("beta", "epsilon", "prior_weight", "noise", "entropy_weight"):
-            value = getattr(self, key)
-            _require(key, _finite(value) and value >= 0, value, "0 or more")
-        for key, most in (
-            ("codebook_size", _MOST_CODES),
-            ("samples", 10_000),
-            ("samples_end", 10_000),
-            ("kmeans_vectors", 4 * _MOST_CODES),
-            ("kmeans_iterations", 10_000),
-            ("parts", 64),
-        ):
-            value = getattr(self, key)
-            _require(key, value is None or 1 <= value <= most, value, f"1 to {most}")
-        for key in ("temperature", "temperature_end"):
-            value = getattr(self, key)
-            _require(key, value is None or (_finite(value) and value > 0), value, "above 0")
-        for key, choices in (
-            ("distance_scale", DISTANCE_SCALES),
-            ("initialisation", INITIALISATIONS),
-            ("part", PARTS),
-            ("projection", PROJECTIONS),
-        ):
-            value = getattr(self, key)
-            _require(key, value in choices, value, f"one of {', '.join(choices)}")
-        _require(
-            "restart_threshold",
-            0 <= self.restart_threshold < 1,
-            self.restart_threshold,
-            "in [0, 1)",
+        self.name = self.name or next((n for n, kind in CONFIGS.items() if kind is type(self)), "")
+        if named(self.name) is not type(self):
+            raise VqnmtError(
+                f"quantizer.name is {self.name!r}: its settings are {named(self.name).__name__}, "
+                f"not {type(self).__name__}."
+            )
+        self.require_between("codebook_size", 1, MOST_CODES)
+        if self.powers_of_two:
+            check_power_of_two(self.name, self.codebook_size)
+
+    @classmethod
+    def resolve(
+        cls, values: Mapping[str, Any], default: "QuantizerConfig | None"
+    ) -> tuple[type["QuantizerConfig"], dict[str, Any]]:
+        """Choose the class that `values` of YAML or JSON are for; see `vqnmt.settings`.
+
+        Args:
+            values: By key; `name` decides.
+            default: Of the place where the quantizer is used. What it sets otherwise than its class
+                is taken over by every quantizer that has such a key.
+
+        Returns:
+            The class, and the values with those taken over. Keys that the quantizer lacks are left
+            out where nobody has asked for them: where they are the default's, or where all former
+            keys are there.
+        """
+        name = values.get("name", default.name if default is not None else "ema")
+        kind = named(name)
+        own = {f.name for f in dataclasses.fields(kind)}
+        place = {} if default is None else differences(default)
+        former = values.keys() >= _FORMER
+        given = {
+            key: value
+            for key, value in values.items()
+            if key in own
+            or not ((former and key in _FORMER) or (key in place and place[key] == value))
+        }
+        taken_over = {key: value for key, value in place.items() if key in own}
+        return kind, {**taken_over, **given, "name": name}
+
+    @classmethod
+    def variants(cls) -> list[type["QuantizerConfig"]]:
+        """List the classes that `resolve` chooses among."""
+        return list(dict.fromkeys(CONFIGS.values())) if cls is QuantizerConfig else [cls]
+
+    def as_named(self, name: str, **changes: Any) -> "QuantizerConfig":
+        """Return the settings of the quantizer `name`, with those of these that it has too."""
+        kind = named(name)
+        shared = {f.name for f in dataclasses.fields(self)} - {"name"}
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(kind) if f.name in shared}
+        return kind(name=name, **(kept | changes))
+
+    def unread(self) -> list[str]:
+        """List the keys that former run folders hold, but this quantizer has not."""
+        return sorted(_FORMER - {f.name for f in dataclasses.fields(self)})
+
+    # --- checks ------------------------------------------------------------------------------
+
+    def require(self, key: str, holds: bool, remedy: str) -> None:
+        """Raise an error about the value of `key` unless it `holds`: "it must be <remedy>"."""
+        if not holds:
+            raise VqnmtError(f"quantizer.{key} is {getattr(self, key)!r}: it must be {remedy}.")
+
+    def require_between(self, key: str, least: int, most: int) -> None:
+        """Check that a value is from `least` to `most`, or None."""
+        value = getattr(self, key)
+        self.require(key, value is None or least <= value <= most, f"{least} to {most}")
+
+    def require_weight(self, key: str) -> None:
+        """Check that a value is 0 or more, and finite."""
+        value = getattr(self, key)
+        self.require(key, math.isfinite(value) and value >= 0, "0 or more")
+
+    def require_positive(self, key: str) -> None:
+        """Check that a value is above 0 and finite, or None."""
+        value = getattr(self, key)
+        self.require(key, value is None or (math.isfinite(value) and value > 0), "above 0")
+
+    def require_fraction(self, key: str) -> None:
+        """Check that a value is 0 or more and below 1."""
+        self.require(key, 0 <= getattr(self, key) < 1, "in [0, 1)")
+
+    def require_choice(self, key: str, choices: tuple[str, ...]) -> None:
+        """Check that a value is one of `choices`."""
+        self.require(key, getattr(self, key) in choices, f"one of {', '.join(choices)}")
+
+
+def named(name: Any) -> type[QuantizerConfig]:
+    """Return the settings' class of the quantizer `name`.
+
+    Raises:
+        VqnmtError: There is none of this name.
+    """
+    if not isinstance(name, str) or name not in CONFIGS:
+        raise VqnmtError(
+            f"quantizer.name is {name!r}: it must be one of {', '.join(CONFIGS)}, or that of a "
+            "plug-in, named by plugins=[module]."
         )
-        if self.initialisation == "reference":
-            # Counts of 0 mean that every code is "dead" at the first step, and without smoothing
-            # an unhit code would be 0 / 0: the setting exists to show the reference's behaviour.
-            _require(
-                "restart_threshold",
-                self.restart_threshold == 0,
-                self.restart_threshold,
-                "0 beside quantizer.initialisation=reference",
-            )
-            _require(
-                "epsilon",
-                self.epsilon > 0,
-                self.epsilon,
-                "above 0 beside quantizer.initialisation=reference",
-            )
-        self._check_codebook_size()
-
-    def _check_codebook_size(self) -> None:
-        """Check K against what the named quantizer makes of it."""
-        name, size, power = self.name, self.codebook_size, 1
-        if name in COMPOSITES:
-            name, size, power = self.part, self.part_size, self.parts
-            _require(
-                "codebook_size",
-                size**power == self.codebook_size,
-                self.codebook_size,
-                f"an integer to the power of quantizer.parts={power}, such as {size**power} or "
-                f"{(size + 1) ** power}",
-            )
-        if name in ("semhash", "lfq"):
-            floor = 2 ** max(size.bit_length() - 1, 1)
-            _require(
-                "codebook_size",
-                size == floor,
-                self.codebook_size,
-                f"{'a power of two' if power == 1 else f'of {power} powers of two'}, 2 or more, "
-                f"beside {name}, such as {floor**power} or {(2 * floor) ** power}",
-            )
-        if self.name == "fsq":
-            _require(
-                "levels",
-                len(self.levels) >= 1 and all(type(n) is int and n >= 3 for n in self.levels),
-                self.levels,
-                "a list of integers of 3 or more",
-            )
-            product = math.prod(self.levels)
-            _require(
-                "codebook_size",
-                size == product,
-                size,
-                f"{product}, the product of quantizer.levels={self.levels}",
-            )
+    return CONFIGS[name]
 
 
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
+def check_keys(kind: type[QuantizerConfig], values: Mapping[str, Any]) -> None:
+    """Refuse keys that settings of a `kind` have not.
+
+    Raises:
+        VqnmtError: Names the key and those that exist.
+    """
+    keys = [f.name for f in dataclasses.fields(kind)]
+    for key in values:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(keys)}."
+            raise VqnmtError(f"quantizer.{key} is not a key of {kind.__name__}: {remedy}")
 
 
-def _require(key: str, holds: bool, value: Any, remedy: str) -> None:
-    if not holds:
-        raise VqnmtError(f"quantizer.{key} is {value!r}: it must be {remedy}.")
+def differences(config: QuantizerConfig) -> dict[str, Any]:
+    """Return the values of `config` that are not the defaults of its class; never its name."""
+    found = {}
+    for f in dataclasses.fields(config):
+        factory = f.default_factory
+        default = f.default if factory is dataclasses.MISSING else factory()
+        if f.name != "name" and getattr(config, f.name) != default:
+            found[f.name] = getattr(config, f.name)
+    return found
+
+
+def check_power_of_two(name: str, size: int, parts: int = 1) -> None:
+    """Check that the K = `size` of a quantizer, or of each of its `parts`, is a power of two.
+
+    Raises:
+        VqnmtError: Names K and sizes near it that fit.
+    """
+    floor = 2 ** max(size.bit_length() - 1, 1)
+    if size != floor:
+        kind = "a power of two" if parts == 1 else f"of {parts} powers of two"
+        raise VqnmtError(
+            f"quantizer.codebook_size is {size**parts!r}: it must be {kind}, 2 or more, "
+            f"beside {name}, such as {floor**parts} or {(2 * floor) ** parts}."
+        )

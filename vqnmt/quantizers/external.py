@@ -1,8 +1,10 @@
 """FSQ, LFQ and SimVQ of vector-quantize-pytorch (an optional extra) as quantizers."""
 
 import importlib
+import math
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +13,62 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers.base import Assignment
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.learnt import LearntQuantizer
-from vqnmt.quantizers.vector_quantizers import mean_square_error
+from vqnmt.quantizers.registry import register_quantizer
+
+
+@dataclass(kw_only=True)
+class FSQConfig(QuantizerConfig):
+    """Settings of `FSQQuantizer`."""
+
+    levels: list[int] = field(default_factory=lambda: [8, 8, 4])
+    """How many values each number can take; 5 or more each are advised (`fsq`)."""
+
+    can_be_part: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = len(self.levels) >= 1 and all(type(n) is int and n >= 3 for n in self.levels)
+        self.require("levels", whole, "a list of integers of 3 or more")
+        product = math.prod(self.levels)
+        remedy = f"{product}, the product of quantizer.levels={self.levels}"
+        self.require("codebook_size", self.codebook_size == product, remedy)
+
+
+@dataclass(kw_only=True)
+class SimVQConfig(QuantizerConfig):
+    """Settings of `SimVQQuantizer`."""
+
+    beta: float = 0.25
+    """Weight of the commitment loss."""
+
+    can_be_part: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_weight("beta")
+
+
+@dataclass(kw_only=True)
+class LFQConfig(SimVQConfig):
+    """Settings of `LFQQuantizer`."""
+
+    entropy_weight: float = 0.1
+    """Weight of the entropy loss (`lfq`)."""
+
+    powers_of_two: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_weight("entropy_weight")
 
 
 class ExternalQuantizer(LearntQuantizer):
     """A quantizer of vector-quantize-pytorch, which only the optimiser trains.
 
     Args:
-        config: The settings.
         dim: d, the size of the encoder's vectors.
+        config: See `Quantizer`.
+        options: See `Quantizer`.
 
     Raises:
         VqnmtError: The package is not installed.
@@ -27,24 +76,24 @@ class ExternalQuantizer(LearntQuantizer):
 
     inner: Any  # a module whose methods are not known to the type checker
 
-    def __init__(self, config: QuantizerConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim)
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
         try:
             package = importlib.import_module("vector_quantize_pytorch")
         except ImportError:
             raise VqnmtError(
-                f"quantizer.name is {config.name!r}, which needs the package "
+                f"quantizer.name is {self.config.name!r}, which needs the package "
                 "vector-quantize-pytorch: pip install 'vqnmt[quantizers]'."
             ) from None
         # The package reads values of its tensors while it builds, so they cannot be meta tensors.
         with torch.device("cpu"):
-            self.inner = self._build(package, config, dim)
+            self.inner = self._build(package, self.config, dim)
         # Its constants are saved with the weights, so that loading does not recompute them.
         for name, buffer in list(self.inner.named_buffers(recurse=False)):
             self.inner.register_buffer(name, buffer)
 
     @abstractmethod
-    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+    def _build(self, package: Any, config: Any, dim: int) -> nn.Module:
         """The package's module for vectors `(1, N, d)`."""
 
     def _losses(self, loss: Tensor) -> dict[str, Tensor]:
@@ -64,12 +113,7 @@ class ExternalQuantizer(LearntQuantizer):
         return Assignment(
             quantized=quantized,
             codes=codes,
-            samples=codes[:, None],
             losses=self._losses(losses[0] * min(count, 1)) if losses else {},
-            statistics={
-                "quantisation_error": mean_square_error(vectors, quantized).detach(),
-                "posterior_entropy": vectors.new_zeros(()),
-            },
         )
 
     def _nearest(self, vectors: Tensor) -> Tensor:
@@ -82,6 +126,7 @@ class ExternalQuantizer(LearntQuantizer):
         return codes[0, : vectors.shape[0]].long()
 
 
+@register_quantizer("fsq", config=FSQConfig)
 class FSQQuantizer(ExternalQuantizer):
     """Finite scalar quantization (Mentzer et al. 2023).
 
@@ -90,11 +135,12 @@ class FSQQuantizer(ExternalQuantizer):
     back. K is the product of the levels. There is no loss.
     """
 
-    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+    def _build(self, package: Any, config: Any, dim: int) -> nn.Module:
         module: nn.Module = package.FSQ(levels=list(config.levels), dim=dim)
         return module
 
 
+@register_quantizer("lfq", config=LFQConfig)
 class LFQQuantizer(ExternalQuantizer):
     """Lookup-free quantization (Yu et al. 2023).
 
@@ -104,7 +150,7 @@ class LFQQuantizer(ExternalQuantizer):
     micro-batch by itself.
     """
 
-    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+    def _build(self, package: Any, config: Any, dim: int) -> nn.Module:
         module: nn.Module = package.LFQ(
             dim=dim,
             codebook_size=config.codebook_size,
@@ -117,6 +163,7 @@ class LFQQuantizer(ExternalQuantizer):
         return {"entropy": loss}
 
 
+@register_quantizer("sim_vq", config=SimVQConfig)
 class SimVQQuantizer(ExternalQuantizer):
     """SimVQ (Zhu et al. 2024): a learnt linear map of a fixed random codebook.
 
@@ -125,7 +172,7 @@ class SimVQQuantizer(ExternalQuantizer):
     package's default, the rotation trick (Fifty et al. 2024).
     """
 
-    def _build(self, package: Any, config: QuantizerConfig, dim: int) -> nn.Module:
+    def _build(self, package: Any, config: Any, dim: int) -> nn.Module:
         module: nn.Module = package.SimVQ(
             dim=dim,
             codebook_size=config.codebook_size,

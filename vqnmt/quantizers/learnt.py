@@ -1,38 +1,81 @@
 """The quantizers that only the optimiser trains: Gumbel-softmax and semantic hashing."""
 
 import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vqnmt.quantizers.base import Assignment, Quantizer, StraightThrough
+from vqnmt.quantizers.base import (
+    Assignment,
+    Quantizer,
+    StraightThrough,
+    linear,
+    mean_square_error,
+)
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.vector_quantizers import between, mean_square_error
+from vqnmt.quantizers.registry import register_quantizer
+from vqnmt.quantizers.vector_quantizers import between
 
 _DISCRETE = 0.5  # share of positions that take the discrete bits in training
+
+
+@dataclass(kw_only=True)
+class GumbelSoftmaxConfig(QuantizerConfig):
+    """Settings of `GumbelSoftmaxQuantizer`."""
+
+    temperature: float = 1.0
+    """Divides the scaled distances of the posterior (`soft_em`) or the noisy logits of the draw
+    (`gumbel_softmax`); towards 0 both become hard."""
+
+    temperature_end: float | None = None
+    """Temperature at the end of training, approached linearly; None = constant."""
+
+    hard_samples: bool = False
+    """Whether the value in training is one code vector, with the gradient of the relaxed draw,
+    and not the relaxed draw itself (`gumbel_softmax`)."""
+
+    prior_weight: float = 0.1
+    """Weight of KL(posterior || uniform prior) (`gumbel_softmax`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("temperature")
+        self.require_positive("temperature_end")
+        self.require_weight("prior_weight")
+
+
+@dataclass(kw_only=True)
+class SemanticHashingConfig(QuantizerConfig):
+    """Settings of `SemanticHashingQuantizer`."""
+
+    noise: float = 1.0
+    """Standard deviation of the noise on the bits' logits in training (`semhash`)."""
+
+    powers_of_two: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_weight("noise")
 
 
 class LearntQuantizer(Quantizer):
     """A quantizer whose value has its own gradient: `step` moves nothing.
 
     Args:
-        codebook_size: K, the number of codes.
         dim: d, the size of the vectors.
+        config: See `Quantizer`.
+        options: See `Quantizer`.
     """
 
     straight_through = False
 
-    def __init__(self, codebook_size: int, dim: int) -> None:
-        super().__init__(codebook_size, dim)
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
         # Nothing reads it; the models that are trained and saved have it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-
-def linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
-    """Apply `layer` to fp32 `vectors` in fp32, whatever the dtype that its weights are kept in."""
-    bias = None if layer.bias is None else layer.bias.float()
-    return functional.linear(vectors, layer.weight.float(), bias)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -40,6 +83,7 @@ def mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
+@register_quantizer("gumbel_softmax", config=GumbelSoftmaxConfig)
 class GumbelSoftmaxQuantizer(LearntQuantizer):
     """A relaxed draw of one code, with the gradient of the relaxation (Jang et al. 2017).
 
@@ -56,11 +100,10 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
 
     stochastic = True
 
-    def __init__(self, config: QuantizerConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim)
-        self.config = config
-        self.vectors = nn.Parameter(torch.randn(config.codebook_size, dim))
-        self.logits = nn.Linear(dim, config.codebook_size)
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        self.vectors = nn.Parameter(torch.randn(self.codebook_size, dim))
+        self.logits = nn.Linear(dim, self.codebook_size)
         self.set_progress(0.0)
 
     def set_progress(self, fraction: float) -> None:
@@ -90,16 +133,15 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
             codes=codes,
             samples=samples[:, None],
             losses={"prior": self.config.prior_weight * divergence},
-            statistics={
-                "quantisation_error": mean_square_error(vectors, nearest).detach(),
-                "posterior_entropy": entropy.detach(),
-            },
+            error=mean_square_error(vectors, nearest).detach(),
+            entropy=entropy.detach(),
         )
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         return linear(self.logits, vectors).argmax(dim=1)
 
 
+@register_quantizer("semhash", config=SemanticHashingConfig)
 class SemanticHashingQuantizer(LearntQuantizer):
     """log2 K bits from a noisy saturating sigmoid (Kaiser and Bengio 2018; Kaiser et al. 2018).
 
@@ -115,10 +157,9 @@ class SemanticHashingQuantizer(LearntQuantizer):
 
     stochastic = True
 
-    def __init__(self, config: QuantizerConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim)
-        self.config = config
-        self.bits = config.codebook_size.bit_length() - 1
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        self.bits = self.codebook_size.bit_length() - 1
         self.logits = nn.Linear(dim, self.bits)
         self.hidden = nn.Linear(self.bits, 4 * dim)
         self.output = nn.Linear(4 * dim, dim)
@@ -148,11 +189,8 @@ class SemanticHashingQuantizer(LearntQuantizer):
             quantized=quantized,
             codes=codes,
             samples=samples[:, None],
-            losses={},
-            statistics={
-                "quantisation_error": mean_square_error(vectors, nearest).detach(),
-                "posterior_entropy": mean(self._entropies(logits.detach())),
-            },
+            error=mean_square_error(vectors, nearest).detach(),
+            entropy=mean(self._entropies(logits.detach())),
         )
 
     def _entropies(self, logits: Tensor) -> Tensor:

@@ -5,42 +5,142 @@ posterior), and how `step` moves the codebook (see `Update`).
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from vqnmt.quantizers.base import Assignment, Quantizer
-from vqnmt.quantizers.codebook import Codebook, Update
+from vqnmt.quantizers.base import (
+    Assignment,
+    Quantizer,
+    Rotation,
+    StraightThrough,
+    linear,
+    mean_square_error,
+)
+from vqnmt.quantizers.codebook import Codebook, CodebookConfig, Update
 from vqnmt.quantizers.config import QuantizerConfig
-from vqnmt.quantizers.distances import nearest_codes, row_maxima, score_blocks
+from vqnmt.quantizers.distances import row_maxima, score_blocks
+from vqnmt.quantizers.registry import register_quantizer
 
 # Logits are clamped to this much below the highest one. e^-80 is negligible compared to e^0 and
 # still a normal fp32 number; subnormal numbers take a CPU several times as long.
 _LOGIT_RANGE = 80.0
 
 
+@dataclass(kw_only=True)
+class GradientConfig(CodebookConfig):
+    """Settings of `GradientQuantizer`."""
+
+
+@dataclass(kw_only=True)
+class HardEMConfig(CodebookConfig):
+    """Settings of `HardEMQuantizer`."""
+
+
+@dataclass(kw_only=True)
+class EMAConfig(CodebookConfig):
+    """Settings of `EMAQuantizer`."""
+
+    epsilon: float = 1e-5
+    """Laplace smoothing of the EMA counts; 0 = none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_weight("epsilon")
+        # Without smoothing an unhit code would be 0 / 0 at the first step.
+        fits = self.initialisation != "reference" or self.epsilon > 0
+        self.require("epsilon", fits, "above 0 beside quantizer.initialisation=reference")
+
+
+@dataclass(kw_only=True)
+class SoftEMConfig(EMAConfig):
+    """Settings of `SoftEMQuantizer`.
+
+    The codebook of the reference implementation (tensor2tensor, Roy et al. 2018) is
+    `initialisation=reference, restart_threshold=0, distance_scale=none`.
+    """
+
+    samples: int = 10
+    """m, the number of codes drawn for each position in training."""
+
+    samples_end: int | None = None
+    """m at the end of training, approached linearly; None = `samples` throughout."""
+
+    temperature: float = 1.0
+    """Divides the scaled distances of the posterior (`soft_em`) or the noisy logits of the draw
+    (`gumbel_softmax`); towards 0 both become hard."""
+
+    temperature_end: float | None = None
+    """Temperature at the end of training, approached linearly; None = constant."""
+
+    distance_scale: str = "none"
+    """Squared distances are divided by 1 (`none`, the reference), sqrt(d) or d."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_between("samples", 1, 10_000)
+        self.require_between("samples_end", 1, 10_000)
+        self.require_positive("temperature")
+        self.require_positive("temperature_end")
+        self.require_choice("distance_scale", ("none", "sqrt_dim", "dim"))
+
+
 class VectorQuantizer(Quantizer):
-    """A quantizer with K vectors of its own.
+    """A quantizer with K vectors of its own, of dimension c: d, or `codebook_dim`.
+
+    With `codebook_dim` or `cosine` the codebook's space differs from that of z_e:
+
+        z = W_in z_e + b_in,    z <- z / ||z||,    z_q = W_out Q(z) + b_out,
+
+    of which each part is there if its setting asks for it. Losses and statistics are those of
+    the codebook's space, and Q passes the gradient straight through, or rotated, to z.
+
+    `_assign` and `_nearest` get z, `(N, c)`.
 
     Args:
-        config: The settings.
         dim: d, the size of the encoder's vectors.
+        config: See `Quantizer`.
+        options: See `Quantizer`.
     """
 
     update: Update
 
-    def __init__(self, config: QuantizerConfig, dim: int) -> None:
-        super().__init__(config.codebook_size, dim)
-        self.config = config
-        self.codebook = Codebook(config, dim, self.update)
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        config, inner = self.config, self.config.codebook_dim or dim
+        self.codebook = Codebook(config, inner, self.update)
+        self.project_in = self.project_out = None
+        if config.codebook_dim is not None:
+            self.project_in, self.project_out = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.straight_through = config.codebook_dim is None and not config.cosine
+        self.estimator = Rotation if config.rotation else StraightThrough
+
+    def _pass(self, vectors: Tensor) -> Assignment:
+        if self.straight_through:
+            return self._assign(vectors)
+        inner = self._enter(vectors)
+        assignment = self._assign(inner)
+        assignment.quantized = self._leave(self.estimator.apply(inner, assignment.quantized))
+        return assignment
+
+    def _enter(self, vectors: Tensor) -> Tensor:
+        """Map `(N, d)` vectors to the codebook's space `(N, c)`."""
+        if self.project_in is not None:
+            vectors = linear(self.project_in, vectors)
+        return functional.normalize(vectors, dim=1) if self.config.cosine else vectors
+
+    def _leave(self, vectors: Tensor) -> Tensor:
+        """Map code vectors `(..., c)` to `(..., d)`."""
+        return vectors if self.project_out is None else linear(self.project_out, vectors)
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """e_j: the vectors `(..., d)` fp32 of codes `(...)` int64."""
-        return self.codebook.lookup(codes)
+        return self._leave(self.codebook.lookup(codes))
 
-    def clear(self) -> None:
-        """Forget what was accumulated since the last step."""
+    def _clear(self) -> None:
         self.codebook.clear()
 
     @property
@@ -48,21 +148,14 @@ class VectorQuantizer(Quantizer):
         """Whether k-means has placed the codes, or is not asked to."""
         return int(self.codebook.kmeans_filled) == self.codebook.kmeans_vectors.shape[0]
 
-    def step(self) -> None:
-        """Move the codebook by what was accumulated since the last step."""
+    def _step(self) -> None:
         self.codebook.step()
 
     def _nearest(self, vectors: Tensor) -> Tensor:
-        return nearest_codes(vectors, self.codebook.vectors, self.codebook.centre())
+        return self.codebook.nearest(self._enter(vectors))
 
 
-def mean_square_error(vectors: Tensor, quantized: Tensor) -> Tensor:
-    """Mean of (z_e - z_q)^2 over `(N, d)`; 0, and still part of the graph, if N is 0."""
-    if vectors.shape[0] == 0:
-        return vectors.sum()
-    return functional.mse_loss(vectors, quantized)
-
-
+@register_quantizer("gradient", config=GradientConfig)
 class GradientQuantizer(VectorQuantizer):
     """Nearest code; the optimiser trains the codebook (van den Oord et al. 2017).
 
@@ -76,7 +169,7 @@ class GradientQuantizer(VectorQuantizer):
 
     def _assign(self, vectors: Tensor) -> Assignment:
         with torch.no_grad():
-            codes = self._nearest(vectors)  # (N,)
+            codes = self.codebook.nearest(vectors)  # (N,)
             if self._accumulates():
                 hits = vectors.new_zeros(self.codebook_size)
                 hits.index_add_(0, codes, hits.new_ones(()).expand(codes.shape))
@@ -86,18 +179,15 @@ class GradientQuantizer(VectorQuantizer):
         return Assignment(
             quantized=quantized.detach(),
             codes=codes,
-            samples=codes[:, None],
             losses={
                 "codebook": mean_square_error(quantized, vectors.detach()),
                 "commitment": self.config.beta * error,
             },
-            statistics={
-                "quantisation_error": error.detach(),
-                "posterior_entropy": torch.zeros_like(error.detach()),
-            },
+            error=error.detach(),
         )
 
 
+@register_quantizer("ema", config=EMAConfig)
 class EMAQuantizer(VectorQuantizer):
     """Nearest code; the codebook is a moving average (van den Oord et al. 2017).
 
@@ -108,7 +198,7 @@ class EMAQuantizer(VectorQuantizer):
 
     def _assign(self, vectors: Tensor) -> Assignment:
         with torch.no_grad():
-            codes = self._nearest(vectors)  # (N,)
+            codes = self.codebook.nearest(vectors)  # (N,)
             quantized = self.codebook.lookup(codes).float()  # (N, d)
             if self._accumulates():
                 hits, sums = hard_counts(vectors, codes, self.codebook_size)
@@ -117,15 +207,12 @@ class EMAQuantizer(VectorQuantizer):
         return Assignment(
             quantized=quantized,
             codes=codes,
-            samples=codes[:, None],
             losses={"commitment": self.config.beta * error},
-            statistics={
-                "quantisation_error": error.detach(),
-                "posterior_entropy": torch.zeros_like(error.detach()),
-            },
+            error=error.detach(),
         )
 
 
+@register_quantizer("hard_em", config=HardEMConfig)
 class HardEMQuantizer(EMAQuantizer):
     """Nearest code; a code becomes the mean of the vectors assigned to it in the last step.
 
@@ -144,6 +231,7 @@ def hard_counts(vectors: Tensor, codes: Tensor, codebook_size: int) -> tuple[Ten
     return hits, sums.index_add_(0, codes, vectors)
 
 
+@register_quantizer("soft_em", config=SoftEMConfig)
 class SoftEMQuantizer(VectorQuantizer):
     """The mean of m sampled code vectors, and a codebook that moves by soft counts.
 
@@ -156,10 +244,11 @@ class SoftEMQuantizer(VectorQuantizer):
     update = Update.AVERAGE
     stochastic = True
 
-    def __init__(self, config: QuantizerConfig, dim: int) -> None:
-        super().__init__(config, dim)
-        self.scale = {"none": 1.0, "sqrt_dim": math.sqrt(dim), "dim": float(dim)}[
-            config.distance_scale
+    def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
+        super().__init__(dim, config, **options)
+        inner = self.config.codebook_dim or dim
+        self.scale = {"none": 1.0, "sqrt_dim": math.sqrt(inner), "dim": float(inner)}[
+            self.config.distance_scale
         ]
         self.set_progress(0.0)
 
@@ -176,7 +265,7 @@ class SoftEMQuantizer(VectorQuantizer):
             if self.training and vectors.shape[0] > 0:
                 # (N, m) -> (N, d) without a tensor (N, m, d). On a CPU mode="mean" takes twice as
                 # long as mode="sum".
-                table = self.codebook.vectors.float()
+                table = self.codebook.table.float()
                 quantized = functional.embedding_bag(samples, table, mode="sum")
                 quantized.div_(samples.shape[1])
                 error = mean_square(nearest.sub_(vectors))
@@ -191,10 +280,8 @@ class SoftEMQuantizer(VectorQuantizer):
             codes=codes,
             samples=samples.long(),
             losses={"commitment": self.config.beta * mean_square_error(vectors, quantized)},
-            statistics={
-                "quantisation_error": error,
-                "posterior_entropy": entropy / max(vectors.shape[0], 1),
-            },
+            error=error,
+            entropy=entropy / max(vectors.shape[0], 1),
         )
 
     def _posterior(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,7 +299,7 @@ class SoftEMQuantizer(VectorQuantizer):
         entropy = vectors.new_zeros(())
         factor = 1.0 / (self.scale * self.temperature)
         posterior = vectors.new_empty(0)
-        codebook, centre = self.codebook.vectors, self.codebook.centre()
+        codebook, centre = self.codebook.table, self.codebook.centre()
         for block, logits in score_blocks(vectors, codebook, factor, centre):
             if posterior.shape[0] != logits.shape[0]:
                 posterior = torch.empty_like(logits)  # (rows, K)

@@ -4,7 +4,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Literal
 
 from vqnmt.errors import VqnmtError
-from vqnmt.quantizers import QuantizerConfig
+from vqnmt.quantizers import QuantizerConfig, SoftEMConfig
 from vqnmt.settings import Fraction, Settings, between, check
 
 # Whoever asks for more has mistyped, and would wait for hours or until memory runs out.
@@ -77,9 +77,7 @@ class ImageModelConfig(Settings):
     codes: Annotated[int, between(1, 256)] = 2
     """Codes at each position of the grid, all from one codebook (`vqvae`)."""
     quantizer: QuantizerConfig = field(
-        default_factory=lambda: QuantizerConfig(
-            name="soft_em", decay=0.99, samples=5, temperature=0.2
-        )
+        default_factory=lambda: SoftEMConfig(decay=0.99, samples=5, temperature=0.2)
     )
     """The codebook (`vqvae`)."""
     levels: Annotated[int, between(3, (1 << 16) - 1)] = 31
