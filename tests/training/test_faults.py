@@ -87,7 +87,9 @@ NEAR = "compressor.norms|code_output|norm$|prior.output.3"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 3e18])
-@pytest.mark.parametrize("kind", ["autoregressive", "fertility", "cross_entropy", *QUANTIZERS])
+@pytest.mark.parametrize(
+    "kind", ["autoregressive", "ctc", "fertility", "cross_entropy", *QUANTIZERS]
+)
 def test_no_layer_of_a_text_model_can_raise(kind, value):
     model = text_model(kind, TransformerConfig(dim=16, feedforward=16, heads=2))
     if isinstance(model, LatentTransformer):

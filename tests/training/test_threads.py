@@ -32,6 +32,8 @@ from vqnmt.layers import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
     AutoregressiveTransformer,
+    CtcConfig,
+    CtcTransformer,
     FertilityConfig,
     FertilityTransformer,
     LatentConfig,
@@ -89,6 +91,8 @@ def text_model(name: str, transformer: TransformerConfig = SIZE) -> nn.Module:
     size: dict[str, Any] = {"transformer": transformer, "encoder_layers": 1, "decoder_layers": 1}
     if name == "autoregressive":
         return AutoregressiveTransformer(AutoregressiveConfig(**size), PIECES)
+    if name == "ctc":
+        return CtcTransformer(CtcConfig(**size, glancing=True), PIECES)
     if name == "fertility":
         model = FertilityTransformer(FertilityConfig(**size), PIECES)
         model.align = lambda source, target: torch.zeros_like(target)
@@ -199,7 +203,9 @@ def test_what_is_looked_for_is_found():
         assert repeats.found == expected
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "fertility", "cross_entropy", *QUANTIZERS])
+@pytest.mark.parametrize(
+    "name", ["autoregressive", "ctc", "fertility", "cross_entropy", *QUANTIZERS]
+)
 def test_no_text_model_adds_up_in_an_order_of_chance(name):
     with Repeats() as repeats:
         train_step(text_model(name), text_batch(8))

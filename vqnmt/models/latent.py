@@ -5,7 +5,6 @@ L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder positions,
 P = upsampling * L * 2^n_c output positions, d model width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +24,8 @@ from vqnmt.layers import (
 )
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.outputs import OUTPUTS
-from vqnmt.models.shared import TiedEmbedding, append_eos
+from vqnmt.models.parallel import ParallelTransformer, read_likely, uniform_copy
+from vqnmt.models.shared import TiedEmbedding
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.tokens import PAD, UNK
 
@@ -109,7 +109,7 @@ class LatentConfig:
             raise VqnmtError(f"student.compression is {self.compression}; choose 0 to 6")
 
 
-class LatentTransformer(nn.Module):
+class LatentTransformer(ParallelTransformer):
     """Source encoder, target compressor, quantizer, latent predictor and parallel decoder.
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
@@ -120,12 +120,9 @@ class LatentTransformer(nn.Module):
         vocabulary_size: Pieces in the joint vocabulary.
     """
 
-    blank_penalty: Tensor
-    repeatable: Tensor
-
     def __init__(self, config: LatentConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.causal_decoder = config, config.causal_decoder
         size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
         convolutions = config.residual_convolutions
         self.embedding = TiedEmbedding(vocabulary_size, dim)
@@ -143,11 +140,7 @@ class LatentTransformer(nn.Module):
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
-        # Subtracted from the blank's score in translation, in nats: an uncertain decoder prefers
-        # the blank, because the pieces it considers share the remaining probability.
-        self.register_buffer("blank_penalty", torch.zeros(()))
-        # (V,): pieces that may occur twice in a row in a translation; set after training.
-        self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
+        self.register_reading(vocabulary_size)
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -157,12 +150,6 @@ class LatentTransformer(nn.Module):
         return self.quantizer.codebook_size
 
     # --- parts -------------------------------------------------------------------------------
-
-    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
-        source = append_eos(source)
-        mask = source != PAD
-        return self.encoder(self.embedding(source), mask), mask
 
     def compress(
         self, target: Tensor, memory: Tensor, memory_mask: Tensor
@@ -197,17 +184,6 @@ class LatentTransformer(nn.Module):
         if self.source_copy is not None:
             x = x + self.source_copy(uniform_copy(memory, memory_mask, mask))
         return x, mask
-
-    def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
-
-        The decoder's layers run at one position a token; only the scores of the pieces are computed
-        at `upsampling` positions a token.
-        """
-        hidden = self.decoder(x, state, mask, self.config.causal_decoder)
-        if self.upsample is None:
-            return hidden, mask
-        return self.upsample(hidden), mask.repeat_interleave(self.config.upsampling, dim=1)
 
     # --- training ----------------------------------------------------------------------------
 
@@ -286,10 +262,6 @@ class LatentTransformer(nn.Module):
         if not self.continuous:
             self.quantizer.step()
 
-    def after_validation(self, values: Mapping[str, float]) -> None:
-        """Take over the blank's penalty that a validation has chosen."""
-        self.blank_penalty.fill_(values.get("valid/blank_penalty", float(self.blank_penalty)))
-
     # --- translation -------------------------------------------------------------------------
 
     def step(self, codes: Tensor, state: DecoderState) -> Tensor:
@@ -309,11 +281,7 @@ class LatentTransformer(nn.Module):
         Returns:
             The pieces (B, P), and which positions each write one token (B, P).
         """
-        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
-        logits[..., PAD] -= self.blank_penalty
-        # On CPU `max` takes 0.6 of the time of `argmax`.
-        best = logits.max(dim=-1).indices  # (B, P)
-        return best, self.output.starts(best, output_mask, self.repeatable)
+        return self.read_best(*self._piece_logits(codes, mask, memory, memory_mask))
 
     def likely_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, count: int
@@ -323,9 +291,7 @@ class LatentTransformer(nn.Module):
         Returns:
             Their logits and the pieces, both (B, P, n), the best first; the positions' mask (B, P).
         """
-        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
-        values, pieces = logits.topk(min(count, logits.shape[-1]), dim=-1)
-        return values, pieces, output_mask
+        return read_likely(*self._piece_logits(codes, mask, memory, memory_mask), count)
 
     def _piece_logits(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
@@ -336,23 +302,6 @@ class LatentTransformer(nn.Module):
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
         return self.embedding.logits(hidden), output_mask
-
-
-def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
-    """Stretch the source over the positions: position i of n reads source state i * S // n.
-
-    Args:
-        memory: (B, S, d).
-        memory_mask: (B, S).
-        mask: (B, P), True at real positions.
-
-    Returns:
-        (B, P, d).
-    """
-    lengths, sources = mask.sum(dim=1, keepdim=True), memory_mask.sum(dim=1, keepdim=True)
-    index = torch.arange(mask.shape[1], device=mask.device) * sources // lengths  # (B, P)
-    index = index.minimum(sources - 1)  # positions of the padding
-    return memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))
 
 
 def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:

@@ -6,13 +6,14 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import check_temperature, check_width
 from vqnmt.errors import VqnmtError
-from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
+from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
 from vqnmt.settings import check_seed
 from vqnmt.training.config import TrainingConfig
 
 STUDENTS = {
     "latent": "student_model",
     "autoregressive": "autoregressive_student",
+    "ctc": "ctc_student",
     "fertility": "fertility_student",
     "teacher": "teacher_model",
 }
@@ -34,9 +35,8 @@ class DecodingConfig:
     """Draws the candidates from p ** (1 / temperature); null: takes the best of a beam search over
     codes, or fertilities drawn at temperature 1."""
     language_model: bool = True
-    """Whether a latent student with CTC output reads what its decoder says with the help of a
-    trigram model of its training targets, where this has helped on valid; else the best path is
-    read."""
+    """Whether a student with CTC output reads what its decoder says with the help of a trigram
+    model of its training targets, where this has helped on valid; else the best path is read."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.
@@ -124,13 +124,15 @@ class PipelineConfig:
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
     student: str = "latent"
-    """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none."""
+    """`latent`; `autoregressive`, `ctc` or `fertility` for the baselines; `teacher` trains none."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
     """The latent student."""
     autoregressive_student: AutoregressiveConfig = field(
         default_factory=lambda: AutoregressiveConfig(encoder_layers=5, decoder_layers=1)
     )
     """The autoregressive student: many encoder layers, one decoder layer."""
+    ctc_student: CtcConfig = field(default_factory=CtcConfig)
+    """The parallel student without codes."""
     fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
     """The fertility NAT."""
     # Larger batches than the teacher's: two cores process a third more positions a second.
