@@ -1,4 +1,4 @@
-"""The parallel Transformer without codes: its alignments against enumeration, and what it learns."""
+"""The parallel Transformer without codes: alignments against enumeration, what it learns."""
 
 import itertools
 import math

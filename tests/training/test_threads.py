@@ -58,6 +58,7 @@ pytestmark = [
 ]
 
 PIECES = 500
+TEXT_MODELS = ("autoregressive", "ctc", "fertility", "cross_entropy")
 SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
 
 
@@ -203,9 +204,7 @@ def test_what_is_looked_for_is_found():
         assert repeats.found == expected
 
 
-@pytest.mark.parametrize(
-    "name", ["autoregressive", "ctc", "fertility", "cross_entropy", *QUANTIZERS]
-)
+@pytest.mark.parametrize("name", [*TEXT_MODELS, *QUANTIZERS])
 def test_no_text_model_adds_up_in_an_order_of_chance(name):
     with Repeats() as repeats:
         train_step(text_model(name), text_batch(8))
