@@ -195,7 +195,7 @@ class LatentTransformer(ParallelTransformer):
             latents, code_losses, statistics, counts = z_e, {}, {}, {}
         else:
             bottleneck = self.quantizer(z_e, mask)
-            code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
+            code_logits = self.predict(bottleneck.quantized, memory, memory_mask)
             prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
             latents, statistics = bottleneck.quantized, bottleneck.statistics
             code_losses = {"prediction": prediction, **bottleneck.losses}
@@ -224,8 +224,17 @@ class LatentTransformer(ParallelTransformer):
             counts=counts,
         )
 
-    def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
+    def predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Score each code and the end after the codes before it.
+
+        Args:
+            quantized: Code vectors (N, L, d); several neighbouring rows may share one source.
+            memory: Encoded sources (B, S + 1, d).
+            memory_mask: (B, S + 1).
+
+        Returns:
+            (N, L + 1, K + 1).
+        """
         if not self.config.predictor_gradient:
             quantized = quantized.detach()
         begin = self.begin.to(quantized.dtype).expand(len(quantized), 1, -1)
@@ -302,6 +311,24 @@ class LatentTransformer(ParallelTransformer):
         positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
         hidden, output_mask = self.decode(positions, position_mask, state)
         return self.embedding.logits(hidden), output_mask
+
+
+def code_log_probabilities(logits: Tensor, codes: Tensor, mask: Tensor, end: int) -> Tensor:
+    """The log-probability of each code sequence and its end.
+
+    Args:
+        logits: (N, L + 1, K + 1).
+        codes: (N, L).
+        mask: (N, L), True at real codes.
+        end: The symbol that follows the last code.
+
+    Returns:
+        (N,), in nats.
+    """
+    log_p = logits.log_softmax(dim=-1)
+    each = log_p[:, :-1].gather(2, codes[..., None])[..., 0]  # (N, L)
+    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (N,)
+    return each.masked_fill(~mask, 0.0).sum(dim=1) + ends
 
 
 def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:

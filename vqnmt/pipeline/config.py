@@ -51,6 +51,41 @@ class DecodingConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """How the predictor of a latent student is trained for reward, after the student."""
+
+    steps: int = 800
+    """Optimiser steps of 32 sources; 0 leaves the predictor as it is."""
+    sources: int = 8000
+    """Training sources, drawn once, for which candidates are searched."""
+    candidates: int = 8
+    """Code sequences of each source, the best of a beam search of this width."""
+    learning_rate: float = 0.0005
+    """Peak learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check every value that the types leave open.
+
+        Raises:
+            VqnmtError: Names the key, its value and the values allowed.
+        """
+        for key, least, most in (
+            ("steps", 0, 1_000_000),
+            ("sources", 1, 10_000_000),
+            ("candidates", 2, 100),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise VqnmtError(
+                    f"reward_training.{key} is {getattr(self, key)}; it must be from {least:,} to "
+                    f"{most:,}"
+                )
+        if not self.learning_rate > 0:
+            raise VqnmtError(
+                f"reward_training.learning_rate is {self.learning_rate}; it must be above 0"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
     """What is measured at the end of a run."""
 
@@ -142,6 +177,8 @@ class PipelineConfig:
         )
     )
     """How the student of any kind is trained."""
+    reward_training: RewardConfig = field(default_factory=RewardConfig)
+    """How the predictor of a latent student is trained for good translations afterwards."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How the student translates."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

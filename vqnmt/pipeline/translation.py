@@ -50,6 +50,7 @@ from vqnmt.pipeline.observers import (
     ParallelObserver,
     choose_language_model,
 )
+from vqnmt.pipeline.reward import train_for_reward
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
 from vqnmt.pipeline.teachers import Teacher, load_teacher
 from vqnmt.progress import Progress, print_once
@@ -333,6 +334,11 @@ def make_student(
         observer = kind(translator, corpus.valid, _imitated(config, corpus, teacher))
     with stage.work(*MODEL_FILES, LANGUAGE_MODEL):
         targets = _train(config, stage, translator, observer, text.pairs, training)
+        if isinstance(observer, LatentObserver) and config.reward_training.steps:
+            place = stage.folder / "reward"
+            train_for_reward(
+                config.reward_training, translator, observer, text.pairs, place, config.seed
+            )
         if isinstance(observer, ParallelObserver) and PartialState().is_main_process:
             translator.language_model = _language_model(config, corpus, observer, targets)
         _save(stage, translator, corpus)
@@ -353,12 +359,17 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
+    older = {}
+    if config.student == "latent":
+        settings["reward_training"] = dataclasses.asdict(config.reward_training)
+        # A student of before this training is as good as done.
+        older = {f"reward_training.{key}": None for key in settings["reward_training"]}
     ignored = undecided(config.student_training, "student_training")
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings
         ignored = [*ignored, *teacher.ignored]
-    return run.stage("student", settings, after=text.stage, ignored=ignored)
+    return run.stage("student", settings, after=text.stage, ignored=ignored, older=older)
 
 
 def _new_student(
