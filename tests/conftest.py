@@ -137,6 +137,9 @@ def overrides(toy_corpus: Path) -> list[str]:
         *training("teacher", 90, average=2),
         # With an average over one snapshot, the last validation saw the final model.
         *training("student", 60, average=1),
+        "reward_training.steps=6",
+        "reward_training.sources=40",
+        "reward_training.candidates=3",
         "evaluation.latency_sentences=3",
         "evaluation.latency_rounds=1",
         "evaluation.latency_warmup=1",

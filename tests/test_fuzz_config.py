@@ -20,6 +20,8 @@ from vqnmt.errors import VqnmtError
 from vqnmt.models import (
     AutoregressiveConfig,
     AutoregressiveTransformer,
+    CtcConfig,
+    CtcTransformer,
     FertilityConfig,
     FertilityTransformer,
     LatentConfig,
@@ -135,6 +137,7 @@ QUANTIZER = {
 } | {"levels": [4, 4], "codebook_size": 16}
 MODELS: dict[str, tuple[type, type[nn.Module], dict[str, Any]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer, {}),
+    "ctc": (CtcConfig, CtcTransformer, {"stretch": 1.5, "upsampling": 2, "glancing": True}),
     "fertility": (FertilityConfig, FertilityTransformer, {"max_fertility": 5}),
     "latent": (
         LatentConfig,

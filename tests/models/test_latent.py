@@ -115,7 +115,7 @@ def test_predictor_sees_only_earlier_codes(make_latent, pairs):
     memory, memory_mask = model.encode(pairs[0])
     vectors = model.quantizer.codes_to_vectors(torch.randint(0, 8, (4, 5)))
     changed = torch.cat([vectors[:, :2], torch.randn(4, 3, 16)], 1)
-    before, after = (model._predict(v, memory, memory_mask) for v in (vectors, changed))
+    before, after = (model.predict(v, memory, memory_mask) for v in (vectors, changed))
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert (before[:, 3] - after[:, 3]).abs().max() > 1e-3
 
@@ -124,7 +124,7 @@ def test_predictor_steps_are_its_training_forward(make_latent, pairs):
     model = make_latent(predictor_layers=2).eval()
     memory, memory_mask = model.encode(pairs[0])
     codes = torch.randint(0, 8, (4, 5))
-    expected = model._predict(model.quantizer.codes_to_vectors(codes), memory, memory_mask)
+    expected = model.predict(model.quantizer.codes_to_vectors(codes), memory, memory_mask)
     state = model.predictor.start(memory, memory_mask)
     inputs = torch.cat([torch.full((4, 1), model.end_of_codes), codes], 1)
     found = torch.stack([model.step(column, state) for column in inputs.T], 1)
@@ -307,7 +307,7 @@ def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pair
     for hypothesis, (source, _) in zip(found, singles(pairs), strict=True):
         codes = torch.tensor([hypothesis.symbols], dtype=torch.long)
         vectors = model.quantizer.codes_to_vectors(codes)
-        log_p = model._predict(vectors, *model.encode(source)).log_softmax(-1)[0]
+        log_p = model.predict(vectors, *model.encode(source)).log_softmax(-1)[0]
         steps = [log_p[i, code].item() for i, code in enumerate(hypothesis.symbols)]
         if len(steps) < (2 * source.shape[1] + 10) // 2 + 1:
             steps.append(log_p[-1, model.end_of_codes].item())

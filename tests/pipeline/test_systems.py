@@ -8,7 +8,7 @@ import torch
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.experiments.reproduction import Reproduction, Row
-from vqnmt.models import FertilityConfig, FertilityTransformer, LatentConfig
+from vqnmt.models import CtcConfig, FertilityConfig, FertilityTransformer, LatentConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig
 from vqnmt.pipeline.systems import BASELINE, System, speed_metrics, system_name
@@ -88,6 +88,8 @@ def test_all_systems_are_timed_alike(teacher) -> None:
         ({"decoding": DecodingConfig(language_model=False)}, "vq_ctc_kd_nc3"),
         ({"student_model": POSITIONS}, "vq_kd_nc3"),
         ({"student": "fertility"}, "nat_kd"),
+        ({"student": "ctc"}, "ctc_nat_kd_lm"),
+        ({"student": "ctc", "ctc_student": CtcConfig(glancing=True)}, "glat_ctc_kd_lm"),
         ({"student": "autoregressive"}, "ar_5_1_kd"),
         ({"student": "teacher"}, "ar_greedy"),
         ({"student": "teacher", "decoding": DecodingConfig(beam=4)}, "ar_beam4"),

@@ -42,6 +42,7 @@ FEW_STEPS = [
         pytest.param(
             ["experiment=nat_kd_npd10", "distill=false"], "nat_rescored10", id="fertility-nat"
         ),
+        pytest.param(["experiment=glat_ctc_kd", "distill=false"], "glat_ctc", id="without-codes"),
         pytest.param(
             ["experiment=ar_deep_shallow", "distill=false"], "ar_2_1", id="deep-and-shallow"
         ),

@@ -15,7 +15,14 @@ from vqnmt.training.metrics import read_metrics
 from vqnmt.training.optimizer import WARM, SkipRule
 
 from .conftest import TinyBatches, tiny_model
-from .test_threads import QUANTIZERS, image_batch, image_model, text_batch, text_model
+from .test_threads import (
+    QUANTIZERS,
+    TEXT_MODELS,
+    image_batch,
+    image_model,
+    text_batch,
+    text_model,
+)
 
 
 def fault(trainer, factor: float, steps: range) -> None:
@@ -87,7 +94,7 @@ NEAR = "compressor.norms|code_output|norm$|prior.output.3"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 3e18])
-@pytest.mark.parametrize("kind", ["autoregressive", "fertility", "cross_entropy", *QUANTIZERS])
+@pytest.mark.parametrize("kind", [*TEXT_MODELS, *QUANTIZERS])
 def test_no_layer_of_a_text_model_can_raise(kind, value):
     model = text_model(kind, TransformerConfig(dim=16, feedforward=16, heads=2))
     if isinstance(model, LatentTransformer):

@@ -33,6 +33,8 @@ from vqnmt.layers import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
     AutoregressiveTransformer,
+    CtcConfig,
+    CtcTransformer,
     FertilityConfig,
     FertilityTransformer,
     LatentConfig,
@@ -57,6 +59,7 @@ pytestmark = [
 ]
 
 PIECES = 500
+TEXT_MODELS = ("autoregressive", "ctc", "fertility", "cross_entropy")
 SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
 
 
@@ -90,6 +93,8 @@ def text_model(name: str, transformer: TransformerConfig = SIZE) -> nn.Module:
     size: dict[str, Any] = {"transformer": transformer, "encoder_layers": 1, "decoder_layers": 1}
     if name == "autoregressive":
         return AutoregressiveTransformer(AutoregressiveConfig(**size), PIECES)
+    if name == "ctc":
+        return CtcTransformer(CtcConfig(**size, glancing=True), PIECES)
     if name == "fertility":
         model = FertilityTransformer(FertilityConfig(**size), PIECES)
         model.align = lambda source, target: torch.zeros_like(target)
@@ -200,7 +205,7 @@ def test_what_is_looked_for_is_found():
         assert repeats.found == expected
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "fertility", "cross_entropy", *QUANTIZERS])
+@pytest.mark.parametrize("name", [*TEXT_MODELS, *QUANTIZERS])
 def test_no_text_model_adds_up_in_an_order_of_chance(name):
     with Repeats() as repeats:
         train_step(text_model(name), text_batch(8))

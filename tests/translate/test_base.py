@@ -14,6 +14,8 @@ from vqnmt.layers.transformer import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
     AutoregressiveTransformer,
+    CtcConfig,
+    CtcTransformer,
     FertilityConfig,
     FertilityTransformer,
     LatentConfig,
@@ -71,6 +73,7 @@ SIZE = TransformerConfig(dim=16, feedforward=16, heads=2, dropout=0.0)
 KINDS: dict[str, tuple[Any, Any]] = {
     "autoregressive": (AutoregressiveTransformer, AutoregressiveConfig),
     "latent": (LatentTransformer, LatentConfig),
+    "ctc": (CtcTransformer, CtcConfig),
     "fertility": (FertilityTransformer, FertilityConfig),
 }
 
@@ -177,7 +180,7 @@ def test_candidates_of_every_model(
         assert scores == sorted(scores, reverse=True)
         assert len({one.text for one in row}) == len(row)
         most = max(most, len(row))
-    assert most > 2
+    assert most == 1 if isinstance(untrained.model, CtcTransformer) else most > 2
 
 
 def test_the_score_is_the_log_probability_over_the_length(vocabulary: Vocabulary) -> None:

@@ -19,6 +19,8 @@ from vqnmt.layers.transformer import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
     AutoregressiveTransformer,
+    CtcConfig,
+    CtcTransformer,
     FertilityConfig,
     FertilityTransformer,
     LatentConfig,
@@ -32,7 +34,7 @@ from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 SENTENCES = ["the light is on", "", "ä 光 {name}"]
 SIZE = TransformerConfig(dim=8, feedforward=8, heads=2)
-NAMES = ("autoregressive", "latent", "fertility")
+NAMES = ("autoregressive", "latent", "ctc", "fertility")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,9 @@ def models(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> 
         "latent": LatentTransformer(
             LatentConfig(transformer=SIZE, quantizer=quantizer, encoder_layers=1, decoder_layers=1),
             len(vocabulary),
+        ),
+        "ctc": CtcTransformer(
+            CtcConfig(transformer=SIZE, encoder_layers=1, decoder_layers=1), len(vocabulary)
         ),
         "fertility": FertilityTransformer(
             FertilityConfig(transformer=SIZE, encoder_layers=1, decoder_layers=1, max_fertility=3),

@@ -229,6 +229,7 @@ KINDS = {
     "autoregressive": "o",
     "deep-shallow": "s",
     "fertility NAT": "^",
+    "CTC without codes": "v",
     "discrete codes": "D",
     "rescored by the teacher": "P",
 }
@@ -247,6 +248,8 @@ def engine_and_kind(system: str) -> tuple[str, str]:
         return engine, "deep-shallow"
     if system.startswith("nat"):
         return engine, "fertility NAT"
+    if system.startswith(("ctc_nat", "glat_ctc")):
+        return engine, "CTC without codes"
     if system.startswith(("ar_", "ctranslate2_")):
         return engine, "autoregressive"
     return engine, "discrete codes"

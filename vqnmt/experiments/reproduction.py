@@ -52,7 +52,8 @@ BASELINES = (BASELINE, "ar_greedy")
 
 # The settings in which systems may differ; all others are shared.
 _OWN = (
-    *("seed", "student", "student_model", "autoregressive_student", "fertility_student"),
+    *("seed", "student", "student_model", "autoregressive_student", "ctc_student"),
+    "fertility_student",
     *("student_training", "distill", "recombined", "warm_start", "decoding"),
 )
 

@@ -5,7 +5,6 @@ L = ceil(T / 2^n_c), K codes in the codebook, L * 2^n_c decoder positions,
 P = upsampling * L * 2^n_c output positions, d model width.
 """
 
-from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Literal
 
@@ -26,7 +25,8 @@ from vqnmt.layers import (
 )
 from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.outputs import OUTPUTS
-from vqnmt.models.shared import TiedEmbedding, append_eos
+from vqnmt.models.parallel import ParallelTransformer, read_likely, uniform_copy
+from vqnmt.models.shared import TiedEmbedding
 from vqnmt.quantizers import EMAConfig, QuantizerConfig, build_quantizer
 from vqnmt.settings import Fraction, Settings, between, check
 from vqnmt.tokens import PAD, UNK
@@ -98,7 +98,7 @@ class LatentConfig(Settings):
             )
 
 
-class LatentTransformer(nn.Module):
+class LatentTransformer(ParallelTransformer):
     """Source encoder, target compressor, quantizer, latent predictor and parallel decoder.
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
@@ -109,12 +109,9 @@ class LatentTransformer(nn.Module):
         vocabulary_size: Pieces in the joint vocabulary.
     """
 
-    blank_penalty: Tensor
-    repeatable: Tensor
-
     def __init__(self, config: LatentConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.causal_decoder = config, config.causal_decoder
         size, dim, dropout = config.transformer, config.transformer.dim, config.transformer.dropout
         convolutions = config.residual_convolutions
         self.embedding = TiedEmbedding(vocabulary_size, dim)
@@ -132,11 +129,7 @@ class LatentTransformer(nn.Module):
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
         self.source_copy = nn.Linear(dim, dim) if config.source_copy else None
         self.output = OUTPUTS[config.output]()
-        # Subtracted from the blank's score in translation, in nats: an uncertain decoder prefers
-        # the blank, because the pieces it considers share the remaining probability.
-        self.register_buffer("blank_penalty", torch.zeros(()))
-        # (V,): pieces that may occur twice in a row in a translation; set after training.
-        self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
+        self.register_reading(vocabulary_size)
         self.gold_probability = 1.0 if config.gold_mixing else 0.0
         self.continuous = config.continuous_start > 0
 
@@ -146,12 +139,6 @@ class LatentTransformer(nn.Module):
         return self.quantizer.codebook_size
 
     # --- parts -------------------------------------------------------------------------------
-
-    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
-        source = append_eos(source)
-        mask = source != PAD
-        return self.encoder(self.embedding(source), mask), mask
 
     def compress(
         self, target: Tensor, memory: Tensor, memory_mask: Tensor
@@ -187,17 +174,6 @@ class LatentTransformer(nn.Module):
             x = x + self.source_copy(uniform_copy(memory, memory_mask, mask))
         return x, mask
 
-    def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        """Decode decompressed positions `x` to output positions (B, P, d), mask (B, P).
-
-        The decoder's layers run at one position a token; only the scores of the pieces are computed
-        at `upsampling` positions a token.
-        """
-        hidden = self.decoder(x, state, mask, self.config.causal_decoder)
-        if self.upsample is None:
-            return hidden, mask
-        return self.upsample(hidden), mask.repeat_interleave(self.config.upsampling, dim=1)
-
     # --- training ----------------------------------------------------------------------------
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
@@ -208,7 +184,7 @@ class LatentTransformer(nn.Module):
             latents, code_losses, statistics, counts = z_e, {}, {}, {}
         else:
             bottleneck = self.quantizer(z_e, mask)
-            code_logits = self._predict(bottleneck.quantized, memory, memory_mask)
+            code_logits = self.predict(bottleneck.quantized, memory, memory_mask)
             prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
             latents, statistics = bottleneck.quantized, bottleneck.statistics
             code_losses = {"prediction": prediction, **bottleneck.losses}
@@ -237,8 +213,17 @@ class LatentTransformer(nn.Module):
             counts=counts,
         )
 
-    def _predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """Predict each code and the end from the codes before it; returns (B, L + 1, K + 1)."""
+    def predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Score each code and the end after the codes before it.
+
+        Args:
+            quantized: Code vectors (N, L, d); several neighbouring rows may share one source.
+            memory: Encoded sources (B, S + 1, d).
+            memory_mask: (B, S + 1).
+
+        Returns:
+            (N, L + 1, K + 1).
+        """
         if not self.config.predictor_gradient:
             quantized = quantized.detach()
         begin = self.begin.to(quantized.dtype).expand(len(quantized), 1, -1)
@@ -275,10 +260,6 @@ class LatentTransformer(nn.Module):
         if not self.continuous:
             self.quantizer.step()
 
-    def after_validation(self, values: Mapping[str, float]) -> None:
-        """Take over the blank's penalty that a validation has chosen."""
-        self.blank_penalty.fill_(values.get("valid/blank_penalty", float(self.blank_penalty)))
-
     # --- translation -------------------------------------------------------------------------
 
     def step(self, codes: Tensor, state: DecoderState) -> Tensor:
@@ -298,11 +279,7 @@ class LatentTransformer(nn.Module):
         Returns:
             The pieces (B, P), and which positions each write one token (B, P).
         """
-        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
-        logits[..., PAD] -= self.blank_penalty
-        # On CPU `max` takes 0.6 of the time of `argmax`.
-        best = logits.max(dim=-1).indices  # (B, P)
-        return best, self.output.starts(best, output_mask, self.repeatable)
+        return self.read_best(*self._piece_logits(codes, mask, memory, memory_mask))
 
     def likely_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor, count: int
@@ -312,9 +289,7 @@ class LatentTransformer(nn.Module):
         Returns:
             Their logits and the pieces, both (B, P, n), the best first; the positions' mask (B, P).
         """
-        logits, output_mask = self._piece_logits(codes, mask, memory, memory_mask)
-        values, pieces = logits.topk(min(count, logits.shape[-1]), dim=-1)
-        return values, pieces, output_mask
+        return read_likely(*self._piece_logits(codes, mask, memory, memory_mask), count)
 
     def _piece_logits(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
@@ -327,21 +302,22 @@ class LatentTransformer(nn.Module):
         return self.embedding.logits(hidden), output_mask
 
 
-def uniform_copy(memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
-    """Stretch the source over the positions: position i of n reads source state i * S // n.
+def code_log_probabilities(logits: Tensor, codes: Tensor, mask: Tensor, end: int) -> Tensor:
+    """The log-probability of each code sequence and its end.
 
     Args:
-        memory: (B, S, d).
-        memory_mask: (B, S).
-        mask: (B, P), True at real positions.
+        logits: (N, L + 1, K + 1).
+        codes: (N, L).
+        mask: (N, L), True at real codes.
+        end: The symbol that follows the last code.
 
     Returns:
-        (B, P, d).
+        (N,), in nats.
     """
-    lengths, sources = mask.sum(dim=1, keepdim=True), memory_mask.sum(dim=1, keepdim=True)
-    index = torch.arange(mask.shape[1], device=mask.device) * sources // lengths  # (B, P)
-    index = index.minimum(sources - 1)  # positions of the padding
-    return memory.gather(1, index[..., None].expand(-1, -1, memory.shape[2]))
+    log_p = logits.log_softmax(dim=-1)
+    each = log_p[:, :-1].gather(2, codes[..., None])[..., 0]  # (N, L)
+    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (N,)
+    return each.masked_fill(~mask, 0.0).sum(dim=1) + ends
 
 
 def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:

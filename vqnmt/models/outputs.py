@@ -143,4 +143,45 @@ def own_classes(target: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(target, (1, 0), value=PAD), classes
 
 
+def best_alignment(scores: Tensor, classes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the likeliest CTC alignment of each target (Viterbi over Graves et al. 2006's states).
+
+    Args:
+        scores: Of the blank and the sentence's own classes at each position, (B, P, C), up to a
+            constant for each position.
+        classes: The class of each target token (B, T), 1 to C - 1; padding has class 0.
+        mask: (B, P), True at real positions, padded at the end; each row has one at least.
+
+    Returns:
+        The class of each position (B, P), 0 for a blank and where the mask is False; and whether
+        the target has an alignment at all (B,): it has none with too few positions.
+    """
+    lengths = (classes > 0).sum(dim=1)  # (B,)
+    states = classes.new_zeros(len(classes), 2 * classes.shape[1] + 1)  # blank, token, blank, ...
+    states[:, 1::2] = classes
+    scores = scores.gather(2, states[:, None].expand(-1, scores.shape[1], -1))  # (B, P, 2T + 1)
+    # A token may follow another one without a blank in between.
+    jumps = F.pad((states[:, 2:] > 0) & (states[:, 2:] != states[:, :-2]), (2, 0))
+    total = scores[:, 0].clone()  # (B, 2T + 1)
+    total[:, 2:] = -torch.inf
+    moves = []
+    for position in range(1, scores.shape[1]):
+        one = F.pad(total[:, :-1], (1, 0), value=-torch.inf)
+        two = F.pad(total[:, :-2], (2, 0), value=-torch.inf).masked_fill(~jumps, -torch.inf)
+        best, move = torch.stack([total, one, two]).max(dim=0)
+        real = mask[:, position, None]
+        total = torch.where(real, best + scores[:, position], total)
+        moves.append(torch.where(real, move, 0))
+    # An alignment ends with the last token or with a blank after it.
+    ends = torch.stack([2 * lengths, (2 * lengths - 1).clamp(min=0)], dim=1)  # (B, 2)
+    most, end = total.gather(1, ends).max(dim=1, keepdim=True)
+    state = ends.gather(1, end)  # (B, 1)
+    path = [state]
+    for move in reversed(moves):
+        state = state - move.gather(1, state)
+        path.append(state)
+    aligned = states.gather(1, torch.cat(path[::-1], dim=1))  # (B, P)
+    return aligned.masked_fill(~mask, 0), most[:, 0].isfinite()
+
+
 OUTPUTS: dict[str, type[Output]] = {"cross_entropy": CrossEntropy, "ctc": Ctc}

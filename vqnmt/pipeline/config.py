@@ -7,13 +7,23 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import Temperature, Width
 from vqnmt.errors import VqnmtError
-from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
-from vqnmt.settings import Name, NonNegativeInt, PositiveInt, Seed, Settings, between, check
+from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
+from vqnmt.settings import (
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Settings,
+    between,
+    check,
+)
 from vqnmt.training.config import TrainingConfig
 
 STUDENTS = {
     "latent": "student_model",
     "autoregressive": "autoregressive_student",
+    "ctc": "ctc_student",
     "fertility": "fertility_student",
     "teacher": "teacher_model",
 }
@@ -33,9 +43,23 @@ class DecodingConfig(Settings):
     """Draws the candidates from p ** (1 / temperature); null: takes the best of a beam search over
     codes, or fertilities drawn at temperature 1."""
     language_model: bool = True
-    """Whether a latent student with CTC output reads what its decoder says with the help of a
-    trigram model of its training targets, where this has helped on valid; else the best path is
-    read."""
+    """Whether a student with CTC output reads what its decoder says with the help of a trigram
+    model of its training targets, where this has helped on valid; else the best path is read."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig(Settings):
+    """How the predictor of a latent student is trained for reward, after the student."""
+
+    group: InitVar[str] = "reward_training"
+    steps: Annotated[int, between(0, 1_000_000)] = 800
+    """Optimiser steps of 32 sources; 0 leaves the predictor as it is."""
+    sources: Annotated[int, between(1, 10_000_000)] = 8000
+    """Training sources, drawn once, for which candidates are searched."""
+    candidates: Annotated[int, between(2, 100)] = 8
+    """Code sequences of each source, the best of a beam search of this width."""
+    learning_rate: PositiveFloat = 0.0005
+    """Peak learning rate."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,14 +118,16 @@ class PipelineConfig(Settings):
     heart."""
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
-    student: Literal["latent", "autoregressive", "fertility", "teacher"] = "latent"
-    """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none."""
+    student: Literal["latent", "autoregressive", "ctc", "fertility", "teacher"] = "latent"
+    """`latent`; `autoregressive`, `ctc` or `fertility` for the baselines; `teacher` trains none."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
     """The latent student."""
     autoregressive_student: AutoregressiveConfig = field(
         default_factory=lambda: AutoregressiveConfig(encoder_layers=5, decoder_layers=1)
     )
     """The autoregressive student: many encoder layers, one decoder layer."""
+    ctc_student: CtcConfig = field(default_factory=CtcConfig)
+    """The parallel student without codes."""
     fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
     """The fertility NAT."""
     # Larger batches than the teacher's: two cores process a third more positions a second.
@@ -111,6 +137,8 @@ class PipelineConfig(Settings):
         )
     )
     """How the student of any kind is trained."""
+    reward_training: RewardConfig = field(default_factory=RewardConfig)
+    """How the predictor of a latent student is trained for good translations afterwards."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How the student translates."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

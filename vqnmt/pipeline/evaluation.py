@@ -32,6 +32,8 @@ _DESCRIPTIONS = {
     "latent": "A vqnmt latent Transformer: it predicts one discrete code for every {tokens} target "
     "tokens, then all tokens at once.",
     "autoregressive": "A vqnmt autoregressive Transformer, trained on a teacher's output.",
+    "ctc": "A vqnmt parallel Transformer without codes: it stretches the source, then writes all "
+    "target tokens at once.",
     "fertility": "A vqnmt fertility NAT: it predicts how often each source token is copied, then "
     "all target tokens at once.",
 }

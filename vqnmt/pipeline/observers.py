@@ -10,7 +10,8 @@ from torch import nn
 from vqnmt.data.corpus import ParallelText
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.evaluation.scores import score
-from vqnmt.models import LatentTransformer
+from vqnmt.models import LatentTransformer, ParallelTransformer
+from vqnmt.models.outputs import Ctc
 from vqnmt.progress import Progress
 from vqnmt.translate.pytorch import Translation, Translator
 
@@ -51,8 +52,8 @@ class BleuObserver:
         return float(values["valid/bleu"])
 
 
-class LatentObserver(BleuObserver):
-    """BLEU from predicted and from oracle codes, and the penalty of the blank that suits best.
+class ParallelObserver(BleuObserver):
+    """BLEU with the penalty of the blank that suits best.
 
     The blank's penalty decides the length of translations, so it is chosen by BLEU against what the
     student learns to write: references may be longer than a teacher's translations, and longer
@@ -71,20 +72,41 @@ class LatentObserver(BleuObserver):
         self.imitated = imitated
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
-        """Choose the penalty of the blank, then score predicted codes and those of the targets."""
-        assert isinstance(model, LatentTransformer)
-        penalties = BLANK_PENALTIES if model.config.output == "ctc" else (0.0,)
+        """Choose the penalty of the blank, and score what is read with it."""
+        assert isinstance(model, ParallelTransformer)
+        best, found = self.with_best_penalty(model)
+        return {
+            "valid/bleu": self.bleu([translation.text for translation in found]),
+            "valid/blank_penalty": best,
+        }
+
+    def with_best_penalty(self, model: ParallelTransformer) -> tuple[float, list[Translation]]:
+        """Return the best penalty of the blank, and the translations of `valid` with it."""
+        penalties = BLANK_PENALTIES if isinstance(model.output, Ctc) else (0.0,)
         found: dict[float, list[Translation]] = {}
         for penalty in penalties:
             with _blank_penalty(model, penalty):
                 found[penalty] = self.translator.translate(self.valid.sources)
-        texts = {penalty: [translation.text for translation in found[penalty]] for penalty in found}
-        best = max(texts, key=lambda penalty: self.bleu(texts[penalty], self.imitated))
+
+        def bleu(penalty: float) -> float:
+            return self.bleu([one.text for one in found[penalty]], self.imitated)
+
+        best = max(found, key=bleu)
+        return best, found[best]
+
+
+class LatentObserver(ParallelObserver):
+    """BLEU from predicted and from oracle codes, with the penalty of the blank that suits best."""
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        """Choose the penalty of the blank, then score predicted codes and those of the targets."""
+        assert isinstance(model, LatentTransformer)
+        best, found = self.with_best_penalty(model)
         with _blank_penalty(model, best):
             oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
         return {
-            "valid/bleu_predicted": self.bleu(texts[best]),
-            "valid/codes": sum(len(t.codes) for t in found[best]) / len(found[best]),
+            "valid/bleu_predicted": self.bleu([translation.text for translation in found]),
+            "valid/codes": sum(len(t.codes) for t in found) / len(found),
             "valid/bleu_oracle": self.bleu(oracle),
             "valid/blank_penalty": best,
         }
@@ -95,7 +117,7 @@ class LatentObserver(BleuObserver):
 
 
 @contextmanager
-def _blank_penalty(model: LatentTransformer, penalty: float) -> Iterator[None]:
+def _blank_penalty(model: ParallelTransformer, penalty: float) -> Iterator[None]:
     """Let `model` take `penalty` from the blank's score while entered."""
     before = model.blank_penalty.clone()
     model.blank_penalty.fill_(penalty)

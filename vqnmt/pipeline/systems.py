@@ -66,6 +66,8 @@ def student_name(config: PipelineConfig) -> str:
     distilled = {False: "", True: "_kd", "selected": "_skd"}[config.distill]
     if config.student == "fertility":
         return f"nat{distilled}"
+    if config.student == "ctc":
+        return f"{'glat_ctc' if config.ctc_student.glancing else 'ctc_nat'}{distilled}"
     if config.student == "autoregressive":
         layers = config.autoregressive_student
         return f"ar_{layers.encoder_layers}_{layers.decoder_layers}{distilled}"
@@ -82,7 +84,8 @@ def system_name(config: PipelineConfig) -> str:
         return f"ar_beam{decoding.beam}" if decoding.beam > 1 else "ar_greedy"
     beam = f"_beam{decoding.beam}" if decoding.beam > 1 else ""
     chosen = f"_rescored{decoding.candidates}" if decoding.candidates > 1 else ""
-    reads = config.student == "latent" and config.student_model.output == "ctc"
+    latent_reads = config.student == "latent" and config.student_model.output == "ctc"
+    reads = config.student == "ctc" or latent_reads
     read = "_lm" if reads and decoding.language_model else ""
     return f"{student_name(config)}{beam}{read}{chosen}"
 

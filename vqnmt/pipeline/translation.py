@@ -33,12 +33,24 @@ from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
-from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models import (
+    AutoregressiveTransformer,
+    FertilityTransformer,
+    LatentTransformer,
+    ParallelTransformer,
+)
 from vqnmt.models.fertility import Aligner
+from vqnmt.models.outputs import Ctc
 from vqnmt.models.shared import copy_weights
 from vqnmt.pipeline.config import STUDENTS, PipelineConfig
 from vqnmt.pipeline.distillation import distill, select
-from vqnmt.pipeline.observers import BleuObserver, LatentObserver, choose_language_model
+from vqnmt.pipeline.observers import (
+    BleuObserver,
+    LatentObserver,
+    ParallelObserver,
+    choose_language_model,
+)
+from vqnmt.pipeline.reward import train_for_reward
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
 from vqnmt.pipeline.teachers import Teacher, load_teacher
 from vqnmt.progress import Progress, print_once
@@ -317,12 +329,17 @@ def make_student(
         print_once(f"student: {copied:,} weights start as the teacher's")
     translator = _translator(config, model, corpus, vocabulary)
     observer = BleuObserver(translator, corpus.valid)
-    if isinstance(model, LatentTransformer):
-        imitated = _imitated(config, corpus, teacher)
-        observer = LatentObserver(translator, corpus.valid, imitated)
+    if isinstance(model, ParallelTransformer):
+        kind = LatentObserver if isinstance(model, LatentTransformer) else ParallelObserver
+        observer = kind(translator, corpus.valid, _imitated(config, corpus, teacher))
     with stage.work(*MODEL_FILES, LANGUAGE_MODEL):
         targets = _train(config, stage, translator, observer, text.pairs, training)
-        if isinstance(observer, LatentObserver) and PartialState().is_main_process:
+        if isinstance(observer, LatentObserver) and config.reward_training.steps:
+            place = stage.folder / "reward"
+            train_for_reward(
+                config.reward_training, translator, observer, text.pairs, place, config.seed
+            )
+        if isinstance(observer, ParallelObserver) and PartialState().is_main_process:
             translator.language_model = _language_model(config, corpus, observer, targets)
         _save(stage, translator, corpus)
     return Translator.from_pretrained(stage.folder)
@@ -342,13 +359,18 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
+    older = {}
+    if config.student == "latent":
+        settings["reward_training"] = dataclasses.asdict(config.reward_training)
+        # A student of before this training is as good as done.
+        older = {f"reward_training.{key}": None for key in settings["reward_training"]}
     ignored = undecided(config.student_training, "student_training")
     ignored += undecided(getattr(config, key), key)
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings
         ignored = [*ignored, *teacher.ignored]
-    return run.stage("student", settings, after=text.stage, ignored=ignored)
+    return run.stage("student", settings, after=text.stage, ignored=ignored, older=older)
 
 
 def _new_student(
@@ -393,12 +415,12 @@ def _imitated(config: PipelineConfig, corpus: Corpus, teacher: Teacher) -> Seque
 
 
 def _language_model(
-    config: PipelineConfig, corpus: Corpus, observer: LatentObserver, targets: TokenizedText
+    config: PipelineConfig, corpus: Corpus, observer: ParallelObserver, targets: TokenizedText
 ) -> TrigramModel | None:
     """Return trigrams of the targets that a CTC student was trained on, where they help it."""
     model, vocabulary = observer.translator.model, observer.translator.vocabulary
-    assert isinstance(model, LatentTransformer)
-    if model.config.output != "ctc":
+    assert isinstance(model, ParallelTransformer)
+    if not isinstance(model.output, Ctc):
         return None
 
     def bleu(language_model: TrigramModel | None) -> float:
@@ -456,7 +478,7 @@ def _train(
 def _learn_pieces(model: nn.Module, batches: ParallelBatches) -> None:
     """Tell the untrained `model` which pieces its text has, and which of them follow themselves."""
     model.embedding.written = batches.written  # type: ignore[union-attr]
-    if isinstance(model, LatentTransformer):
+    if isinstance(model, ParallelTransformer):
         model.repeatable.copy_(batches.repeatable(len(model.repeatable)))
 
 

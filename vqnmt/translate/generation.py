@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from vqnmt.decode.ctc import MOST_LIKELY, read_likely
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
-from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models import (
+    AutoregressiveTransformer,
+    CtcTransformer,
+    FertilityTransformer,
+    LatentTransformer,
+    ParallelTransformer,
+)
 from vqnmt.models.outputs import read
 from vqnmt.models.shared import length_limits
 from vqnmt.tokens import BOS, EOS, PAD
@@ -43,7 +49,7 @@ def find_translations(
         model: In evaluation mode.
         source: Source tokens, padded at the end with `PAD`, without BOS and EOS.
         settings: How to search.
-        language_model: Reads the output of a latent model with CTC, unless
+        language_model: Reads the output of a model with CTC, unless
             `settings.language_model` is off; with None the best path is read.
 
     Returns:
@@ -85,6 +91,24 @@ def _(
     tokens, totals = model.draw(source, count, settings.temperature or 1.0)
     found = [Hypothesis(row, total) for row, total in zip(tokens, totals, strict=True)]
     return [found[i : i + count] for i in range(0, len(found), count)]
+
+
+@find_translations.register
+@torch.inference_mode()
+def _(
+    model: CtcTransformer,
+    source: Tensor,
+    settings: SearchSettings,
+    language_model: TrigramModel | None = None,
+) -> list[list[Hypothesis]]:
+    """Read the one output of each sentence; its score is that of the best path."""
+    memory, memory_mask = model.encode(source)
+    best, starts, scores = model.best_pieces(memory, memory_mask)
+    rows = read(best, starts)
+    if language_model is not None and settings.language_model:
+        likely = model.likely_pieces(memory, memory_mask, MOST_LIKELY)
+        rows = [tokens for tokens, _ in _read_likely(model, *likely, 1, language_model)]
+    return [[Hypothesis(*one)] for one in zip(rows, scores.tolist(), strict=True)]
 
 
 @find_translations.register
@@ -185,12 +209,22 @@ def _decode_codes(
         spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
         return list(zip(read(best, starts), spans.tolist(), strict=True))
     likely = model.likely_pieces(codes, mask, memory, memory_mask, MOST_LIKELY)
-    logits, pieces, output_mask = likely
-    stride = output_mask.shape[1] // codes.shape[1]
+    return _read_likely(model, *likely, likely[2].shape[1] // codes.shape[1], language_model)
+
+
+def _read_likely(
+    model: ParallelTransformer,
+    logits: Tensor,
+    pieces: Tensor,
+    mask: Tensor,
+    stride: int,
+    language_model: TrigramModel,
+) -> list[tuple[list[int], list[int]]]:
+    """Read the likeliest pieces, `model.likely_pieces`, with trigrams; see `read_likely`."""
     return read_likely(
         logits.float().numpy(force=True),
         pieces.numpy(force=True),
-        output_mask.sum(dim=1).tolist(),
+        mask.sum(dim=1).tolist(),
         stride,
         language_model,
         set(model.repeatable.nonzero()[:, 0].tolist()),

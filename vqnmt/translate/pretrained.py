@@ -15,6 +15,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
+from vqnmt.models.ctc import CtcConfig, CtcTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
 from vqnmt.settings import between, from_mapping
@@ -26,6 +27,7 @@ FORMAT = 3
 
 ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
+    "ctc": (CtcConfig, CtcTransformer),
     "fertility": (FertilityConfig, FertilityTransformer),
     "latent": (LatentConfig, LatentTransformer),
 }

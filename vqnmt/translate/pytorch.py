@@ -24,7 +24,7 @@ from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
-from vqnmt.models import AutoregressiveTransformer, LatentTransformer
+from vqnmt.models import AutoregressiveTransformer, LatentTransformer, ParallelTransformer
 from vqnmt.translate.base import (
     DTYPES,
     BatchTranslator,
@@ -60,11 +60,11 @@ class Translator(BatchTranslator):
     """A model that PyTorch runs, with its vocabulary.
 
     Args:
-        model: An `AutoregressiveTransformer` or a `LatentTransformer`.
+        model: A translation model of `vqnmt.models`.
         vocabulary: The model's pieces.
         source_language: Language code of the source.
         target_language: Language code of the target.
-        language_model: Trigram model that reads the output of a latent model with CTC, see
+        language_model: Trigram model that reads the output of a model with CTC, see
             `vqnmt.decode.ctc`; with None the best path is read.
         further: See `BatchTranslator`.
     """
@@ -125,7 +125,7 @@ class Translator(BatchTranslator):
                 f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
                 "the model anew"
             )
-        latent = isinstance(module, LatentTransformer)
+        parallel = isinstance(module, ParallelTransformer)
         return cls(
             module.eval(),
             vocabulary,
@@ -136,7 +136,7 @@ class Translator(BatchTranslator):
             # launches, so batches are made as large as fit.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
-            language_model=load_language_model(folder, len(vocabulary)) if latent else None,
+            language_model=load_language_model(folder, len(vocabulary)) if parallel else None,
         )
 
     def save_pretrained(self, folder: Path | str, card: str) -> None:
