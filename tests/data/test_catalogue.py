@@ -262,7 +262,9 @@ def test_links_in_an_archive_are_no_text(tmp_path, kind):
 
 
 def test_unknown_name_lists_the_catalogue():
-    with pytest.raises(VqnmtError, match=r"'wmt13': choose one of homeassistant, multi30k, "):
+    with pytest.raises(
+        VqnmtError, match=r"'wmt13': choose one of homeassistant, interface, multi30k, "
+    ):
         CorpusConfig(name="wmt13")
 
 

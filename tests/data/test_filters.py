@@ -56,7 +56,10 @@ def test_shares_are_met_and_changing_one_leaves_the_other():
 def test_short_sentences_are_for_training(text):
     split = HashSplit(valid_share=0.5, test_share=0.5)
     fit = PairFilter(max_words=100, max_ratio=100.0)
-    judge = CorpusFilter(split=split, min_words=4, fit=fit, drop_copies=False, official={})
+    none = HashSplit(valid_share=0.0, test_share=0.0)
+    judge = CorpusFilter(
+        split=split, label_split=none, min_words=4, fit=fit, drop_copies=False, official={}
+    )
     arrays = judge([(text, "ein Satz")])
     part, _ = OUTCOMES[int(arrays["outcomes"][0])]
     assert (part == "train") == (len(text.split()) < 4)

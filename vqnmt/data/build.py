@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -18,13 +19,13 @@ from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus_filter import OUTCOMES, Arrays, CorpusFilter
-from vqnmt.data.pieces import Piece
-from vqnmt.data.readers import Pair, hold
+from vqnmt.data.pieces import LocalTsv, Piece
+from vqnmt.data.readers import CountedPair, Pair, hold, read_counted_tsv
 from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.files import atomic_path, atomic_write_lines, atomic_write_text
 from vqnmt.progress import Progress
 from vqnmt.splits import HashSplit
 from vqnmt.streams import count_lines, open_file
@@ -33,6 +34,9 @@ from vqnmt.streams import count_lines, open_file
 # where these are long.
 _CHUNK = 250
 _CHARACTERS = 1 << 20
+# The part of held-out labels, and the file of counts, which only stands where one is above 1.
+LABELS = "test.labels"
+COUNTS = "train_counts.txt"
 # Starting processes takes as long as one needs for some ten thousand pairs.
 _SEVERAL_PROCESSES = 100_000
 
@@ -87,6 +91,13 @@ class _Builder:
         self.outputs: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
         # Sources that the split has given to valid and test.
         self.keys: dict[str, set[str]] = {"valid": set(), "test.test": set()}
+        # The mark of each training pair and how often it has occurred, duplicates apart: they are
+        # few, and cost more.
+        self.marks, self.counts = array("Q"), array("Q")
+        self.again: Counter[int] = Counter()
+        self.counted = False
+        # By key, each label that is held out with its translations.
+        self.labels: dict[str, tuple[str, Counter[str]]] = {}
 
     def build(self, fingerprint: str) -> None:
         """Write every part to temporary files, put them in place, then write corpus.json."""
@@ -114,9 +125,9 @@ class _Builder:
             self._check_not_empty(read)
             # From here on the folder's old files go; without corpus.json they are not valid.
             old = self._remove_old()
-        for name in set(old) - {
-            f"{part}.{lang}" for part in self._parts() for lang in self.languages
-        }:
+        self._write_labels()
+        self._write_counts()
+        for name in set(old) - self._names().keys():
             (self.folder / name).unlink(missing_ok=True)
         self._write_report(fingerprint, read)
 
@@ -127,6 +138,15 @@ class _Builder:
         for pieces in (self.entry.train, self.entry.valid, *self.entry.tests.values()):
             for piece in pieces:
                 yield from piece.files(*self.languages)
+
+    def _counted_pairs(self) -> Iterator[CountedPair]:
+        """Read the training text with its counts, 1 where it states none."""
+        for piece in self.entry.train:
+            if self.config.counts and isinstance(piece, LocalTsv):
+                yield from read_counted_tsv(piece.path, piece.most_bytes)
+            else:
+                for source, target in piece.pairs(*self.languages, self.cache):
+                    yield source, target, 1
 
     def _pairs(self, pieces: Iterable[Piece]) -> Iterator[Pair]:
         for piece in pieces:
@@ -149,6 +169,7 @@ class _Builder:
             keys[part.partition(".")[0]].update(sentence_key(source) for source, _ in pairs)
         return CorpusFilter(
             split=self.split,
+            label_split=HashSplit(valid_share=0.0, test_share=self.entry.label_share),
             min_words=self.config.min_test_words,
             fit=self.config.pair_filter(),
             drop_copies=self.entry.drop_copies,
@@ -171,7 +192,7 @@ class _Builder:
     def _judged(self, expected: int | None) -> Iterator[Arrays]:
         """Judge the training text, a large one by all cores, chunk by chunk and in order."""
         processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
-        chunks = _chunks(self._pairs(self.entry.train))
+        chunks = _chunks(self._counted_pairs())
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
                 for judged in map_in_order(self.corpus_filter, chunks, processes):
@@ -191,12 +212,16 @@ class _Builder:
         sources, targets = (
             iter(judged[side].tobytes().split(b"\n")) for side in ("sources", "targets")
         )
-        outcomes = zip(judged["marks"].tolist(), judged["outcomes"].tolist(), strict=True)
-        for mark, outcome in outcomes:
+        values = (judged[key].tolist() for key in ("marks", "outcomes", "counts"))
+        for mark, outcome, count in zip(*values, strict=True):
             part, reason = OUTCOMES[outcome]
             source, target = (next(sources), next(targets)) if part else (b"", b"")
+            if part == "labels":
+                self._hold_label_out(source.decode(), target.decode(), count)
             if mark in seen:
                 dropped["duplicate"] += 1
+                if part == "train":
+                    self.again[mark] += count
                 continue
             if mark:
                 seen.add(mark)
@@ -205,7 +230,9 @@ class _Builder:
             elif part == "train":
                 train[0].append(source)
                 train[1].append(target)
-            else:
+                self.marks.append(mark)
+                self.counts.append(count)
+            elif part != "labels":
                 self._hold_out("test.test" if part == "test" else part, source, target)
         self._write("train", *train)
 
@@ -233,6 +260,34 @@ class _Builder:
         else:
             self.keys[part].add(key)
             self._write(part, [source], [target])
+
+    def _hold_label_out(self, source: str, target: str, count: int) -> None:
+        """Keep all translations of a label, and how often each occurs."""
+        _, targets = self.labels.setdefault(sentence_key(source), (source, Counter()))
+        targets[target] += count
+
+    def _write_labels(self) -> None:
+        """Write each label with its translations, the most frequent first, between tabs."""
+        if not self.labels:
+            return
+        self.kept[LABELS], self.dropped[LABELS] = len(self.labels), Counter()
+        sources, targets = self.labels.values(), [counts for _, counts in self.labels.values()]
+        ranked = ("\t".join(text for text, _ in counts.most_common()) for counts in targets)
+        for language, texts in zip(self.languages, ((s for s, _ in sources), ranked), strict=True):
+            atomic_write_lines(self.folder / f"{LABELS}.{language}", texts)
+
+    def _write_counts(self) -> None:
+        """Write how often each training pair occurs, line by line."""
+        if self.again or max(self.counts) > 1:
+            self.counted = True
+            counts = zip(self.marks, self.counts, strict=True)
+            lines = (str(count + self.again.get(mark, 0)) for mark, count in counts)
+            atomic_write_lines(self.folder / COUNTS, lines)
+
+    def _names(self) -> dict[str, str]:
+        """Return the part of each file that has been written."""
+        names = {f"{part}.{code}": part for part in self.dropped for code in self.languages}
+        return names | ({COUNTS: "train"} if self.counted else {})
 
     def _check_not_empty(self, read: int) -> None:
         name = self.config.name
@@ -299,20 +354,23 @@ class _Builder:
             "licence": self.entry.licence,
             "attribution": self.entry.attribution,
             "keep_pattern": self.entry.keep_pattern,
-            "tests": list(self.entry.tests or ["test"]),
+            "tests": [
+                part.removeprefix("test.")
+                for part in self.dropped
+                if part != "train" and part != "valid"
+            ],
             "pairs_read": read,
             "parts": {
                 part: {"pairs": self.kept[part], "dropped": dict(self.dropped[part])}
-                for part in self.outputs
+                for part in self.dropped
             },
             "inputs": self._inputs(),
             "files": {
-                f"{part}.{language}": {
+                name: {
                     "lines": self.kept[part],
-                    "checksum": file_checksum(self.folder / f"{part}.{language}"),
+                    "checksum": file_checksum(self.folder / name),
                 }
-                for part in self.outputs
-                for language in self.languages
+                for name, part in self._names().items()
             },
             "config": values,
         }
@@ -335,9 +393,9 @@ class _Builder:
         return inputs
 
 
-def _chunks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+def _chunks(pairs: Iterable[CountedPair]) -> Iterator[list[CountedPair]]:
     """Yield the pairs in chunks of no more than `_CHUNK` pairs, and few more than `_CHARACTERS`."""
-    chunk: list[Pair] = []
+    chunk: list[CountedPair] = []
     characters = 0
     for pair in pairs:
         chunk.append(pair)

@@ -116,6 +116,9 @@ class CorpusConfig(Settings):
     keep_pattern: str | None = None
     """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
 
+    counts: bool = False
+    """name=files only: whether the third column of train.tsv is how often a pair occurs."""
+
     max_line_bytes: PositiveInt = field(default=MOST_BYTES, metadata=NO_NUMBER)
     """name=files only: a longer line is refused; memory grows with it."""
 
@@ -157,6 +160,10 @@ class CorpusConfig(Settings):
                 f"corpus.max_line_bytes is {self.max_line_bytes}, but corpus.name is "
                 f"{self.name!r}: it is for corpus=files"
             )
+        if self.counts and not self.train.tsv:
+            raise VqnmtError(
+                "corpus.counts is true, but corpus.train.tsv is empty: counts are its third column"
+            )
         if self.name == "files" and "train" not in given:
             raise VqnmtError(
                 "corpus.train is empty: give corpus.train.tsv, or corpus.train.source and "
@@ -186,6 +193,7 @@ class CorpusConfig(Settings):
             drop_copies=entry.drop_copies,
             keep_pattern=entry.keep_pattern if self.keep_pattern is None else self.keep_pattern,
             pairs=entry.pairs,
+            label_share=entry.label_share,
         )
 
     def fingerprint(self) -> str:
@@ -204,7 +212,7 @@ class CorpusConfig(Settings):
             key: [[content_checksum(path) for path in self._own(piece)] for piece in pieces]
             for key, pieces in parts.items()
         }
-        return _digest([self.FORMAT, deciding(self), contents, repr(entry)])
+        return _digest([self.FORMAT, self._known_before(deciding(self)), contents, repr(entry)])
 
     def older_fingerprint(self) -> str:
         """Return the fingerprint of older versions, which covers the places of own files too.
@@ -214,9 +222,14 @@ class CorpusConfig(Settings):
         """
         values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
         del values["cache"], values["max_line_bytes"]
+        values = self._known_before(values)
         pieces = [p for key in ("train", "valid", "test") for p in getattr(self, key).pieces(key)]
         contents = [file_checksum(path) for piece in pieces for path in self._own(piece)]
         return _digest([self.FORMAT, values, contents, repr(self.entry())])
+
+    def _known_before(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what older versions did not know, where it makes no difference."""
+        return {key: value for key, value in values.items() if key != "counts" or value}
 
     def _own(self, piece: Piece) -> list[Path]:
         files = piece.files(self.source_language, self.target_language)

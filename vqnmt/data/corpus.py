@@ -3,6 +3,8 @@
     corpus.json            written last: fingerprint of the configuration, what was dropped and
                            why, licence, attribution, checksums of the inputs and of these files
     train.<lang>  valid.<lang>  test.<name>.<lang>
+    train_counts.txt       how often each training pair occurs, where that is more than once
+    test.labels.<lang>     of interface strings: labels, each with its translations between tabs
 
 Source sentences are unique across the parts: one that is in a test set is dropped from valid and
 train, one that is in valid is dropped from train. Filters apply to training pairs only; an official
@@ -11,15 +13,17 @@ test set is kept as it is.
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 
 from vqnmt.checksums import file_checksum
-from vqnmt.data.build import build_corpus, read_report
+from vqnmt.data.build import COUNTS, LABELS, build_corpus, read_report
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.lines import Lines
 from vqnmt.errors import VqnmtError
@@ -27,10 +31,19 @@ from vqnmt.errors import VqnmtError
 
 @dataclass(frozen=True, slots=True)
 class ParallelText:
-    """Sentences and their translations: `targets[i]` translates `sources[i]`."""
+    """Sentences and their translations: `targets[i]` translates `sources[i]`.
+
+    Args:
+        sources: The sentences.
+        targets: A translation of each, the most frequent one where there are several.
+        counts: How often each pair occurs, (pairs,) int64; None: each is as important.
+        references: All translations of each source, in a set of labels; else None.
+    """
 
     sources: Sequence[str]
     targets: Sequence[str]
+    counts: NDArray[np.int64] | None = field(default=None, compare=False)
+    references: Sequence[Sequence[str]] | None = None
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -142,13 +155,20 @@ def load_corpus(folder: Path | str) -> Corpus:
     source, target = report["source_language"], report["target_language"]
 
     def text(part: str) -> ParallelText:
-        return ParallelText(*(list(Lines(folder / f"{part}.{code}")) for code in (source, target)))
+        sources, targets = (list(Lines(folder / f"{part}.{code}")) for code in (source, target))
+        if part != LABELS:
+            return ParallelText(sources, targets)
+        references = [line.split("\t") for line in targets]
+        return ParallelText(sources, [first for first, *_ in references], references=references)
 
+    counts = None
+    if COUNTS in report["files"]:
+        counts = np.fromstring((folder / COUNTS).read_text(encoding="ascii"), np.int64, sep="\n")
     return Corpus(
         name=report["name"],
         source_language=source,
         target_language=target,
-        train=ParallelText(*(Lines(folder / f"train.{code}") for code in (source, target))),
+        train=ParallelText(*(Lines(folder / f"train.{code}") for code in (source, target)), counts),
         valid=text("valid"),
         test={name: text(f"test.{name}") for name in report["tests"]},
         keep_pattern=report["keep_pattern"],

@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
-from vqnmt.data.normalization import normalize
-from vqnmt.data.readers import Pair
+from vqnmt.data.normalization import is_translatable, normalize
+from vqnmt.data.readers import CountedPair
 from vqnmt.data.splits import sentence_key, text_hash
 from vqnmt.data.words import count_words
-from vqnmt.splits import HashSplit, Part
+from vqnmt.splits import HashSplit
 
 Arrays = dict[str, NDArray[Any]]
 
 # What can become of a pair, unless it has been there before: its part, or why it is dropped.
-OUTCOMES: tuple[tuple[Part | None, str], ...] = (
+OUTCOMES: tuple[tuple[str | None, str], ...] = (
     ("train", ""),
     ("valid", ""),
     ("test", ""),
+    ("labels", ""),
     (None, "empty"),
     (None, "target equals source"),
     (None, "source is in test"),
@@ -40,31 +41,34 @@ class CorpusFilter:
 
     Args:
         split: Chooses the pairs for validation and test.
-        min_words: Only sources of at least this many words (see `count_words`) are chosen. Labels
-            of one to three words ("Host", "Not found") occur in every corpus of interface strings,
-            so scoring them would measure memory, not translation.
+        label_split: Chooses the shorter sources for the test set of labels.
+        min_words: Only sources of at least this many words (see `count_words`) are chosen by
+            `split`. Half of the interface strings are labels of one to three words ("Host", "Not
+            found"), which need a score of their own.
         fit: The limits on a training pair.
         drop_copies: Whether a target that equals its source is dropped.
         official: Keys of the sources in official sets, "test" before "valid".
     """
 
     split: HashSplit
+    label_split: HashSplit
     min_words: int
     fit: PairFilter
     drop_copies: bool
     official: dict[str, set[str]]
 
-    def __call__(self, pairs: Sequence[Pair]) -> Arrays:
+    def __call__(self, pairs: Sequence[CountedPair]) -> Arrays:
         """Judge a chunk of pairs.
 
         Returns:
             Of each pair "marks", by which duplicates are known (uint64; 0 if the pair is dropped
-            whether or not), and "outcomes" (uint8, places in `OUTCOMES`); "sources" and "targets"
-            are the UTF-8 lines, in the form of `normalize`, of those pairs whose outcome is a part.
+            whether or not), "outcomes" (uint8, places in `OUTCOMES`) and "counts" (int64, how often
+            it occurs); "sources" and "targets" are the UTF-8 lines, in the form of `normalize`, of
+            those pairs whose outcome is a part.
         """
         marks, outcomes = [], []
         texts: tuple[list[str], list[str]] = ([], [])
-        for source, target in pairs:
+        for source, target, _ in pairs:
             source, target = normalize(source), normalize(target)
             hashed, part, reason = self._outcome(source, target)
             marks.append(hashed)
@@ -78,11 +82,12 @@ class CorpusFilter:
         return {
             "marks": np.array(marks, np.uint64),
             "outcomes": np.array(outcomes, np.uint8),
+            "counts": np.array([count for _, _, count in pairs], np.int64),
             "sources": sources,
             "targets": targets,
         }
 
-    def _outcome(self, source: str, target: str) -> tuple[int, Part | None, str]:
+    def _outcome(self, source: str, target: str) -> tuple[int, str | None, str]:
         """Return the hash of a pair, its part, and why it is dropped if it has none."""
         if not source or not target:
             return 0, None, "empty"
@@ -93,7 +98,11 @@ class CorpusFilter:
         for place, keys in self.official.items():
             if key in keys:
                 return hashed, None, f"source is in {place}"
-        part: Part = self.split.part(key) if count_words(key) >= self.min_words else "train"
+        part: str = "train"
+        if count_words(key) >= self.min_words:
+            part = self.split.part(key)
+        elif self.label_split.part(key) == "test" and is_translatable(source):
+            part = "labels"
         if part == "train" and (reason := self.fit.reason(source, target)):
             return hashed, None, reason
         return hashed, part, ""

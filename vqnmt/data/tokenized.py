@@ -26,6 +26,8 @@ CHUNK = 10_000
 _FORMAT = 1
 _SIDES = ("source", "target")
 _FILES = tuple(f"{side}.{ending}" for side in _SIDES for ending in ("tokens", "offsets.npy"))
+# Stands beside these where pairs have counts.
+_COUNTS = "counts.npy"
 
 
 class TokenizedText:
@@ -60,6 +62,7 @@ def tokenize_pairs(
     folder: Path,
     fit: PairFilter,
     description: str,
+    counts: NDArray[np.int64] | None = None,
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
 
@@ -74,18 +77,28 @@ def tokenize_pairs(
         folder: Gets the tokens of both sides and tokens.json, which marks them complete.
         fit: The limits on a pair.
         description: Whose pairs they are, for the progress report.
+        counts: How often each pair occurs, (pairs,); None if that is not known.
 
     Raises:
         VqnmtError: The folder cannot be written.
     """
     if PartialState().is_main_process:
-        digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
+        settings = [repr(fit), vocabulary.checksum(), str(_FORMAT)]
+        if counts is not None:
+            settings.append(hashlib.sha256(counts.tobytes()).hexdigest())
+        digest = _digest(settings, sources, targets)
         if not _holds(folder, digest):
             (folder / "tokens.json").unlink(missing_ok=True)  # old files count as incomplete now
             kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
+            (folder / _COUNTS).unlink(missing_ok=True)
+            fitting: list[NDArray[np.bool_]] = []
             with Progress(f"{description} tokens", len(sources), "pairs") as progress:
-                encoded = _encode(sources, targets, vocabulary, fit, progress)
-                _write(encoded, folder, kind, digest)
+                encoded = _encode(sources, targets, vocabulary, fit, fitting, progress)
+                _write(encoded, folder, kind)
+            if counts is not None:
+                with atomic_path(folder / _COUNTS) as path, open(path, "wb") as file:
+                    np.save(file, counts[np.concatenate(fitting)])
+            _mark_complete(folder, kind, digest)
     PartialState().wait_for_everyone()
 
 
@@ -94,21 +107,26 @@ def _encode(
     targets: Sequence[str],
     vocabulary: Vocabulary,
     fit: PairFilter,
+    fitting: list[NDArray[np.bool_]],
     progress: Progress,
 ) -> Iterator[tuple[list[list[int]], ...]]:
-    """Yield the tokens of sources and targets, chunk by chunk, of the pairs that fit."""
+    """Yield the tokens of sources and targets, chunk by chunk, of the pairs that fit.
+
+    `fitting` gets the marks of those that do.
+    """
     for start in range(0, len(sources), CHUNK):
         lines = (side[start : start + CHUNK] for side in (sources, targets))
         pairs = list(zip(*lines, strict=True))
-        fitting = [pair for pair in pairs if fit.reason(*pair) is None]
-        yield tuple(vocabulary.encode([pair[i] for pair in fitting]) for i in range(len(_SIDES)))
+        fitting.append(np.array([fit.reason(*pair) is None for pair in pairs]))
+        kept = [pair for pair, fits in zip(pairs, fitting[-1], strict=True) if fits]
+        yield tuple(vocabulary.encode([pair[i] for pair in kept]) for i in range(len(_SIDES)))
         progress.update(len(pairs))
 
 
 def _write(
-    chunks: Iterable[tuple[list[list[int]], ...]], folder: Path, kind: np.dtype[Any], digest: str
+    chunks: Iterable[tuple[list[list[int]], ...]], folder: Path, kind: np.dtype[Any]
 ) -> None:
-    """Write the tokens of all chunks, and then tokens.json."""
+    """Write the tokens of all chunks."""
     lengths = [[np.zeros(1, dtype=np.int64)] for _ in _SIDES]
     with ExitStack() as stack:
         files = [
@@ -124,10 +142,15 @@ def _write(
     for name, parts in zip(_SIDES, lengths, strict=True):
         with atomic_path(folder / f"{name}.offsets.npy") as path, open(path, "wb") as file:
             np.save(file, np.concatenate(parts).cumsum())
+
+
+def _mark_complete(folder: Path, kind: np.dtype[Any], digest: str) -> None:
+    """Write tokens.json."""
+    names = [*_FILES, *([_COUNTS] if (folder / _COUNTS).exists() else [])]
     content = {
         "digest": digest,
         "dtype": kind.name,
-        "checksums": {name: file_checksum(folder / name) for name in _FILES},
+        "checksums": {name: file_checksum(folder / name) for name in names},
     }
     atomic_write_text(folder / "tokens.json", json.dumps(content, indent=2) + "\n")
 
@@ -151,6 +174,22 @@ def open_tokens(folder: Path) -> tuple[TokenizedText, TokenizedText]:
             "the same command makes it anew"
         ) from error
     return source, target
+
+
+def open_counts(folder: Path) -> NDArray[np.int64] | None:
+    """Return how often each tokenised pair occurs, (pairs,); None where that is not known.
+
+    Raises:
+        VqnmtError: The file cannot be read.
+    """
+    path = folder / _COUNTS
+    if not path.exists():
+        return None
+    try:
+        counts: NDArray[np.int64] = np.load(path)
+    except Exception as error:  # as of `open_tokens`
+        raise VqnmtError(f"{path}: damaged ({error}): remove the folder to make it anew") from error
+    return counts
 
 
 def _open_side(folder: Path, side: str, kind: str) -> TokenizedText:
@@ -193,7 +232,7 @@ def _holds(folder: Path, digest: str) -> bool:
     """Say whether `folder` has the undamaged tokens of this digest."""
     try:
         content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-        checksums = {name: file_checksum(folder / name) for name in _FILES}
+        checksums = {name: file_checksum(folder / name) for name in content["checksums"]}
         return (content["digest"], content["checksums"]) == (digest, checksums)
     except (OSError, ValueError, KeyError, TypeError, VqnmtError):
         return False

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
@@ -27,7 +28,7 @@ from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.corpus import BothSides, Corpus, ParallelText, prepare_corpus
 from vqnmt.data.lines import Lines
 from vqnmt.data.recombination import recombine
-from vqnmt.data.tokenized import TokenizedText, open_tokens, tokenize_pairs
+from vqnmt.data.tokenized import TokenizedText, open_counts, open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.errors import VqnmtError
@@ -87,7 +88,7 @@ def make_corpus(run: TranslationRun) -> Corpus:
         # The fingerprint covers the contents of the user's own files too.
         {"corpus": deciding(config), "digest of the text": config.fingerprint()},
         ignored=undecided(config, "corpus"),
-        older={"digest of the text": config.older_fingerprint()},
+        older={"digest of the text": config.older_fingerprint(), "corpus.counts": None},
     )
     with stage.work_unless_it_has("corpus.json"):
         corpus = prepare_corpus(config, stage.folder)
@@ -227,7 +228,8 @@ def distill_text(
     if not stage.has(path.name):
         with stage.work(path.name):
             _translate(config, teacher, vocabulary, sources, path)
-    return StudentText(ParallelText(sources, _lines(path, len(sources))), "distilled")
+    pairs = ParallelText(sources, _lines(path, len(sources)), corpus.train.counts)
+    return StudentText(pairs, "distilled")
 
 
 def _select(run: TranslationRun, corpus: Corpus, text: StudentText) -> StudentText:
@@ -238,7 +240,8 @@ def _select(run: TranslationRun, corpus: Corpus, text: StudentText) -> StudentTe
     if not stage.has(path.name):
         with stage.work(path.name):
             select(pairs.targets, corpus.train.targets, path, least)
-    return StudentText(ParallelText(pairs.sources, _lines(path, len(pairs))), "selected")
+    chosen = ParallelText(pairs.sources, _lines(path, len(pairs)), pairs.counts)
+    return StudentText(chosen, "selected")
 
 
 def _recombine(
@@ -266,7 +269,11 @@ def _recombine(
                 atomic_write_lines(paths[1], chain(pairs.targets, Lines(translated)))
             PartialState().wait_for_everyone()
     sources = Lines(paths[0])
-    return StudentText(ParallelText(sources, _lines(paths[1], len(sources))), stage.folder.name)
+    counts = pairs.counts
+    if counts is not None:  # a made-up source counts once
+        counts = np.pad(counts, (0, len(sources) - len(pairs)), constant_values=1)
+    made_too = ParallelText(sources, _lines(paths[1], len(sources)), counts)
+    return StudentText(made_too, stage.folder.name)
 
 
 def _translate(
@@ -514,7 +521,7 @@ def make_batches(
         VqnmtError: No pair is left.
     """
     fit = config.corpus.pair_filter()
-    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name)
+    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, text.counts)
     tokens = open_tokens(folder)
     pairs = len(tokens[0])
     if not pairs:
@@ -523,7 +530,7 @@ def make_batches(
             "corpus.max_ratio, such as when a teacher only repeats itself: train it longer"
         )
     limit = config.max_train_tokens
-    batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit)
+    batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit, open_counts(folder))
     print_once(
         f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
         f"the filters, {pairs - len(batches):,} over {limit} tokens"
