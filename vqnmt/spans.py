@@ -1,0 +1,307 @@
+"""Spans that a translation must not change: placeholders, tags, code, addresses, numbers.
+
+`find_spans` finds them, `protect` puts one character, a slot, in the place of each, and `restore`
+puts them back character for character. `protect_pair` gives the spans of a source and of its
+translation the same slots, for training. `missing_spans` and `invented_spans` compare
+finished texts.
+
+A slot is a character of the last private-use plane, `slot(0)`, `slot(1)` and so on. Where a text
+itself has such a character it is a span like any other, so that nothing can be mistaken.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vqnmt.errors import VqnmtError
+
+_FIRST_SLOT = 0x100000
+MOST_SLOTS = 0xFFFE
+"""Slots that there are characters for."""
+SLOT = re.compile("[\U00100000-\U0010fffd]")
+"""Matches any slot."""
+
+_UNITS = (
+    "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
+    "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
+)
+# At one place the first kind that matches is taken. No pattern takes more than linear time: a
+# user's text may be anything.
+_KINDS = {
+    "slot": SLOT.pattern,
+    "code": r"`[^`]+`",
+    "placeholder": (
+        r"\[%[^%\]]*%\]|<%[^%]*%>"  # [%key:common::state::on%] <%= name %>
+        r"|%\([^()\s]*\)[-+#0]*\d*(?:\.\d+)?[a-zA-Z]"  # %(count)d
+        r"|(?<!\w)%[A-Za-z_]\w*%"  # %USERPROFILE%
+        r"|(?<!\d)%(?:\d+\$)?(?:[-+#0]+\d+|\d*)(?:\.\d+)?"  # %s %1$s %.2f %ld
+        r"(?:[sd@]|(?:hh?|ll?|z)?[diufFeEgGxXcsLn](?!\w))"
+        r"|(?<!\d)%L?\d{1,2}(?!\w)|%%"  # %1 of Qt
+        r"|\$t\([^()]*\)|\$[A-Za-z_]\w*"
+        r"|(?<!\w):\w+:(?!\w)"  # :smile:
+    ),
+    "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->",
+    "entity": r"&(?:[A-Za-z]\w*|#\d+|#[xX][0-9a-fA-F]+);",
+    "accelerator": r"&(?=\w)",
+    "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
+    "url": (
+        r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
+        r"[^\s<>\"`]*[^\s<>\"`'.,;:!?)\]}*»”’]"
+    ),
+    "email": r"(?<![\w.+-])[\w.+-]++@\w[\w-]*(?:\.\w[\w-]*)+",
+    "ip": (
+        r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?:/\d+|:\d+)?(?![\w.]*\w)"
+        r"|(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?<=[0-9A-Fa-f])(?![\w:])"
+    ),
+    "escape": r"\\[nrt]",
+    # A separator joins the parts of decimals, thousands, dates, times, versions and ranges; letters
+    # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
+    "number": (
+        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥]\s?)?"
+        r"\d++(?:[.,:/'’\u00a0\u202f\u2009–-]\d++)*+(?!(?:st|nd|rd|th)\b)"
+        rf"(?:\s?(?:{_UNITS})(?!\w)|\w*)"
+    ),
+    "word": r"(?<!\w)[^\W\d]++\d\w*(?:\.\d+)*|(?<!\w)[^\W_]++_\w+(?:=[\w./:-]*\w)?",  # MP3 LOG_X=1
+}
+_PATTERN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()))
+_BRACE = re.compile("[{}]")
+_ICU = re.compile(r"\{\s*\w+\s*,\s*(?:plural|select|selectordinal)\s*,")
+_TAG = re.compile(r"</?[\w:.-]+")
+# Between the digits of a number; languages differ in them.
+_SEPARATORS = re.compile(r"[\s.,:/'’–-]")
+# Kinds that a good translation may lack: written as a word, localised, or left out.
+_FREE = ("number", "word", "url", "code", "accelerator", "entity", "escape")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The place of a span in a text: text[start:end]."""
+
+    start: int
+    end: int
+    kind: str
+    """One of slot, code, placeholder, icu, tag, entity, accelerator, link, url, email, ip, escape,
+    number, word (letters with digits or underscores), own (of the user's patterns)."""
+    text: str
+
+    @property
+    def key(self) -> str:
+        """What stays the same in a translation, if the text does not.
+
+        Of a number the digits and its unit (21.5 °C is 21,5°C), of an ICU message its argument (its
+        arms are translated), of a tag its name.
+        """
+        if self.kind == "number":
+            return f"number {_SEPARATORS.sub('', self.text.replace('−', '-'))}"
+        pattern = {"icu": _ICU, "tag": _TAG}.get(self.kind)
+        match = pattern and pattern.match(self.text)
+        return f"{self.kind} {match[0]}" if match else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """A text with slots: `slot(i)` stands for `spans[i]`."""
+
+    text: str
+    spans: list[str]
+
+
+def slot(number: int) -> str:
+    """Return the character of slot `number`, counted from 0."""
+    return chr(_FIRST_SLOT + number)
+
+
+def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
+    """Find the spans of `text`, in order; none overlaps another.
+
+    Of two that overlap, the one that begins first counts. Braces count with all between them if
+    they are balanced, and with a $, # or % before them: an ICU message is one span, arms included.
+
+    Args:
+        text: Any text.
+        patterns: Regular expressions of further spans; their kind is `own`.
+
+    Raises:
+        re.error: A pattern is no regular expression.
+    """
+    searches = [*((re.compile(pattern), "own") for pattern in patterns), (_PATTERN, None)]
+    braces = _braces(text)
+    found: list[Span] = []
+    nearest: list[Span | None] = [None] * len(searches)
+    place, brace, begun = 0, 0, False
+    while True:
+        for i, (pattern, kind) in enumerate(searches):
+            known = nearest[i]
+            if not begun or (known is not None and known.start < place):
+                nearest[i] = _search(pattern, text, place, kind)
+        begun = True
+        while brace < len(braces) and braces[brace][0] < place:
+            brace += 1
+        candidates = [span for span in nearest if span is not None]
+        candidates += [_in_braces(text, *pair, place) for pair in braces[brace : brace + 1]]
+        if not candidates:
+            return found
+        found.append(min(candidates, key=lambda span: span.start))
+        place = found[-1].end
+
+
+def _search(pattern: re.Pattern[str], text: str, place: int, kind: str | None) -> Span | None:
+    """Find the next match that is not empty."""
+    while place <= len(text) and (match := pattern.search(text, place)):
+        if match[0]:
+            return Span(*match.span(), kind or match.lastgroup or "", match[0])
+        place = match.end() + 1
+    return None
+
+
+def _braces(text: str) -> list[tuple[int, int]]:
+    """Find all balanced braces, an outer pair before those within it."""
+    opened: list[int] = []
+    pairs = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif opened:
+            pairs.append((opened.pop(), match.end()))
+    return sorted(pairs)
+
+
+def _in_braces(text: str, start: int, end: int, place: int) -> Span:
+    kind = "icu" if _ICU.match(text, start) else "placeholder"
+    start -= start > place and text[start - 1] in "$#%"
+    return Span(start, end, kind, text[start:end])
+
+
+def protect(text: str, patterns: Iterable[str] = ()) -> Protected:
+    """Put slots in the place of the spans of `text`, from `slot(0)` on; see `find_spans`.
+
+    Spans that touch share a slot.
+
+    Raises:
+        VqnmtError: There are more than `MOST_SLOTS`.
+    """
+    runs = _runs(find_spans(text, patterns))
+    if len(runs) > MOST_SLOTS:
+        raise VqnmtError(
+            f"a text has {len(runs):,} protected spans and at most {MOST_SLOTS:,} can be told "
+            "apart: split it"
+        )
+    return Protected(_slotted(text, runs, map(slot, range(len(runs)))), [run.text for run in runs])
+
+
+def restore(text: str, spans: Sequence[str]) -> str:
+    """Put `spans[i]` in the place of each `slot(i)`; a slot beyond them is dropped."""
+
+    def span(match: re.Match[str]) -> str:
+        number = ord(match[0]) - _FIRST_SLOT
+        return spans[number] if number < len(spans) else ""
+
+    return SLOT.sub(span, text)
+
+
+def missing_spans(source: str, translation: str, patterns: Iterable[str] = ()) -> list[str]:
+    """List the spans of `source` that `translation` lacks, one that occurs twice twice.
+
+    A number is there if its digits are: 21,5 or 21.5, 45% or 45 percent.
+    """
+    patterns = list(patterns)
+    left = Counter(map(_sign, find_spans(translation, patterns)))
+    missing = []
+    for span in find_spans(source, patterns):
+        if left[_sign(span)] > 0:
+            left[_sign(span)] -= 1
+        else:
+            missing.append(span.text)
+    return missing
+
+
+def invented_spans(source: str, translation: str, patterns: Iterable[str] = ()) -> list[str]:
+    """List the spans of `translation` that `source` lacks; see `missing_spans`."""
+    return missing_spans(translation, source, patterns)
+
+
+def _sign(span: Span) -> str:
+    return "number " + re.sub(r"\D", "", span.text) if span.kind == "number" else span.text
+
+
+def protect_pair(
+    source: str, target: str, slots: int, patterns: Iterable[str] = (), first: int = 0
+) -> tuple[str, str] | None:
+    """Put the same slots in the place of the spans that a source and its translation share.
+
+    Spans match that have the same text, or else the same `Span.key`; those that touch as one if
+    they match so. A number, address or code without match stays in the text, as it may be written
+    as a word or localised.
+
+    Args:
+        source: The source.
+        target: Its translation.
+        slots: How many slots there are.
+        patterns: See `find_spans`.
+        first: The first slot that is used; after the last comes slot 0.
+
+    Returns:
+        Both with slots; None if a placeholder or tag has no match, so that the pair would teach to
+        lose or invent some, or if there are not enough slots.
+    """
+    patterns = list(patterns)
+    sides = [find_spans(text, patterns) for text in (source, target)]
+    matches: list[tuple[Span, Span]] = []
+    for group in (_runs, list[Span]):
+        left = [group(side) for side in sides]
+        for key in ("text", "key"):
+            matches += _match(left, key)
+        within = [[(span.start, span.end) for span in run] for run in zip(*matches, strict=True)]
+        sides = [
+            [span for span in side if not any(s <= span.start < e for s, e in places)]
+            for side, places in zip(sides, within or [[], []], strict=True)
+        ]
+    if len(matches) > slots or any(span.kind not in _FREE for side in sides for span in side):
+        return None
+    matches.sort(key=lambda match: match[0].start)
+    symbols = [slot((first + i) % slots) for i in range(len(matches))]
+    placed = sorted(zip(matches, symbols, strict=True), key=lambda one: one[0][1].start)
+    return (
+        _slotted(source, [match[0] for match in matches], symbols),
+        _slotted(target, [match[1] for match, _ in placed], [symbol for _, symbol in placed]),
+    )
+
+
+def _match(left: list[list[Span]], key: str) -> list[tuple[Span, Span]]:
+    """Take the spans of both sides with the same `key` out of `left`, in pairs."""
+    sources, targets = left
+    pool: dict[str, list[Span]] = {}
+    for span in reversed(targets):
+        pool.setdefault(getattr(span, key), []).append(span)
+    matches = [
+        (span, pool[getattr(span, key)].pop()) for span in sources if pool.get(getattr(span, key))
+    ]
+    for i, side in enumerate(left):
+        taken = {id(match[i]) for match in matches}
+        left[i] = [span for span in side if id(span) not in taken]
+    return matches
+
+
+def _runs(spans: Sequence[Span]) -> list[Span]:
+    """Join spans that touch."""
+    runs: list[list[Span]] = []
+    for span in spans:
+        if runs and runs[-1][-1].end == span.start:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return [
+        run[0]
+        if len(run) == 1
+        else Span(run[0].start, run[-1].end, "run", "".join(span.text for span in run))
+        for run in runs
+    ]
+
+
+def _slotted(text: str, spans: Sequence[Span], symbols: Iterable[str]) -> str:
+    parts, place = [], 0
+    for span, symbol in zip(spans, symbols, strict=True):
+        parts += [text[place : span.start], symbol]
+        place = span.end
+    return "".join([*parts, text[place:]])
