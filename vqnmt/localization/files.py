@@ -290,11 +290,16 @@ def memory_key(source: str) -> str:
     return " ".join(source.split())
 
 
+def split_lines(text: str) -> list[str]:
+    """Split a text into its lines, at even places, and line breaks and margins between them."""
+    return re.split(r"(\s*\n\s*|^\s+|\s+$)", text)
+
+
 def keep_lines(translate: Translate) -> Translate:
     """Return a function that translates texts line by line, and keeps line breaks and margins."""
 
     def whole(texts: list[str]) -> list[str]:
-        parts = [re.split(r"(\s*\n\s*|^\s+|\s+$)", text) for text in texts]
+        parts = [split_lines(text) for text in texts]
         lines = list(dict.fromkeys(part for row in parts for part in row[::2] if part))
         known = dict(zip(lines, translate(lines), strict=True))
         return [
