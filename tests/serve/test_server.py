@@ -302,13 +302,13 @@ def process(*arguments: object) -> Iterator[SimpleNamespace]:
 
 
 def test_a_stop_answers_what_was_accepted() -> None:
-    with process("--batch", 1, "--batch-wait", 0) as server, ThreadPoolExecutor(16) as pool:
-        text = ["the light in the kitchen " + str(i) for i in range(60)]
-        waiting = [pool.submit(translate, server.url, text) for _ in range(16)]
+    with process("--batch", 1, "--timeout", 300) as server, ThreadPoolExecutor(16) as pool:
+        text = ["the light in the kitchen " + str(i) for i in range(12)]
+        waiting = [pool.submit(translate, server.url, text) for _ in range(6)]
         deadline = time.monotonic() + 30
         while "vqnmt_waiting_sentences 0.0" in requests.get(f"{server.url}/metrics").text:
             assert time.monotonic() < deadline
         time.sleep(0.2)
         server.popen.send_signal(signal.SIGTERM)
-        assert [one.result()[0] for one in waiting] == [200] * 16
+        assert [one.result()[0] for one in waiting] == [200] * 6
         assert server.popen.wait(timeout=30) in (0, -signal.SIGTERM)
