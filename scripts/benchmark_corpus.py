@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from command_line import PLACE, SEED, Options, load_config, run, whole
+from vqnmt.commands.command_line import PLACE, SEED, Options, load_config, run, whole
 
 from vqnmt.data.workers import available_cores
 from vqnmt.evaluation.records import Metric, Record, new_record, write_records

@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+from vqnmt.commands.command_line import PLACE, SEED, THREADS, Options, run, whole
+
 import torch
-from command_line import PLACE, SEED, THREADS, Options, run, whole
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.evaluation.plots import plot_bleu_latency

@@ -19,8 +19,9 @@ from typing import Any
 # Kineto, which counts memory, would report on stderr that it starts and stops.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
+from vqnmt.commands.command_line import PLACE, SEED, THREADS, Options, run, whole
+
 import torch
-from command_line import PLACE, SEED, THREADS, Options, run, whole
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError

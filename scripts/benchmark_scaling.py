@@ -20,9 +20,10 @@ from time import perf_counter
 from typing import Any
 from unittest import mock
 
+from vqnmt.commands.command_line import PLACE, SEED, Options, load_config, run, whole
+
 import numpy as np
 import torch
-from command_line import PLACE, SEED, Options, load_config, run, whole
 from torch import Tensor, nn
 
 from vqnmt.data.batches import ParallelBatches

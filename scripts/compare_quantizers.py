@@ -9,7 +9,7 @@ and its student's encoder outputs. What is done is skipped.
 from dataclasses import replace
 from typing import Any
 
-from command_line import deciding, load_config, run
+from vqnmt.commands.command_line import deciding, load_config, run
 
 from vqnmt.experiments.collapse import CollapseConfig
 from vqnmt.experiments.comparison import QuantizerComparison

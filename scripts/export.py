@@ -1,28 +1,6 @@
-"""Export a model to a folder that translates without PyTorch: students to ONNX, teachers to
-CTranslate2.
+"""`vqnmt export`, see `vqnmt/commands/export.py`."""
 
-python scripts/export.py --model runs/homeassistant-en-de/student --out DIR [--precision int8]
-echo "Turn on the light" | python scripts/translate.py --model DIR
-"""
-
-from pathlib import Path
-
-from command_line import PLACE, Options, run
-
-from vqnmt.export.folder import PRECISIONS, export_model
-
-
-def main(arguments: list[str]) -> None:
-    """Export."""
-    parser = Options(__doc__)
-    parser.add_argument("--model", type=PLACE, required=True, help="model folder of train_nmt.py")
-    parser.add_argument("--out", type=PLACE, required=True, help="new folder, or an earlier export")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    options = parser.parse_args(arguments)
-    export_model(options.model, options.out, options.precision)
-    size = sum(path.stat().st_size for path in Path(options.out).rglob("*") if path.is_file())
-    print(f"exported: {options.out} ({size / 1e6:.1f} MB)")
-
+from vqnmt.commands.main import run_command
 
 if __name__ == "__main__":
-    run(main, interrupted="interrupted: nothing is exported")
+    run_command("export")

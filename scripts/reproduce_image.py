@@ -8,7 +8,8 @@ train_image.py with the same keys, in runs/images/<data>-<system>-<budget>.
 
 from typing import Any
 
-from command_line import deciding, load_config, run
+from vqnmt.commands.command_line import deciding, load_config, run
+
 from accelerate import PartialState
 
 from vqnmt.evaluation.records import Record

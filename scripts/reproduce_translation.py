@@ -9,7 +9,7 @@ or makes them. What is done is skipped.
 
 from pathlib import Path
 
-from command_line import deciding, load_config, run
+from vqnmt.commands.command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
 from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import Options, run
+from vqnmt.commands.command_line import Options, run
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, read_records

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import vqnmt  # noqa: F401  before onnxruntime is imported anywhere: it sets what that reads
+from vqnmt.commands import command_line
 from vqnmt.evaluation.records import Record
 
 # One thread here and in the processes that tests start, so that test processes do not fight for
@@ -53,7 +55,7 @@ def call_script(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
     """
     if str(SCRIPTS) not in sys.path:
         sys.path.insert(0, str(SCRIPTS))
-    module, command_line = importlib.import_module(name), importlib.import_module("command_line")
+    module = importlib.import_module(name)
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
     status = 0
     with (
@@ -63,7 +65,10 @@ def call_script(name: str, *arguments: object, stdin: bytes = b"") -> Outcome:
         contextlib.redirect_stderr(err),
     ):
         try:
-            command_line.run(module.main)
+            if hasattr(module, "main"):
+                command_line.run(module.main)
+            else:  # calls a command of vqnmt
+                runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
     texts = []

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vqnmt.commands.command_line import load_config
+
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -51,9 +53,8 @@ def test_a_run_with_default_records_changes_no_file(clone: Path, overrides: list
         *("reproduce_image", "compare_quantizers"),
     ],
 )
-def test_no_configuration_records_by_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    values = __import__("command_line").load_config(name, [])
+def test_no_configuration_records_by_default(name: str) -> None:
+    values = load_config(name, [])
     assert values["records"] is None and values["run"].startswith("runs/")
 
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from vqnmt.commands.command_line import load_config
+
 import pytest
 
 import vqnmt
@@ -78,15 +80,13 @@ def test_modules_that_the_reference_names_exist():
     assert not missing
 
 
-def test_command_lines_of_the_readme_compose(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    command_line = __import__("command_line")
+def test_command_lines_of_the_readme_compose():
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(r"scripts/(?:train_nmt|distill)\.py ([^\n`]+)", text)
     assert commands
     for arguments in commands:
         overrides = [word for word in arguments.split() if "=" in word]
-        assert command_line.load_config("train_nmt", overrides)
+        assert load_config("train_nmt", overrides)
 
 
 # A default in docs: a row "| `key` | default |" of a table, or "`key` (default `value`)" in a
@@ -96,9 +96,7 @@ SENTENCE = re.compile(r"`([\w.]+)`\s+\(default\s+(`[^`]+`)\)")
 CONFIGS = ("train_nmt", "train_image", "compare_quantizers", "reproduce_translation")
 
 
-def test_defaults_that_docs_name_are_those_of_the_configs(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    load_config = __import__("command_line").load_config
+def test_defaults_that_docs_name_are_those_of_the_configs():
     defaults = {name: to_flat(load_config(name, [])) for name in CONFIGS}
     named, stated = set(), set()
     for page in REFERENCE:

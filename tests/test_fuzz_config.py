@@ -2,11 +2,10 @@
 
 import copy
 import dataclasses
-import importlib
 import re
-import sys
-from pathlib import Path
 from typing import Any
+
+from vqnmt.commands.command_line import load_config
 
 import pytest
 import torch
@@ -33,20 +32,12 @@ from vqnmt.training.config import TrainingConfig
 from vqnmt.training.optimizer import learning_rate, make_optimizer
 from vqnmt.translate.generation import find_translations
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 PIECES = 40
 
 
 @pytest.fixture(scope="module")
-def command_line() -> Any:
-    if str(SCRIPTS) not in sys.path:
-        sys.path.insert(0, str(SCRIPTS))
-    return importlib.import_module("command_line")
-
-
-@pytest.fixture(scope="module")
-def defaults(command_line: Any) -> dict[str, Any]:
-    return command_line.load_config("train_nmt", [])
+def defaults() -> dict[str, Any]:
+    return load_config("train_nmt", [])
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -123,9 +114,9 @@ OVERRIDES = st.one_of(
 
 @fuzz(60)
 @given(overrides=st.lists(OVERRIDES, min_size=1, max_size=2))
-def test_command_lines(command_line: Any, overrides: list[str]) -> None:
+def test_command_lines(overrides: list[str]) -> None:
     """From the words of a command to settings, through Hydra."""
-    values = attempt(command_line.load_config, "train_nmt", overrides)
+    values = attempt(load_config, "train_nmt", overrides)
     if not isinstance(values, VqnmtError):
         attempt(from_mapping, PipelineConfig, values)
     else:

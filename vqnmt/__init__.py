@@ -1,9 +1,14 @@
 """Discrete-latent machine translation: few autoregressive steps, all target tokens at once."""
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqnmt.commands.train import train
+    from vqnmt.errors import VqnmtError
+    from vqnmt.export.folder import export_model
+    from vqnmt.translate.base import Translation
     from vqnmt.translate.loading import load_translator
     from vqnmt.translate.pytorch import Translator
 
@@ -14,17 +19,32 @@ for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
 
 __version__ = "0.1.0"
 
-__all__ = ["Translator", "load_translator"]
+__all__ = [
+    "Translation",
+    "Translator",
+    "VqnmtError",
+    "export_model",
+    "load_translator",
+    "train",
+]
+
+# Where each name comes from. All but `train`, `export_model` and `Translator` need no PyTorch.
+_PLACES = {
+    "Translation": "vqnmt.translate.base",
+    "Translator": "vqnmt.translate.pytorch",
+    "VqnmtError": "vqnmt.errors",
+    "export_model": "vqnmt.export.folder",
+    "load_translator": "vqnmt.translate.loading",
+    "train": "vqnmt.commands.train",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
-    if name == "load_translator":  # needs no PyTorch for an exported model
-        from vqnmt.translate.loading import load_translator
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
 
-        return load_translator
-    if name == "Translator":
-        from vqnmt.translate.pytorch import Translator
 
-        return Translator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,3 +19,23 @@ class Stopped(VqnmtError):
     def __init__(self, text: str, signal: int) -> None:
         super().__init__(text)
         self.status = 128 + signal
+
+
+EXTRAS = {
+    "train": (
+        *("accelerate", "hydra", "matplotlib", "omegaconf", "PIL", "sacrebleu", "safetensors"),
+        *("tensorboard", "torch", "transformers"),
+    ),
+    "export": ("ctranslate2", "onnx"),
+    "quantizers": ("vector_quantize_pytorch",),
+}
+"""The packages that each extra of the installation adds, by the names that are imported."""
+
+
+def missing_extra(error: ImportError) -> VqnmtError | None:
+    """Say which extra brings the package that cannot be imported; None if none does."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return VqnmtError(f"this needs {package}: pip install 'vqnmt[{extra}]'")
+    return None

@@ -35,6 +35,13 @@ UNSUPPORTED = (
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[a-z0-9_]{8})?\.tmp")  # older versions drew no characters
 
 
+def shipped(name: str) -> Path:
+    """Return a folder that comes with vqnmt: in an installed package, or beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
 def _is_full(temporary: Path, error: Exception) -> bool:
     """Find out why a write failed: torch, numpy and safetensors hide the number of the fault."""
     if os.strerror(errno.ENOSPC) in str(error):

@@ -5,7 +5,7 @@ import torch
 
 from tests.models.searching import generate
 from vqnmt.translate.generation import reconstruct
-from vqnmt.translate.pretrained import TranslationModel
+from vqnmt.translate.pretrained import VqnmtForConditionalGeneration
 
 NAMES = ["gradient", "ema", "hard_em", "soft_em", "gumbel_softmax", "semhash"]
 NAMES += ["product", "residual", "fsq", "lfq", "sim_vq"]
@@ -51,8 +51,8 @@ def test_trains_with_every_quantizer(make_latent, name):
 def test_saved_models_quantize_alike(make_latent, pairs, tmp_path, name):
     """Also what the quantizer computes and does not learn: transformers starts from nothing."""
     model = make_latent(quantizer=settings(name)).eval()
-    TranslationModel.around(model, "en", "de", 64).save_pretrained(tmp_path)
-    loaded = TranslationModel.from_pretrained(tmp_path).model.eval()
+    VqnmtForConditionalGeneration.around(model, "en", "de", 64).save_pretrained(tmp_path)
+    loaded = VqnmtForConditionalGeneration.from_pretrained(tmp_path).model.eval()
     source, target = pairs
     expected, found = model(source, target), loaded(source, target)
     assert torch.equal(found.total, expected.total)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parent.parent.parent
 WORKER = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "scripts")!r}]
-from command_line import load_config
+sys.path[:0] = [{str(ROOT)!r}]
+from vqnmt.commands.command_line import load_config
 from vqnmt.pipeline import distillation
 from vqnmt.data import build, tokenized
 from vqnmt.data.corpus import ParallelText

@@ -1,10 +1,11 @@
 """Every choice of every configuration group composes and passes the checks of the settings."""
 
 import dataclasses
-import importlib
 import re
 from pathlib import Path
 from typing import Any
+
+from vqnmt.commands.command_line import deciding, load_config
 
 import pytest
 
@@ -30,13 +31,7 @@ NEEDED = {"corpus=files": ["corpus.train.tsv=text.tsv"]}
 
 
 @pytest.fixture
-def load_config(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("command_line").load_config
-
-
-@pytest.fixture
-def compose(load_config):
+def compose():
     return lambda *overrides: load_config("train_nmt", list(overrides))
 
 
@@ -67,11 +62,10 @@ def test_choice_composes(compose, choice: str) -> None:
     assert {key: flat[key] for key in to_flat(values)} == to_flat(values)
 
 
-def test_records_keep_what_decides_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    deciding = importlib.import_module("command_line").deciding
+def test_records_keep_what_decides_numbers() -> None:
     kept = ["seed=2", "+corpus.extra=run", "runs=1", "systems=[best]"]
     places = ["run=/home/me/r", "records=null", "data.cache=/home/me/d", "++corpus.cache=/d"]
+    places.append("--config-dir=mine")
     assert deciding([*kept, *places]) == kept
     assert deciding([*places, *kept], "systems") == kept[:-1]
 
@@ -110,7 +104,7 @@ OWN = ("students", "systems", "main", "seeds", "collapse")
 @pytest.mark.parametrize(
     "name", ["train_nmt", "compare_quantizers", "reproduce_translation", *IMAGE_SCRIPTS]
 )
-def test_the_defaults_are_those_of_the_code(load_config, name: str) -> None:
+def test_the_defaults_are_those_of_the_code(name: str) -> None:
     values = load_config(name, [])
     own = {key: values.pop(key) for key in OWN if key in values}
     if name in IMAGE_SCRIPTS:

@@ -3,10 +3,11 @@
 import copy
 import dataclasses
 import functools
-import importlib
 import itertools
 import operator
 from pathlib import Path
+
+from vqnmt.commands.command_line import load_config
 
 import pytest
 
@@ -22,9 +23,8 @@ BUDGETS = sorted(path.stem for path in (ROOT / "configs" / "budget").iterdir())
 
 
 @pytest.fixture
-def compose(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("command_line").load_config
+def compose():
+    return load_config
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

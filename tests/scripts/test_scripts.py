@@ -90,13 +90,10 @@ def test_report_shows_the_translations_of_the_saved_model(finished_run, student:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1000])
-def test_translate_in_chunks(
-    student: Path, script: Callable, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_translate_in_chunks(student: Path, script: Callable, chunk: int) -> None:
     lines = ["bale gudo", "", "leka", "", "file bafi"]
     stdin = "".join(line + "\n" for line in lines).encode()
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    with mock.patch("translate.CHUNK", chunk):
+    with mock.patch("vqnmt.commands.translate.CHUNK", chunk):
         outcome = script("translate", "--model", student, stdin=stdin)
     assert outcome.out == "".join(text + "\n" for text in in_memory(student, lines))
 
@@ -116,12 +113,10 @@ def test_evaluate_on_a_corpus_of_the_catalogue(
     from vqnmt.data.corpus import load_corpus
 
     corpus = load_corpus(finished_run.folder / "corpus")
-    with mock.patch("vqnmt.data.corpus.prepare_corpus", return_value=corpus):
-        sys.modules.pop("evaluate", None)
+    with mock.patch("vqnmt.commands.evaluate.prepare_corpus", return_value=corpus):
         test = script("evaluate", "--model", student, "--corpus", "multi30k")
         valid = script("evaluate", "--model", student, "--corpus", "multi30k", "--set", "valid")
         other = script("evaluate", "--model", student, "--corpus", "multi30k", "--set", "other")
-    sys.modules.pop("evaluate", None)
     metrics = finished_run.records[-1]["metrics"]
     assert test.out.startswith(f"BLEU   {metrics['bleu.test']:.2f} ")
     assert valid.out.startswith(f"BLEU   {metrics['bleu.valid']:.2f} ")

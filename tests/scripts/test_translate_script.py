@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 
 from vqnmt.checksums import CHECKSUMS
+from vqnmt.commands import translate
 from vqnmt.translate.base import Translation
 from vqnmt.translate.pytorch import Translator
 
@@ -149,12 +150,7 @@ def test_several_translations_a_line(student: Path, finished_run, script: Callab
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_prompt_on_a_terminal(
-    student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    import translate
-
+def test_a_prompt_on_a_terminal(student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed = mock.Mock(side_effect=["bale gudo", "x" * 70, "gu\udce4do", "leka", EOFError])
     with (
         mock.patch("builtins.input", typed),
@@ -196,7 +192,7 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--rescore", "REVERSED"), "reversed translates de to en, but the model en to de: give"),
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave it out"),
         (("no-such-file",), "no-such-file: there is no such file"),
-        (("Turn it on",), "pipe them in: echo 'Turn it on' | python scripts/translate.py"),
+        (("Turn it on",), "pipe them in: echo 'Turn it on' | vqnmt translate"),
     ],
 )
 def test_wrong_options(
@@ -214,20 +210,14 @@ def test_wrong_options(
     assert outcome.status == 2 and message in outcome.err.splitlines()[-1]
 
 
-def test_without_a_model_it_says_where_it_looked(
-    script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    with mock.patch("translate.PRETRAINED", tmp_path / "none"):
+def test_without_a_model_it_says_where_it_looked(script: Callable, tmp_path: Path) -> None:
+    with mock.patch("vqnmt.translate.loading.PRETRAINED", tmp_path / "none"):
         outcome = script("translate", stdin=b"bale\n")
-    assert outcome.status == 2 and f"{tmp_path / 'none'} has none" in outcome.err
+    assert outcome.status == 2 and f"{tmp_path / 'none'}: no such model folder" in outcome.err
 
 
-def test_many_lines_take_constant_memory_and_time(
-    script: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_lines_take_constant_memory_and_time() -> None:
     """100,000 lines through the script, with a translator that only repeats them."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
 
     class Repeater:
         on_long = "refuse"
@@ -249,8 +239,6 @@ def test_many_lines_take_constant_memory_and_time(
 
         def seekable(self) -> bool:
             return False
-
-    import translate
 
     class Sink:
         lines = 0

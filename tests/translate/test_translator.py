@@ -25,7 +25,7 @@ from vqnmt.export.folder import export_model
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
 from vqnmt.translate.base import Translation, split_row
-from vqnmt.translate.pretrained import TranslationModel
+from vqnmt.translate.pretrained import VqnmtForConditionalGeneration
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 from vqnmt.translate.rescoring import score_targets
 
@@ -269,7 +269,7 @@ def test_importing_vqnmt_is_cheap_and_gives_the_translator() -> None:
 def test_transformers_door(finished_run) -> None:
     """The folder loads as any `PreTrainedModel`, and gives the same training losses."""
     folder = finished_run.folder / "teacher"
-    loaded = TranslationModel.from_pretrained(folder)
+    loaded = VqnmtForConditionalGeneration.from_pretrained(folder)
     assert isinstance(loaded.config.source_language, str) and not loaded.training
     translator = Translator.from_pretrained(folder)
     source, target = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])
@@ -307,7 +307,7 @@ def test_full_disk_keeps_the_previous_model(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = {
-        "weights": (TranslationModel, "save_pretrained"),
+        "weights": (VqnmtForConditionalGeneration, "save_pretrained"),
         "vocabulary": (Vocabulary, "save"),
         "card": (Path, "write_text"),
     }[place]
@@ -473,7 +473,10 @@ def test_the_codebook_is_not_rounded_with_the_rest(folder: Path, dtype: str) -> 
     translator = Translator.from_pretrained(folder, dtype=dtype)
     kind = translator.model.begin.dtype
     assert kind == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    for model in (translator.model, TranslationModel.from_pretrained(folder, dtype=kind).model):
+    for model in (
+        translator.model,
+        VqnmtForConditionalGeneration.from_pretrained(folder, dtype=kind).model,
+    ):
         assert model.begin.dtype == kind
         for key, value in model.quantizer.state_dict().items():
             assert value.dtype == expected[key].dtype and torch.equal(value, expected[key])

@@ -22,11 +22,11 @@ from vqnmt.translate.pytorch import Translator
 _TEMPORARY = ".export."
 
 
-def export_model(model: Path | str, folder: Path | str, precision: str) -> None:
+def export_model(model: Path | str, folder: Path | str, precision: str = "fp32") -> None:
     """Export a model folder: a latent Transformer to ONNX, an autoregressive one to CTranslate2.
 
     Args:
-        model: Model folder that train_nmt.py has written.
+        model: Model folder that `vqnmt train` has written.
         folder: New or empty, or an earlier export, which is replaced when all is ready; other files
             beside it stay.
         precision: One of `PRECISIONS`.

@@ -41,13 +41,17 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
     Inputs: `source` (B, S) int64, each row ended by EOS and padded by `PAD`; `limits` (B,) int64,
     the most codes of each sentence, 1 or more. For a beam search over the codes also `beam` (1,)
     int64, `candidates` (1,) int64, from 1 to `beam`, and `length_penalty` () fp32; a call that
-    leaves them out is greedy and has one candidate.
+    leaves them out is greedy and has one candidate. For a translation from given codes, of one
+    sentence, `given` (G,) int64: its first codes, perhaps with the end behind them; they are taken
+    as they are, and the search goes on greedily.
 
     Outputs, R = B * `candidates`, those of a sentence side by side, the best first: `pieces`
     (R, P, n) int64, the likeliest pieces of each output position, n = `MOST_LIKELY`; `codes`
     (R, L) int64 and `lengths` (R,) int64, how many of them are real; `score` (R,) fp32, the
     log-probability in nats of the codes, their end included where it was reached, minus infinity
-    for candidates that do not exist; `logits` (R, P, n) fp32, those of `pieces`, falling.
+    for candidates that do not exist; `logits` (R, P, n) fp32, those of `pieces`, falling;
+    `code_log_p` (steps, K + 1) fp32, with `given`: the log-probabilities of all codes and of the
+    end at each step, else without steps.
 
     Args:
         model: In evaluation mode.
@@ -69,6 +73,7 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         "beam": (INT64, [1]),
         "candidates": (INT64, [1]),
         "length_penalty": (FLOAT, []),
+        "given": (INT64, ["G"]),
     }
     outputs: dict[str, tuple[int, Sequence[Any]]] = {
         "pieces": (INT64, ["R", "P", "n"]),
@@ -76,26 +81,31 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         "lengths": (INT64, ["R"]),
         "score": (FLOAT, ["R"]),
         "logits": (FLOAT, ["R", "P", "n"]),
+        "code_log_p": (FLOAT, ["steps", model.end_of_codes + 1]),
     }
-    for name, value in BEAM_DEFAULTS.items():
+    for name, value in (BEAM_DEFAULTS | {"given": np.zeros(0, dtype=np.int64)}).items():
         graph.default(name, value)
 
     with torch.inference_mode():
         # A sentence alone has no padding: its branch has no masks, and takes less time.
-        alone, together, beam = (
+        alone, together, beam, given = (
             _Writer(model, max_source_tokens, graph.body(), **kind).write()
-            for kind in ({"alone": True}, {}, {"beam": True})
+            for kind in ({"alone": True}, {}, {"beam": True}, {"alone": True, "given": "given"})
         )
     one = graph.constant([1])
     greedy = graph.op("Equal", "beam", one)
     single = graph.op("And", greedy, graph.op("Equal", graph.size("source", 0), one))
+    free = graph.op("Equal", graph.size("given", 0), graph.constant([0]))
     others = graph.body()
     found = others.ops("If", len(outputs), greedy, then_branch=together, else_branch=beam)
+    several = others.proto({}, dict(zip(found, outputs.values(), strict=True)))
+    searching = graph.body()
+    found = searching.ops("If", len(outputs), single, then_branch=alone, else_branch=several)
     branches = {
-        "then_branch": alone,
-        "else_branch": others.proto({}, dict(zip(found, outputs.values(), strict=True))),
+        "then_branch": searching.proto({}, dict(zip(found, outputs.values(), strict=True))),
+        "else_branch": given,
     }
-    graph.nodes.append(onnx.helper.make_node("If", [single], list(outputs), **branches))
+    graph.nodes.append(onnx.helper.make_node("If", [free], list(outputs), **branches))
     return model_proto(graph.proto(inputs, outputs))
 
 
@@ -117,6 +127,7 @@ class _Writer:
         graph: Where to.
         alone: Whether B and R are 1, so that nothing is padded.
         beam: Whether codes are found by beam search; else greedily, and R is B.
+        given: The graph's input with the first codes, if they are given; with `alone`.
     """
 
     def __init__(
@@ -127,8 +138,10 @@ class _Writer:
         *,
         alone: bool = False,
         beam: bool = False,
+        given: str = "",
     ) -> None:
         self.model, self.graph, self.alone, self.beam = model, graph, alone, beam
+        self.given = given
         size = model.config.transformer
         self.dim, self.heads = size.dim, size.heads
         self.stride = 2**model.config.compression
@@ -155,9 +168,10 @@ class _Writer:
         key_values = list(zip(parts[::2], parts[1::2], strict=True))
         split = len(model.predictor.layers)
         graph.scope = "codes"
-        codes, lengths, score = self._predict(source, key_values[:split])
+        codes, lengths, score, log_p = self._predict(source, key_values[:split])
         pieces, logits = self._decode(codes, lengths, source, key_values[split:])
         kinds = {pieces: INT64, codes: INT64, lengths: INT64, score: FLOAT, logits: FLOAT}
+        kinds[log_p] = FLOAT
         return graph.proto({}, {name: (kind, None) for name, kind in kinds.items()})
 
     # --- parts that several stages share -----------------------------------------------------
@@ -228,8 +242,11 @@ class _Writer:
 
     # --- codes -------------------------------------------------------------------------------
 
-    def _predict(self, source: _Source, key_values: list[KeyValue]) -> tuple[str, str, str]:
-        """Predict codes (R, L), how many of them are real (R,), and their log-probability (R,)."""
+    def _predict(self, source: _Source, key_values: list[KeyValue]) -> tuple[str, str, str, str]:
+        """Predict codes (R, L), how many of them are real (R,), and their log-probability (R,).
+
+        The last of what it returns is the graph's output `code_log_p`.
+        """
         stepper = Stepper(
             lambda graph, caches: self._step(graph, caches, source, key_values),
             caches=2 * len(key_values),
@@ -237,9 +254,20 @@ class _Writer:
             head_dim=self.dim // self.heads,
             end=self.model.end_of_codes,
         )
-        if self.beam:
-            return beam_search(self.graph, stepper)
-        return greedy_search(self.graph, stepper, self.steps, self.alone)
+        symbols = self.model.end_of_codes + 1
+        if self.given:
+            *found, log_p = greedy_search(self.graph, stepper, self.steps, self.alone, self.given)
+            log_p = self.graph.op("Reshape", log_p, self.graph.constant([-1, symbols]))
+        else:
+            found = (
+                list(beam_search(self.graph, stepper))
+                if self.beam
+                else greedy_search(self.graph, stepper, self.steps, self.alone)[:3]
+            )
+            empty = np.zeros((0, symbols), dtype=np.float32)
+            log_p = self.graph.op("Identity", self.graph.constant(empty))
+        codes, lengths, score = found
+        return codes, lengths, score, log_p
 
     def _step(
         self, graph: Graph, caches: list[str], source: _Source, key_values: list[KeyValue]

@@ -53,7 +53,9 @@ class Stepper:
         return {f"cache{i}": (FLOAT, shape) for i in range(self.caches)}
 
 
-def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tuple[str, str, str]:
+def greedy_search(
+    graph: Graph, stepper: Stepper, steps: str, alone: bool, given: str = ""
+) -> tuple[str, str, str, str]:
     """Write the search for the likeliest symbol at each step, until all sentences have ended.
 
     Args:
@@ -61,9 +63,11 @@ def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tu
         stepper: The model; R = B.
         steps: Table 0, 1, ..., not shorter than any limit.
         alone: Whether B is 1.
+        given: With `alone`: the first symbols (G,), taken as they are.
 
     Returns:
-        Symbols (B, L), how many of them are real (B,), log-probability (B,). L is 1 or more.
+        Symbols (B, L), how many of them are real (B,), their log-probability (B,), and the
+        log-probabilities of all symbols at each step (steps, B, 1, V). L is 1 or more.
     """
     end, one = graph.constant(stepper.end), graph.constant([1])
     batch = graph.size("limits", 0)
@@ -74,10 +78,15 @@ def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tu
         4 + len(caches),
         *(graph.op("ReduceMax", "limits", keepdims=0), ""),
         *(begins, graph.op("Cast", begins, to=BOOL), *caches),
-        body=_greedy_step(graph.body(), stepper, alone),
+        body=_greedy_step(graph.body(), stepper, alone, given),
     )  # (steps, B, 1), (steps, B, 1, V)
-    log_p = graph.op("LogSoftmax", logits, axis=3)
-    log_p = graph.op("ReduceMax", log_p, graph.constant([2, 3]), keepdims=0)
+    every = graph.op("LogSoftmax", logits, axis=3)
+    if given:
+        chosen = graph.op("Unsqueeze", symbols, graph.constant([3]))
+        log_p = graph.op("GatherElements", every, chosen, axis=3)
+        log_p = graph.op("Squeeze", log_p, graph.constant([2, 3]))
+    else:
+        log_p = graph.op("ReduceMax", every, graph.constant([2, 3]), keepdims=0)
     log_p = graph.op("Transpose", log_p)  # (B, steps)
     symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
     ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT64)  # (B, steps)
@@ -97,14 +106,19 @@ def greedy_search(graph: Graph, stepper: Stepper, steps: str, alone: bool) -> tu
         scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
         log_p = graph.op("Mul", log_p, scored)
     score = graph.op("ReduceSum", log_p, one, keepdims=0)
-    return _cut(graph, symbols, count), count, score
+    return _cut(graph, symbols, count), count, score, every
 
 
-def _greedy_step(graph: Graph, stepper: Stepper, alone: bool) -> onnx.GraphProto:
+def _greedy_step(graph: Graph, stepper: Stepper, alone: bool, given: str) -> onnx.GraphProto:
     """Write the body of the loop of `greedy_search`."""
     names = stepper.declared()
     logits, caches = stepper.write(graph, list(names))
     symbols = graph.op("ArgMax", logits, axis=2, keepdims=0)  # (B, 1)
+    if given:
+        size = graph.size(given, 0)
+        place = graph.op("Min", "step", graph.op("Sub", size, graph.constant([1])))  # (1,)
+        forced = graph.op("Less", "step", size)
+        symbols = graph.op("Where", forced, graph.op("Gather", given, place), symbols)
     alive = graph.op("Not", graph.op("Equal", symbols, graph.constant(stepper.end)))
     if alone:
         going = graph.op("Squeeze", alive)

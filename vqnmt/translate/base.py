@@ -5,20 +5,26 @@ Training-time validation, files, pipes, evaluation and the exported engines all 
 through, refuses or splits long sources, and chooses among candidates by score or by a rescorer.
 """
 
+import math
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.words import join_sentences
-from vqnmt.decode.settings import SearchSettings
+from vqnmt.decode.settings import SearchSettings, check_width
 from vqnmt.errors import VqnmtError
+from vqnmt.tokens import length_limit
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vqnmt.progress import Progress
 
 ON_LONG = ("refuse", "split")
@@ -48,8 +54,8 @@ class Translation:
     of `clean_output`."""
     score: float = 0.0
     """Log-probability in nats of the tokens (autoregressive) or of the codes (latent), divided by
-    their number, the end included, to the power of `length_penalty`; candidates are compared by
-    it."""
+    their number, the end included, to the power of `length_penalty`. Candidates are compared by it,
+    and with a penalty of 1, the default, so can sentences be: it is the mean over their symbols."""
     codes: list[int] = field(default_factory=list)
     """The latent codes, one for 2^n_c tokens each; an autoregressive model has none."""
     tokens: list[int] = field(default_factory=list)
@@ -58,6 +64,15 @@ class Translation:
     """How many of the tokens each code writes, in order."""
     teacher_score: float | None = None
     """The score of the `Rescorer`; None without one."""
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+    @property
+    def length(self) -> int:
+        """How many symbols `score` is the mean of: codes, or tokens, and the end."""
+        return len(self.codes or self.tokens) + 1
 
 
 class TextTranslator(Protocol):
@@ -92,7 +107,7 @@ def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
     if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
         raise VqnmtError(
             f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
-            "one sentence a list of one"
+            "one sentence a list of one, or call the translator itself"
         )
     sentences = list(given)
     for i, sentence in enumerate(sentences):
@@ -167,6 +182,40 @@ class BatchTranslator(ABC):
         kind = type(self)
         kind._process = kind._process or os.getpid()
 
+    def __repr__(self) -> str:
+        """Say what it is."""
+        pair = f"{self.source_language} to {self.target_language}"
+        return f"<{type(self).__name__}: {pair}, {self.engine}, {len(self.vocabulary):,} pieces>"
+
+    @property
+    def engine(self) -> str:
+        """What runs the model, in words."""
+        return "unknown engine"
+
+    @overload
+    def __call__(self, text: str, **options: Any) -> Translation: ...
+
+    @overload
+    def __call__(self, text: Iterable[str], **options: Any) -> list[Translation]: ...
+
+    def __call__(
+        self, text: str | Iterable[str], **options: Any
+    ) -> Translation | list[Translation]:
+        """Translate one sentence, or each of several.
+
+        `print(translator("Hello"))` prints the translation's text.
+
+        Args:
+            text: A string, or any iterable of strings.
+            options: Those of `translate`.
+
+        Returns:
+            One translation for a string, else a list.
+        """
+        if isinstance(text, str):
+            return self.translate([text], **options)[0]
+        return self.translate(as_sentences(text, "text"), **options)
+
     @classmethod
     def _fork_remedy(cls) -> str | None:
         """What to do in a forked process, where the engine would wait for threads for ever."""
@@ -232,19 +281,34 @@ class BatchTranslator(ABC):
     def n_best(
         self,
         sentences: Sequence[str],
-        settings: SearchSettings,
+        settings: SearchSettings | None = None,
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
+        *,
+        num_return_sequences: int = 1,
     ) -> list[list[Translation]]:
         """Translate each sentence in up to `settings.candidates` ways that read differently.
 
-        For the arguments see `translate`.
+        For the other arguments see `translate`.
+
+        Args:
+            sentences: A list of one sentence each.
+            settings: How to search; None searches for `num_return_sequences` candidates.
+            rescorer: Chooses among the candidates.
+            progress: Told of each sentence done.
+            first_line: Number of the first sentence, for errors.
+            num_return_sequences: Translations wanted for each sentence, without `settings`.
 
         Returns:
-            For each sentence its translations, by falling `teacher_score` where there is a
-            rescorer, else by falling `score`.
+            For each sentence its translations, no two with the same text, by falling
+            `teacher_score` where there is a rescorer, else by falling `score`.
         """
+        if settings is None:
+            check_width("num_return_sequences", num_return_sequences)
+            settings = SearchSettings(
+                candidates=num_return_sequences, length_penalty=self.length_penalty
+            )
         self._refuse_fork()
         sentences = as_sentences(sentences)
         translatable = [is_translatable(sentence) for sentence in sentences]
@@ -268,7 +332,9 @@ class BatchTranslator(ABC):
             _groups(owners, len(sentences)), sentences, translatable, strict=True
         ):
             ranks = zip(*(found[i] for i in group), strict=False)
-            joined = found[group[0]] if len(group) == 1 else _distinct(map(_join, ranks))
+            joined = found[group[0]]
+            if len(group) > 1:
+                joined = _distinct(sorted(map(_join, ranks), key=lambda one: -_deciding(one)))
             whole.append(joined or [Translation("") if does else untranslated(sentence)])
         return whole
 
@@ -324,6 +390,119 @@ class BatchTranslator(ABC):
             VqnmtError: The model is not autoregressive.
         """
         raise VqnmtError("only an autoregressive model can rescore: give a teacher's folder")
+
+    # --- codes -------------------------------------------------------------------------------
+
+    @property
+    def codebook_size(self) -> int:
+        """How many codes a latent model has.
+
+        Raises:
+            VqnmtError: The model has no codes.
+        """
+        raise VqnmtError("only a latent model has codes: give a student's folder")
+
+    @property
+    def tokens_per_code(self) -> int:
+        """2^n_c, of a latent model."""
+        raise NotImplementedError
+
+    def force_codes(
+        self, row: list[int], given: list[int], limit: int
+    ) -> "tuple[Translation, NDArray[np.float32]]":
+        """Translate one row of tokens from given codes; latent models only.
+
+        Args:
+            row: Not empty.
+            given: The first codes, perhaps with the end, `codebook_size`, behind them; after them
+                the likeliest code is taken at each step.
+            limit: The most codes.
+
+        Returns:
+            The translation without its text, and the log-probabilities of all codes and the end at
+            each step, (steps, K + 1).
+        """
+        raise NotImplementedError
+
+    def codes(self, text: str) -> list[int]:
+        """Return the codes that the model predicts for `text`, one for 2^n_c tokens each."""
+        return self.translate([text])[0].codes
+
+    def decode_codes(
+        self, text: str, codes: Sequence[int], *, complete: bool = False
+    ) -> Translation:
+        """Translate `text` from given codes.
+
+        `decode_codes(text, codes(text))` is the greedy translation.
+
+        Args:
+            text: One sentence.
+            codes: Codes from 0 to `codebook_size` - 1.
+            complete: Whether the model predicts further codes after them, or these are all.
+
+        Raises:
+            VqnmtError: The model has no codes, `text` has nothing to translate or is too long, or
+                a code is out of range or one too many.
+        """
+        row, limit = self._code_row(text)
+        given = self._check_codes(codes, limit)
+        end = [] if complete else [self.codebook_size]
+        if given + end:
+            found, _ = self.force_codes(row, given + end, limit)
+        else:
+            ((found,),) = self.find([row], SearchSettings())
+        (found.text,) = self.vocabulary.decode([found.tokens])
+        return found
+
+    def code_alternatives(
+        self, text: str, codes: Sequence[int], position: int, count: int = 5
+    ) -> list[tuple[int, float]]:
+        """Return the likeliest codes at a position, given the codes before it.
+
+        Args:
+            text: One sentence.
+            codes: Its codes; those from `position` on do not matter.
+            position: 0 for the first code, at most `len(codes)`.
+            count: How many alternatives.
+
+        Returns:
+            Codes and their probabilities, falling. Those of all codes and of the end, which is not
+            among them, sum to 1.
+
+        Raises:
+            VqnmtError: See `decode_codes`; or `position` or `count` is out of range.
+        """
+        row, limit = self._code_row(text)
+        given = self._check_codes(codes, limit)
+        last = min(len(given), limit - 1)
+        if not 0 <= position <= last:
+            raise VqnmtError(f"position is {position}; it must be from 0 to {last}")
+        check_width("count", count)
+        _, log_p = self.force_codes(row, [*given[:position], 0], position + 1)
+        here = log_p[position, : self.codebook_size].tolist()
+        best = sorted(range(len(here)), key=lambda code: -here[code])[:count]
+        return [(code, math.exp(here[code])) for code in best]
+
+    def _code_row(self, text: str) -> tuple[list[int], int]:
+        """Return the tokens of one sentence, and the most codes that its translation may have."""
+        most = self.codebook_size  # refuses models without codes
+        (text,) = as_sentences([text], "text")
+        (row,) = self.vocabulary.encode([text if is_translatable(text) else ""])
+        if not row:
+            raise VqnmtError(f"{text!r:.40} has no words, so it has none of the {most} codes")
+        self._refuse_long([row], 1)
+        return row, length_limit(len(row)) // self.tokens_per_code + 1
+
+    def _check_codes(self, codes: Sequence[int], limit: int) -> list[int]:
+        for i, code in enumerate(codes):
+            if not isinstance(code, Integral) or not 0 <= code < self.codebook_size:
+                raise VqnmtError(
+                    f"codes[{i}] is {code!r}; it must be a whole number from 0 to "
+                    f"{self.codebook_size - 1}"
+                )
+        if len(codes) > limit:
+            raise VqnmtError(f"codes has {len(codes)} codes; this sentence may have {limit}")
+        return [int(code) for code in codes]
 
     def code_pieces(self, translation: Translation) -> list[list[str]]:
         """Return the pieces that each code of `translation` writes."""
@@ -458,14 +637,21 @@ def _groups(owners: list[int], count: int) -> list[list[int]]:
     return groups
 
 
+def _deciding(translation: Translation) -> float:
+    """Return the score by which a translation is compared."""
+    rescored = translation.teacher_score
+    return translation.score if rescored is None else rescored
+
+
 def _join(parts: Sequence[Translation]) -> Translation:
-    """Join the translations of a sentence's parts."""
-    scores = [part.teacher_score for part in parts if part.teacher_score is not None]
+    """Join the translations of a sentence's parts; scores become means over all their symbols."""
+    total = sum(part.length for part in parts)
+    scores = [x.teacher_score * x.length for x in parts if x.teacher_score is not None]
     return Translation(
         normalize(join_sentences([part.text for part in parts])),
-        sum(part.score for part in parts),
+        sum(part.score * part.length for part in parts) / total,
         [code for part in parts for code in part.codes],
         [token for part in parts for token in part.tokens],
         [span for part in parts for span in part.spans],
-        sum(scores) if scores else None,
+        sum(scores) / total if scores else None,
     )

@@ -174,15 +174,60 @@ class OnnxTranslator(BatchTranslator):
                 chain.from_iterable(pool.map(lambda part: self._run(part, settings), parts))
             )
 
+    @property
+    def engine(self) -> str:
+        """See `BatchTranslator`."""
+        return f"ONNX Runtime, {self._config.precision}"
+
+    @property
+    def codebook_size(self) -> int:
+        """See `BatchTranslator`; exports from before codes could be given do not say it."""
+        outputs = self._session.get_outputs()
+        if outputs[-1].name != "code_log_p":
+            raise VqnmtError(
+                "this model was exported before exports could decode given codes: export it again"
+            )
+        return int(outputs[-1].shape[1]) - 1
+
+    @property
+    def tokens_per_code(self) -> int:
+        """See `BatchTranslator`."""
+        return self._stride
+
+    def force_codes(
+        self, row: list[int], given: list[int], limit: int
+    ) -> tuple[Translation, np.ndarray]:
+        """Translate from given codes, see `BatchTranslator`."""
+        ((found,),), log_p = self._call([row], SearchSettings(), given, limit)
+        return found, log_p
+
     def _run(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate token rows in one call of the graph."""
+        return self._call(rows, settings)[0]
+
+    def _call(
+        self,
+        rows: list[list[int]],
+        settings: SearchSettings,
+        given: list[int] | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[list[Translation]], np.ndarray]:
+        """Call the graph; `given` and `limit`, the most codes, are those of a single row.
+
+        Returns:
+            For each row its candidates, and the log-probabilities of all codes at each step.
+        """
         lengths = [len(row) for row in rows]
         source = np.full((len(rows), max(lengths) + 1), PAD, dtype=np.int64)
         for i, row in enumerate(rows):
             source[i, : len(row)] = row
             source[i, len(row)] = EOS
         limits = length_limit(np.array(lengths)) // self._stride + 1  # codes
+        if limit is not None:
+            limits[:] = limit
         inputs = {"source": source, "limits": limits}
+        if given is not None:
+            inputs["given"] = np.array(given, dtype=np.int64)
         if not settings.greedy:
             inputs |= {
                 "beam": np.array([max(settings.beam, settings.candidates)]),
@@ -221,7 +266,7 @@ class OnnxTranslator(BatchTranslator):
             found[sentence].append(
                 Translation("", score, symbols[:count].tolist(), tokens, spans[:count])
             )
-        return found
+        return found, further[-1] if further else np.zeros(0)
 
     def _read_best(
         self, pieces: np.ndarray, logits: np.ndarray | None, lengths: list[int]
@@ -265,7 +310,7 @@ class CTranslate2Translator(BatchTranslator):
 
     def __init__(self, engine: Any, config: ExportConfig, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary, **_shared(config))
-        self._engine = engine
+        self._engine, self._precision = engine, config.precision
         self._pieces = vocabulary.pieces(range(len(vocabulary)))
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
         self._never = [[self._pieces[PAD]], [self._pieces[BOS]]]
@@ -293,6 +338,11 @@ class CTranslate2Translator(BatchTranslator):
                 intra_threads=threads or available_cores(),
             )
         return cls(engine, config, Vocabulary.load(folder / "spm.model"))
+
+    @property
+    def engine(self) -> str:
+        """See `BatchTranslator`."""
+        return f"CTranslate2, {self._precision}"
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by CTranslate2's own search."""

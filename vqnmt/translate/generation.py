@@ -124,6 +124,44 @@ def _(
 
 
 @torch.inference_mode()
+def force_codes(
+    model: LatentTransformer,
+    source: Tensor,
+    given: list[int],
+    limit: int,
+    language_model: TrigramModel | None,
+) -> tuple[LatentTranslation, Tensor]:
+    """Translate one sentence, `source` (1, S), from given codes.
+
+    Args:
+        model: In evaluation mode.
+        source: As for `find_translations`.
+        given: The first codes, perhaps with the end behind them; the search goes on greedily.
+        limit: The most codes.
+        language_model: Reads the output; with None the best path is read.
+
+    Returns:
+        The translation, and the log-probabilities of all codes and the end at each step,
+        (steps, K + 1).
+    """
+    memory, memory_mask = model.encode(source)
+    state = model.predictor.start(memory, memory_mask)
+    symbol, found, steps = model.end_of_codes, Hypothesis([], 0.0), []
+    while len(found.symbols) < limit and not found.ended:
+        last = torch.tensor([symbol], device=source.device)
+        log_p = model.step(last, state)[0].float().log_softmax(dim=0)  # (K + 1,)
+        symbol = given[len(steps)] if len(steps) < len(given) else int(log_p.max(dim=0).indices)
+        steps.append(log_p)
+        found.log_probability += float(log_p[symbol])
+        found.ended = symbol == model.end_of_codes
+        if not found.ended:
+            found.symbols.append(symbol)
+    codes, mask = pad_codes([found.symbols], source.device)
+    ((tokens, spans),) = _decode_codes(model, codes, mask, memory, memory_mask, language_model)
+    return LatentTranslation(found, tokens, spans[: len(found.symbols)]), torch.stack(steps)
+
+
+@torch.inference_mode()
 def reconstruct(model: LatentTransformer, source: Tensor, target: Tensor) -> list[list[int]]:
     """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
     memory, memory_mask = model.encode(source)

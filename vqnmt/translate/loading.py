@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from vqnmt.decode.settings import MOST_THREADS
-from vqnmt.errors import VqnmtError
+from vqnmt.errors import VqnmtError, missing_extra
+from vqnmt.files import shipped
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import EXPORTED, read_values
 
+PRETRAINED = "pretrained/en-de"
+"""The model that comes with vqnmt."""
+
 
 def load_translator(
-    folder: Path | str,
+    folder: Path | str | None = None,
     device: str | None = None,
     threads: int | None = None,
     *,
@@ -18,7 +22,8 @@ def load_translator(
     """Load a model folder of any kind: one for PyTorch, or an exported one.
 
     Args:
-        folder: What scripts/train_nmt.py or scripts/export.py has written.
+        folder: What `vqnmt train` or `vqnmt export` has written; None takes the model that comes
+            with vqnmt, English to German.
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: Threads of one translation by an exported model; None takes one for each core.
         dtype: What PyTorch computes in, one of `DTYPES`; None takes `fp32`.
@@ -27,7 +32,7 @@ def load_translator(
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
             not installed, or an option is not for this folder or this machine.
     """
-    folder = Path(folder)
+    folder = shipped(PRETRAINED) if folder is None else Path(folder)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
     if read_values(folder).get("model_type") == EXPORTED:
@@ -41,6 +46,9 @@ def load_translator(
                 "or give the model folder that it was exported from"
             )
         return load_exported(folder, threads)
-    from vqnmt.translate.pytorch import Translator
+    try:
+        from vqnmt.translate.pytorch import Translator
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None
 
     return Translator.from_pretrained(folder, device, dtype=dtype or "fp32")

@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
 
 @dataclasses.dataclass(kw_only=True)
 class SavedConfig(ModelConfig):
-    """What config.json says of a saved model; for the keys see `TranslationConfig`."""
+    """What config.json says of a saved model; for the keys see `VqnmtConfig`."""
 
     architecture: str
     settings: dict[str, Any]
@@ -46,7 +46,7 @@ class SavedConfig(ModelConfig):
         check_range(self, "vocabulary_size", 1, MOST_PIECES)
 
 
-class TranslationConfig(PretrainedConfig):
+class VqnmtConfig(PretrainedConfig):
     """What a saved model is: its architecture, its settings and its languages.
 
     Args:
@@ -85,12 +85,12 @@ class TranslationConfig(PretrainedConfig):
         super().__init__(**further)
 
 
-class TranslationModel(PreTrainedModel):
+class VqnmtForConditionalGeneration(PreTrainedModel):
     """A `PreTrainedModel` around one of our models, which is `.model`."""
 
-    config_class = TranslationConfig
+    config_class = VqnmtConfig
 
-    def __init__(self, config: TranslationConfig) -> None:
+    def __init__(self, config: VqnmtConfig) -> None:
         super().__init__(config)
         if config.architecture not in ARCHITECTURES:
             raise VqnmtError(
@@ -113,13 +113,13 @@ class TranslationModel(PreTrainedModel):
     @classmethod
     def around(
         cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
-    ) -> "TranslationModel":
+    ) -> "VqnmtForConditionalGeneration":
         """Wrap a trained module; its weights are shared, not copied."""
         architecture = next(
             name for name, (_, kind) in ARCHITECTURES.items() if type(model) is kind
         )
         wrapped = cls(
-            TranslationConfig(
+            VqnmtConfig(
                 architecture=architecture,
                 settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
                 vocabulary_size=model.embedding.num_embeddings,  # type: ignore

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -30,8 +32,18 @@ from vqnmt.translate.base import (
     Translation,
 )
 from vqnmt.translate.folder import read_config
-from vqnmt.translate.generation import LatentTranslation, find_translations, reconstruct
-from vqnmt.translate.pretrained import FORMAT, SavedConfig, TranslationConfig, TranslationModel
+from vqnmt.translate.generation import (
+    LatentTranslation,
+    find_translations,
+    force_codes,
+    reconstruct,
+)
+from vqnmt.translate.pretrained import (
+    FORMAT,
+    SavedConfig,
+    VqnmtConfig,
+    VqnmtForConditionalGeneration,
+)
 from vqnmt.translate.rescoring import score_targets
 
 __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
@@ -135,7 +147,7 @@ class Translator(BatchTranslator):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        wrapped = TranslationModel.around(
+        wrapped = VqnmtForConditionalGeneration.around(
             self.model, self.source_language, self.target_language, self.max_source_tokens
         )
         with temporary_folder(folder) as new:
@@ -169,6 +181,11 @@ class Translator(BatchTranslator):
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def engine(self) -> str:
+        """See `BatchTranslator`."""
+        return f"{type(self.model).__name__} in PyTorch on {self.device}"
+
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
         source = pad(rows).to(self.device)
@@ -184,6 +201,28 @@ class Translator(BatchTranslator):
         if not isinstance(self.model, AutoregressiveTransformer):
             return super().log_probabilities(rows, targets)
         return score_targets(self.model, pad(rows).to(self.device), targets)
+
+    @property
+    def codebook_size(self) -> int:
+        """See `BatchTranslator`."""
+        if not isinstance(self.model, LatentTransformer):
+            return super().codebook_size
+        return self.model.end_of_codes
+
+    @property
+    def tokens_per_code(self) -> int:
+        """See `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        return 2**self.model.config.compression
+
+    def force_codes(
+        self, row: list[int], given: list[int], limit: int
+    ) -> tuple[Translation, NDArray[np.float32]]:
+        """Translate from given codes, see `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        source = pad([row]).to(self.device)
+        found, log_p = force_codes(self.model, source, given, limit, self.language_model)
+        return _translation(found, self.length_penalty), log_p.numpy(force=True)
 
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""
@@ -222,12 +261,12 @@ def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: floa
     return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
 
 
-def _load(folder: Path, config: SavedConfig) -> TranslationModel:
-    """Load a `TranslationModel`; the file must have exactly its weights, of its shapes."""
+def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
+    """Load a saved model; the file must have exactly its weights, of its shapes."""
     place, known = folder / "model.safetensors", dataclasses.asdict(config)
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes config.json names
-            model = TranslationModel(TranslationConfig(**known))
+            model = VqnmtForConditionalGeneration(VqnmtConfig(**known))
         wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
     except VqnmtError as error:
         raise VqnmtError(f"{folder / 'config.json'}: {error}") from error
@@ -244,7 +283,9 @@ def _load(folder: Path, config: SavedConfig) -> TranslationModel:
             raise VqnmtError(
                 f"{place}: does not fit config.json: {_difference(found, wanted)}: {AGAIN}"
             )
-        return TranslationModel.from_pretrained(folder, config=model.config, local_files_only=True)
+        return VqnmtForConditionalGeneration.from_pretrained(
+            folder, config=model.config, local_files_only=True
+        )
     except VqnmtError:
         raise
     except Exception as error:  # transformers and torch check little: damage shows in any way

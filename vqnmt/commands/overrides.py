@@ -1,6 +1,7 @@
 """The words of a command, key=value, for Hydra: text is taken as it was typed."""
 
 import difflib
+import itertools
 import os
 import re
 import typing
@@ -8,14 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from defaults import types
-
+from vqnmt.commands.defaults import types
 from vqnmt.errors import VqnmtError
+from vqnmt.files import shipped
 from vqnmt.settings import to_flat
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-# Keys that choose one of its files.
-GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+CONFIGS = shipped("configs")
 
 # What a user may have written in Hydra's grammar for text: null, or quotes around all of it.
 _OWN = re.compile(r"""null|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -25,7 +24,7 @@ _PATHS = re.compile(
 )
 
 
-def for_hydra(name: str, words: Sequence[str]) -> list[str]:
+def for_hydra(name: str, words: Sequence[str], folders: Sequence[Path] = ()) -> list[str]:
     """Quote text values: Hydra's grammar has no accents, blanks or brackets, and 1_0 is a number.
 
     Interpolations (`${...}`) in text work as ever.
@@ -33,6 +32,7 @@ def for_hydra(name: str, words: Sequence[str]) -> list[str]:
     Args:
         name: Of the configuration.
         words: Those of the command.
+        folders: Where configurations are, beside `CONFIGS`.
 
     Raises:
         VqnmtError: A word is an option, one of Hydra's own settings, or not UTF-8.
@@ -40,16 +40,22 @@ def for_hydra(name: str, words: Sequence[str]) -> list[str]:
     for word in words:
         _check(word)
     keys = {word.partition("=")[0].lstrip("+") for word in words}
-    fields = types(name) if keys - GROUPS else {}
-    return [_rewritten(word, fields) for word in words]
+    # Keys that choose a file.
+    groups = {path.name for folder in (CONFIGS, *folders) for path in folder.iterdir()}
+    fields = types(name) if keys - groups else {}
+    rewritten = [_rewritten(word, fields, groups) for word in words]
+    if folders:
+        path = ",".join(f"'file://{folder}'" for folder in folders)
+        rewritten.append(f"hydra.searchpath=[{path}]")
+    return rewritten
 
 
-def _rewritten(word: str, fields: dict[str, Any]) -> str:
+def _rewritten(word: str, fields: dict[str, Any], groups: set[str]) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     key, equals, value = word.partition("=")
     plain = key.lstrip("+")
-    if plain in GROUPS:
+    if plain in groups:
         is_text = value[:1] != "["
     else:
         hint = fields.get(plain)
@@ -62,13 +68,10 @@ def _rewritten(word: str, fields: dict[str, Any]) -> str:
 
 
 def _check(word: str) -> None:
-    if word in ("-m", "--multirun"):
-        raise VqnmtError(
-            f"{word}: a command is one run: start it once for each value, in a loop of the shell"
-        )
     if word.startswith("-"):
         raise VqnmtError(
-            f"{shown(word)} is not an option of this script: write key=value; --help lists all keys"
+            f"{shown(word)} is not an option of this command: write key=value; --help lists all "
+            "keys"
         )
     if re.match(r"[+~]*hydra[./]", word):
         raise VqnmtError(f"{shown(word)} is a setting of Hydra's own, unused here: leave it out")
@@ -80,13 +83,19 @@ def _check(word: str) -> None:
         ) from None
 
 
-def sentence(error: Exception, words: Sequence[str], defaults: Callable[[], dict[str, Any]]) -> str:
+def sentence(
+    error: Exception,
+    words: Sequence[str],
+    defaults: Callable[[], dict[str, Any]],
+    folders: Sequence[Path] = (),
+) -> str:
     """Say in one sentence what Hydra or OmegaConf has found, without their names and hints.
 
     Args:
         error: What was raised.
         words: Those of the command.
         defaults: Composes the configuration without them.
+        folders: See `for_hydra`.
     """
     message = str(error)
     if match := re.search(r"Could not override '([^']+)'", message):
@@ -98,14 +107,15 @@ def sentence(error: Exception, words: Sequence[str], defaults: Callable[[], dict
         return f"{shown(match[1])} is not a known key: {remedy}"
     if match := re.search(r"Could not (?:find|load) '([^/']+)/(.*)'", message):
         group, choice = match.groups()
-        choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        found = itertools.chain(*((x / group).glob("*.yaml") for x in (CONFIGS, *folders)))
+        choices = sorted(path.stem for path in found)
         near = difflib.get_close_matches(choice, choices, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(choices)}"
         return f"{group}={shown(choice)} is not a known choice: {remedy}"
     if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", message):
         return (
-            f"{shown(match[1].lstrip('+'))} has several values, but a command is one run: give one "
-            "and repeat the command for the others, or write key=[a,b] where a list is wanted"
+            f"{shown(match[1].lstrip('+'))} has several values, but a command is one run: give "
+            "--multirun for a run with each of them, or write key=[a,b] where a list is wanted"
         )
     return (
         f"{', '.join(map(shown, words))} cannot be read{_reason(error)}: write key=value, lists as "

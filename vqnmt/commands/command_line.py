@@ -1,4 +1,4 @@
-"""What the scripts share: configuration by Hydra, options, signals, and errors in one sentence."""
+"""What all commands share: configuration by Hydra, options, signals, and errors in one sentence."""
 
 import argparse
 import contextlib
@@ -11,14 +11,15 @@ import select
 import signal
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import vqnmt
+from vqnmt.commands import hydra_options
 from vqnmt.decode.settings import MOST, MOST_THREADS
-from vqnmt.errors import VqnmtError
+from vqnmt.errors import VqnmtError, missing_extra
 
 # Faults of the machine, which its user can mend, whichever file they are met with. So are all that
 # name a file of the user's; any other OSError is a bug.
@@ -26,8 +27,10 @@ MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
 )
+PACKAGE = Path(vqnmt.__file__).resolve().parent
+SCRIPTS = PACKAGE.parent / "scripts"  # of the source tree
 # Files in these folders are not the user's.
-INSTALLED = [Path(vqnmt.__file__).parent, Path(__file__).parent]
+INSTALLED = [PACKAGE, SCRIPTS]
 INSTALLED += [Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")]
 
 # For argparse: --key and --no-key.
@@ -38,12 +41,12 @@ READER = "whether a student that has a trigram model reads its output with its h
 # Where things stand: it decides no number.
 PLACES = ("run", "records", "corpus.cache", "data.cache")
 
-# What a script says that goes on where it was interrupted.
+# What a command says that goes on where it was interrupted.
 RESUMES = "interrupted: finished parts are kept; start the same command again to go on"
 
 
 class Options(argparse.ArgumentParser):
-    """A script's options: its docstring as help, and errors in one sentence."""
+    """A command's options: its docstring as help, and errors in one sentence."""
 
     def __init__(self, doc: str | None) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,22 +88,27 @@ def deciding(arguments: list[str], *others: str) -> list[str]:
         arguments: The command's overrides.
         others: Keys that decide none either, beside `PLACES`.
     """
-    return [a for a in arguments if a.lstrip("+").partition("=")[0] not in (*PLACES, *others)]
+    keys = (*PLACES, *others, hydra_options.FOLDER.rstrip("="))
+    return [a for a in arguments if a.lstrip("+").partition("=")[0] not in keys]
 
 
 def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     """Compose `configs/<name>.yaml` with the command's `overrides` to a plain mapping.
 
+    Choices of groups are taken from the folders of `--config-dir=` too.
+
     Raises:
         VqnmtError: A key or a choice is unknown, or an override cannot be read.
     """
-    # Not for every script: an exported model is translated from without them.
-    import defaults
+    # Not for every command: an exported model is translated from without them.
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
-    from overrides import CONFIGS, for_hydra, sentence
 
-    words = for_hydra(name, overrides)
+    from vqnmt.commands import defaults
+    from vqnmt.commands.overrides import CONFIGS, for_hydra, sentence
+
+    overrides, folders = hydra_options.config_folders(overrides)
+    words = for_hydra(name, overrides, folders)
     defaults.register(name)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -111,7 +119,7 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
         if not overrides:
             raise
         known = functools.partial(load_config, name, [])
-        raise VqnmtError(sentence(error, overrides, known)) from error
+        raise VqnmtError(sentence(error, overrides, known, folders)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -122,24 +130,53 @@ def run(
     """Run `main` on the command's arguments; a fault of the user's ends in one sentence.
 
     Args:
-        main: The script.
-        config: With `--help`, print the keys of this configuration below the script's docstring.
+        main: The command.
+        config: See `call`.
         interrupted: What to say after Ctrl-C.
     """
-    global _running
+    with faults_in_sentences(interrupted):
+        call(main, config)
+
+
+def call(main: Callable[[list[str]], None], config: str | None = None) -> None:
+    """Call `main` with the command's arguments.
+
+    Args:
+        main: The command.
+        config: With `--help`, print the keys of this configuration below the docstring of `main`'s
+            module instead.
+    """
     arguments = sys.argv[1:]
+    if config is None:
+        return main(arguments)
+    arguments = hydra_options.joined(arguments)
+    if {"-h", "--help"} & set(arguments):
+        from vqnmt.commands import defaults
+
+        print(sys.modules[main.__module__].__doc__)
+        print(defaults.help_text(config, load_config(config, [])))
+    elif any(word.startswith("--cfg=") for word in arguments):
+        hydra_options.print_config(arguments, functools.partial(load_config, config))
+    elif set(hydra_options.SWEEPS) & set(arguments):
+        hydra_options.run_each(arguments, functools.partial(load_config, config))
+    else:
+        main(arguments)
+
+
+@contextlib.contextmanager
+def faults_in_sentences(interrupted: str = RESUMES) -> Iterator[None]:
+    """End this process with one sentence after a fault of the user's, or after Ctrl-C."""
+    global _running
     _running = True
     try:
-        if config is not None and {"-h", "--help"} & set(arguments):
-            import defaults
-
-            print(sys.modules["__main__"].__doc__)
-            print(defaults.help_text(config, load_config(config, [])))
-        else:
-            main(arguments)
+        yield
         sys.stdout.flush()
     except VqnmtError as error:
         _stop(f"error: {error}", error.status)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        _stop(f"error: {missing}", 2)
     except OSError as error:
         # The reader, `head` say, has had enough.
         if isinstance(error, BrokenPipeError) and _abandon_streams():
@@ -193,7 +230,7 @@ def _abandon_streams() -> bool:
     return gone
 
 
-# --- before the imports of the script, which take seconds ----------------------------------------
+# --- before the imports of the command, which take seconds ----------------------------------------
 
 _running = False
 
@@ -229,13 +266,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _is_script() -> bool:
-    """Tell whether this process runs one of the scripts; tests and other programs import them."""
+def _is_command() -> bool:
+    """Tell whether this process runs a command; tests and other programs import this module."""
     main = getattr(sys.modules["__main__"], "__file__", None)
-    return main is not None and Path(main).resolve().parent == Path(__file__).resolve().parent
+    place = Path(main).resolve() if main else Path()
+    return place.stem == "vqnmt" or place.parent in (PACKAGE, SCRIPTS)
 
 
-if _is_script():
+if _is_command():
     _take_streams()
     # Ignored, as by nohup or in the background of a script, it stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,0 +1,127 @@
+"""The wheel, installed by itself: the light runtime translates, and the rest says what it needs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import distribution, requires
+from pathlib import Path
+
+import pytest
+
+import vqnmt
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("vqnmt", "configs", "pretrained", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return subprocess.run(
+        [*map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def needed(names: set[str]) -> set[str]:
+    """Add to distributions those that they require, without extras."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.add(name)
+            plain = [line for line in requires(name) or [] if "extra ==" not in line]
+            marked = [line for line in plain if "python_version" not in line and "win" not in line]
+            names |= {re.match(r"[\w.-]+", line)[0] for line in marked}
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel; return an environment with it and what it requires, linked from here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip")
+    offline = ("--no-deps", "--no-index", "-q")
+    built = run(*pip, "wheel", "--no-build-isolation", *offline, "-w", folder / "dist", source)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (folder / "dist").glob("*.whl")
+    environment = folder / "environment"
+    assert run(sys.executable, "-m", "venv", "--without-pip", environment).returncode == 0
+    python = environment / "bin" / "python"
+    done = run(*pip, "--python", python, "install", *offline, wheel)
+    assert done.returncode == 0, done.stderr
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (metadata,) = packages.glob("vqnmt-*.dist-info/METADATA")
+    light = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata.read_text("utf-8"), re.M)
+    assert {"numpy", "onnxruntime", "sentencepiece"} <= set(light)
+    for name in needed(set(light)):
+        place = distribution(name)
+        for part in {file.parts[0] for file in place.files or ()} - {"..", "__pycache__"}:
+            if not (packages / part).exists():
+                (packages / part).symlink_to(place.locate_file(part))
+    return environment
+
+
+def test_the_light_runtime_translates_from_any_folder(
+    installed: Path, tmp_path: Path, script: Callable
+) -> None:
+    for package in ("torch", "transformers", "hydra", "accelerate"):
+        missing = run(installed / "bin/python", "-c", f"import {package}", cwd=tmp_path)
+        assert "ModuleNotFoundError" in missing.stderr
+    text = "Turn on the light in the kitchen\nOpen the door\n"
+    expected = script("translate", "--quiet", stdin=text.encode()).out
+    command = installed / "bin" / "vqnmt"
+    found = run(command, "translate", "--quiet", cwd=tmp_path, input=text)
+    assert (found.stdout, found.stderr) == (expected, "")
+    code = (
+        "import vqnmt\n"
+        f"found = vqnmt.load_translator().translate({text.splitlines()})\n"
+        "print(*(one.text for one in found), sep='\\n')"
+    )
+    assert run(installed / "bin/python", "-c", code, cwd=tmp_path).stdout == expected
+    assert run(command, "--version").stdout == f"vqnmt {vqnmt.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["train"], "train"),
+        (["images"], "train"),
+        (["export", "--model", "x", "--out", "y"], "train"),
+        (["evaluate", "--source", "x", "--reference", "y"], "train"),
+    ],
+)
+def test_what_needs_an_extra_names_it(
+    installed: Path, tmp_path: Path, arguments: list[str], extra: str
+) -> None:
+    result = run(installed / "bin" / "vqnmt", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert re.fullmatch(rf"error: .* pip install 'vqnmt\[{extra}\]'\n", result.stderr)
+
+
+def test_a_model_for_pytorch_names_its_extra(installed: Path, tmp_path: Path, finished_run) -> None:
+    student = finished_run.folder / "student"
+    result = run(installed / "bin/vqnmt", "translate", "--model", student, input="x\n")
+    assert result.stderr == "error: this needs torch: pip install 'vqnmt[train]'\n"
+
+
+def test_the_wheel_holds_configurations_and_types(installed: Path) -> None:
+    (package,) = installed.glob("lib/python*/site-packages/vqnmt")
+    assert (package / "py.typed").exists()
+    for folder in ("configs", "pretrained"):
+        files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
+        inside = {path.relative_to(package) for path in (package / folder).rglob("*")}
+        assert files <= inside

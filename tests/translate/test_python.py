@@ -1,0 +1,106 @@
+"""vqnmt from Python: its names, calling a translator, n-best lists, training and exporting."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vqnmt
+from vqnmt.errors import VqnmtError
+from vqnmt.translate.base import Translation
+
+TEXTS = ["bale gudo", "", "leka file bafi dofi"]
+
+
+@pytest.fixture(scope="module")
+def translator(finished_run) -> vqnmt.Translator:
+    return vqnmt.load_translator(finished_run.folder / "student")
+
+
+def test_a_string_gives_one_translation_and_a_list_a_list(translator) -> None:
+    found = translator(TEXTS)
+    assert [one.text for one in found] == [one.text for one in translator.translate(TEXTS)]
+    one = translator(TEXTS[0])
+    assert isinstance(one, Translation) and one == found[0]
+    assert str(one) == one.text and f"{one}" == one.text
+    assert translator(text for text in TEXTS) == found
+    assert translator("") == Translation("") and translator([]) == []
+    assert translator(TEXTS[0], beam=2) == translator.translate(TEXTS[:1], beam=2)[0]
+
+
+@pytest.mark.parametrize("text", [None, 3, b"bytes", ["a", None], [["a"]]])
+def test_what_is_no_text_is_refused_in_one_sentence(translator, text: object) -> None:
+    with pytest.raises(VqnmtError, match=r"^text(\[\d\])? is .* of type .*: give"):
+        translator(text)
+
+
+def test_a_translator_says_what_it_is(translator, finished_run) -> None:
+    size = len(translator.vocabulary)
+    about = f"en to de, LatentTransformer in PyTorch on cpu, {size} pieces"
+    assert repr(translator) == f"<Translator: {about}>"
+    shipped = repr(vqnmt.load_translator())
+    assert shipped.startswith("<OnnxTranslator: en to de, ONNX Runtime, int8, ")
+
+
+@pytest.mark.parametrize("model", ["student", "teacher"])
+def test_several_translations_differ_and_fall_by_their_score(finished_run, model: str) -> None:
+    translator = vqnmt.load_translator(finished_run.folder / model)
+    found = translator.n_best(TEXTS, num_return_sequences=4)
+    assert len(found) == len(TEXTS) and found[1] == [Translation("")]
+    assert max(map(len, found)) > 1
+    for row in found:
+        assert 1 <= len(row) <= 4 and len({one.text for one in row}) == len(row)
+        scores = [one.score for one in row]
+        assert scores == sorted(scores, reverse=True)
+    with pytest.raises(VqnmtError, match="num_return_sequences is 0"):
+        translator.n_best(TEXTS, num_return_sequences=0)
+
+
+def test_the_score_of_a_split_line_is_the_mean_over_its_symbols(finished_run) -> None:
+    """So that it is comparable with that of a short line."""
+    teacher = vqnmt.load_translator(finished_run.folder / "teacher")
+    teacher.on_long = "split"
+    line = " ".join(["leka file bafi dofi."] * 20)
+    with_parts = teacher(line)
+    rows, _ = teacher._fit(teacher.vocabulary.encode([line]), 1)
+    assert len(rows) > 1
+    parts = [teacher._translate([row], teacher_settings())[0][0] for row in rows]
+    total = sum(part.score * (len(part.tokens) + 1) for part in parts)
+    assert with_parts.score == pytest.approx(total / sum(len(p.tokens) + 1 for p in parts))
+
+
+def teacher_settings():
+    from vqnmt.decode.settings import SearchSettings
+
+    return SearchSettings()
+
+
+def test_names_are_loaded_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, vqnmt\n"
+        "assert set(vqnmt.__all__) <= set(dir(vqnmt))\n"
+        "loaded = {'numpy', 'torch', 'transformers', 'onnxruntime'} & set(sys.modules)\n"
+        "vqnmt.load_translator, vqnmt.VqnmtError, vqnmt.Translation\n"
+        "loaded |= {'torch', 'transformers', 'hydra'} & set(sys.modules)\n"
+        "sys.exit(', '.join(loaded) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(getattr(vqnmt, name).__doc__ for name in vqnmt.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
+        vqnmt.nosuch  # noqa: B018
+
+
+def test_training_and_exporting_are_those_of_the_commands(finished_run, tmp_path: Path) -> None:
+    """On a finished run nothing is trained; what it returns can be loaded and exported."""
+    pytest.importorskip("onnx")
+    folder = vqnmt.train(*finished_run.overrides, run=str(finished_run.folder))
+    assert folder == finished_run.folder / "student"
+    vqnmt.export_model(folder, tmp_path / "exported")
+    expected = [one.text for one in vqnmt.load_translator(folder)(TEXTS)]
+    assert [one.text for one in vqnmt.load_translator(tmp_path / "exported")(TEXTS)] == expected
+    with pytest.raises(VqnmtError, match="seed is -1"):
+        vqnmt.train(seed=-1)
+    with pytest.raises(VqnmtError, match="nosuch is not a known key"):
+        vqnmt.train(nosuch=None)

@@ -1,0 +1,5 @@
+"""`python -m vqnmt`: the command `vqnmt`."""
+
+from vqnmt.commands.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The command line: `vqnmt train`, `vqnmt translate` ...; scripts/ call the same functions."""

@@ -1,0 +1,67 @@
+"""Train a teacher, distil it and train a discrete-latent student; print the table.
+
+    vqnmt train [corpus=multi30k] [quantizer=soft_em] [key=value ...]
+
+Starting the same command again resumes. The choices of corpus, quantizer, model, training and
+experiment are the files of configs/.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqnmt.commands.command_line import deciding, load_config
+
+if TYPE_CHECKING:
+    from vqnmt.evaluation.records import Record
+
+
+def main(arguments: list[str]) -> None:
+    """Run all stages and print the table."""
+    from vqnmt.evaluation.report import results_table
+
+    folder, records = _run(arguments)
+    if records:
+        print(f"report: {folder / 'report.md'} · model: {folder / 'student'}\n")
+        print(results_table(records))
+
+
+def train(*overrides: str, **settings: Any) -> Path:
+    """Train a teacher and a student, as `vqnmt train` does with the same words.
+
+    `train("corpus=files", "corpus.train.tsv=my.tsv", model="tiny", run="runs/mine")`. Called again
+    it goes on where it was interrupted, and does nothing once all is done.
+
+    Args:
+        overrides: Words of the command, `key=value`.
+        settings: Further keys without a dot, with their values.
+
+    Returns:
+        The student's model folder, for `load_translator`.
+
+    Raises:
+        VqnmtError: A setting is unknown or out of range, or a stage fails; names what.
+    """
+    from vqnmt.training.stage import as_text
+
+    words = [f"{key}={as_text(value)}" for key, value in settings.items()]
+    return _run([*overrides, *words])[0] / "student"
+
+
+def _run(arguments: list[str]) -> "tuple[Path, list[Record]]":
+    """Run all stages; returns the run folder, and the main process's records."""
+    from accelerate import PartialState
+
+    from vqnmt import pipeline
+    from vqnmt.pipeline.evaluation import evaluate
+    from vqnmt.settings import from_mapping
+
+    config = from_mapping(pipeline.PipelineConfig, load_config("train_nmt", arguments))
+    job = pipeline.start_run(config)
+    corpus = pipeline.make_corpus(job)
+    vocabulary = pipeline.make_vocabulary(job, corpus)
+    teacher = pipeline.make_teacher(job, corpus, vocabulary)
+    text = pipeline.make_text(job, corpus, vocabulary, teacher)
+    student = pipeline.make_student(job, corpus, vocabulary, teacher, text)
+    if not PartialState().is_main_process:
+        return job.folder, []
+    return job.folder, evaluate(job, corpus, teacher, student, deciding(arguments))
