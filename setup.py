@@ -7,5 +7,6 @@ FOLDERS = {"vqnmt.configs": "configs", "vqnmt.pretrained": "pretrained"}
 setup(
     packages=[*find_packages(include=["vqnmt", "vqnmt.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"vqnmt": ["py.typed"]} | {name: ["**"] for name in FOLDERS},
+    package_data={"vqnmt": ["py.typed"], "vqnmt.serve": ["static/*"]}
+    | {name: ["**"] for name in FOLDERS},
 )

@@ -211,6 +211,29 @@ def test_report_has_what_a_reader_needs(prepare, tmp_path):
     assert report["pairs_read"] == 300
 
 
+def test_string_files_and_memories(tmp_path):
+    for name, numbers in (("a.po", range(60)), ("b.po", range(60, 120))):
+        units = (f'msgid "one two three {n}"\nmsgstr "jedna {n}"\n' for n in numbers)
+        fuzzy = '#, fuzzy\nmsgid "no"\nmsgstr "guess"\n'
+        (tmp_path / name).write_text("\n".join([*units, fuzzy]), "utf-8")
+    write(tmp_path / "memory.tsv", lines(f"one two three {n}\tjedna {n}" for n in range(120, 150)))
+    files = [str(tmp_path / "*.po"), str(tmp_path / "memory.tsv")]
+    config = CorpusConfig(
+        name="files",
+        target_language="cs",
+        train=TextFiles(files=files),
+        valid_share=0.1,
+        test_share=0.1,
+    )
+    corpus = prepare_corpus(config, tmp_path / "out")
+    found = {n for part in parts(corpus).values() for n in part.targets}
+    assert found == {f"jedna {n}" for n in range(150)}
+    with pytest.raises(
+        VqnmtError, match=r"corpus\.train\.files has .*/x\.po, which matches no file"
+    ):
+        CorpusConfig(name="files", train=TextFiles(files=[str(tmp_path / "x.po")]))
+
+
 def test_parallel_and_compressed_files(tmp_path):
     write(tmp_path / "a.en.gz", lines(f"one two three {n}" for n in range(99)))
     write(tmp_path / "a.cs.xz", lines(f"jedna {n}" for n in range(99)))

@@ -29,7 +29,8 @@ def test_every_setting_that_decides_no_number() -> None:
     """All others are compared: who adds a setting decides where it belongs."""
     text = from_mapping(PipelineConfig, {"run": "r"})
     training = ("skip_limit", "log_every", "keep")
-    files = [f"corpus.{part}.{key}" for part in ("train", "valid", "test") for key in FILES]
+    kinds = (*FILES, "files")
+    files = [f"corpus.{part}.{key}" for part in ("train", "valid", "test") for key in kinds]
     assert undecided(text) == [
         *("corpus.cache", *files, "corpus.max_line_bytes"),
         *(f"teacher_training.{key}" for key in training),

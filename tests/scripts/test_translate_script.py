@@ -56,6 +56,29 @@ def test_a_pipe_is_answered_line_by_line_and_may_break(student: Path) -> None:
         assert running.stderr.read() == b""
 
 
+def test_string_files_are_translated_by_units_and_refused_as_text(
+    student: Path, tmp_path: Path, script: Callable
+) -> None:
+    po, out, memory = (tmp_path / name for name in ("app.po", "app.de.po", "memory.tsv"))
+    po.write_text('msgid "bale gudo"\nmsgstr ""\n\nmsgid "leka"\nmsgstr "kept"\n', "utf-8")
+    memory.write_text("bale gudo\tremembered\n", "utf-8")
+    result = script("translate", "--model", student, po)
+    assert result.returncode == 1 and "it is a string file (gettext PO)" in result.stderr
+    assert "give -o FILE" in result.stderr and result.stdout == ""
+    result = script("translate", "--model", student, po, "-o", out, "--memory", memory)
+    assert result.returncode == 0 and result.stdout == ""
+    assert f"{po}, line 1: from the memory: remembered\n" in result.stderr
+    assert "1 units translated, 1 of them from the memory; 1 had a translation" in result.stderr
+    changed = po.read_text("utf-8").replace('msgstr ""', 'msgstr "remembered"', 1)
+    assert out.read_text("utf-8") == "#, fuzzy\n" + changed
+    result = script("translate", "--model", student, po, "-o", out)
+    assert result.returncode == 1 and "is there already" in result.stderr
+    assert script("translate", "--model", student, po, "-o", out, "--all").returncode == 0
+    assert 'msgstr "kept"' not in out.read_text("utf-8")
+    result = script("translate", "--model", student, po, "--all")
+    assert result.returncode == 1 and "give -o FILE" in result.stderr
+
+
 def test_files_columns_and_speed(student: Path, tmp_path: Path, script: Callable) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("bale gudo\n\n", encoding="utf-8")

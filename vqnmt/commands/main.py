@@ -37,6 +37,7 @@ COMMANDS = {
         "write a folder that translates without PyTorch",
         interrupted="interrupted: nothing is exported",
     ),
+    "serve": Command("answer requests as LibreTranslate does, with a page", interrupted="stopped"),
     "images": Command("train an image model and its prior", "train_image"),
 }
 

@@ -3,6 +3,8 @@
 vqnmt translate in.txt more.txt.gz > out.txt
 echo "Turn on the light" | vqnmt translate --model DIR
 vqnmt translate                  a prompt, on a terminal
+vqnmt translate app.po -o app.de.po      a string file: PO, XLIFF, JSON, Android XML, Fluent,
+                                 .properties, TMX, TSV; unit by unit
 
 With --nbest, --scores or --show-codes a line has columns between tabs: the number of the source
 line (--nbest), the score by which the translations of a line fall (--scores; log-probability over
@@ -17,12 +19,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from vqnmt.commands.command_line import PLACE, READER, SEED, SWITCH, THREADS, WIDTH, Options
 
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.localization.files import refuse_strings, translate_file
 from vqnmt.streams import count_lines, open_file, read_lines, unpacked
 from vqnmt.translate.base import (
     DTYPES,
@@ -134,8 +138,24 @@ def translate_stream(command: Command, stream: BinaryIO, name: str) -> None:
             progress = stack.enter_context(Progress(name, count_lines(stream), "sentences"))
         text, replace = unpacked(stream, name), command.options.invalid_utf8 == "replace"
         for lines in read_lines(text, name, CHUNK, replace):
+            if first == 1 and stream.seekable():
+                refuse_strings(name, "\n".join(lines).encode())
             command.translate(lines, name, first, progress)
             first += len(lines)
+
+
+def translate_strings(command: Command, path: Path, output: Path) -> None:
+    """Translate a string file unit by unit, and say what has become of the units."""
+    translator, options = command.translator, command.options
+    translator.on_long = "split"
+
+    def best(texts: list[str]) -> list[str]:
+        found = translator.n_best(texts, command.settings, command.rescorer)
+        return [translations[0].text for translations in found]
+
+    languages = translator.source_language, translator.target_language
+    report = translate_file(path, output, best, languages, every=options.all, memory=options.memory)
+    print(*report.memory_lines(str(path)), report.summary(str(path)), sep="\n", file=sys.stderr)
 
 
 def prompt(command: Command) -> None:
@@ -186,6 +206,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="of a model that PyTorch runs")
     parser.add_argument("--seed", type=SEED, default=1, help="for --temperature")
     parser.add_argument("--quiet", action="store_true", help="no progress, no speed")
+    strings = parser.add_argument_group("string files")
+    strings.add_argument("-o", "--output", type=PLACE, metavar="FILE", help="what to write")
+    strings.add_argument("--all", action="store_true", help="translated units too")
+    strings.add_argument("--memory", type=PLACE, metavar="FILE", help="TMX, PO, XLIFF or TSV")
     options = parser.parse_args(arguments)
     for name in options.files:
         if " " in name and not os.path.lexists(name):
@@ -193,7 +217,13 @@ def main(arguments: list[str]) -> None:
                 f"{name}: no such file; to translate words, pipe them in: echo '{name}' | "
                 "vqnmt translate"
             )
+    if options.output and len(options.files) != 1:
+        raise VqnmtError(f"-o is for one string file, and {len(options.files)} are given")
+    if not options.output and (options.all or options.memory):
+        raise VqnmtError("--all and --memory are for string files: give -o FILE")
     command = Command(options)
+    if options.output:
+        return translate_strings(command, Path(options.files[0]), Path(options.output))
     for name in options.files or ["-"]:
         if name != "-":
             with open_file(name) as stream:

@@ -1,7 +1,9 @@
 """What a user may ask of a corpus."""
 
+import glob
 import hashlib
 import json
+import os
 import re
 from dataclasses import InitVar, asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry, catalogue_entry
 from vqnmt.data.filters import PairFilter, Ratio
-from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
+from vqnmt.data.pieces import LocalParallel, LocalStrings, LocalTsv, Piece
 from vqnmt.data.readers import content_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import (
@@ -32,7 +34,9 @@ Share = Annotated[float, above(0), below(0.5)]
 
 @dataclass(kw_only=True, slots=True)
 class TextFiles:
-    """The user's own text: one TSV, or a pair of files; packed by gzip, bzip2 or xz, or plain."""
+    """The user's own text: one TSV, or a pair of files, packed by gzip, bzip2 or xz or plain; or
+    string files and translation memories.
+    """
 
     tsv: str | None = field(default=None, metadata=NO_NUMBER)
     """File of lines "source, tab, target"."""
@@ -42,6 +46,10 @@ class TextFiles:
 
     target: str | None = field(default=None, metadata=NO_NUMBER)
     """File of their translations, line by line."""
+
+    files: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """PO, XLIFF, TMX or TSV files, of which the reviewed pairs are taken; * and ? in a name match
+    any characters."""
 
     def pieces(self, key: str, most_bytes: int = MOST_BYTES) -> tuple[Piece, ...]:
         """Return what to read: nothing or one piece.
@@ -53,14 +61,23 @@ class TextFiles:
         Raises:
             VqnmtError: Both forms are given, or half a pair.
         """
-        if self.tsv and not (self.source or self.target):
+        if self.tsv and not (self.source or self.target or self.files):
             return (LocalTsv(Path(self.tsv), most_bytes),)
-        if self.source and self.target and not self.tsv:
+        if self.source and self.target and not (self.tsv or self.files):
             return (LocalParallel(Path(self.source), Path(self.target), most_bytes),)
         if not (self.tsv or self.source or self.target):
-            return ()
+            return self._strings(key)
         given = ", ".join(f"{name}={value}" for name, value in asdict(self).items() if value)
-        raise VqnmtError(f"{key} has {given}: give either tsv, or both source and target")
+        raise VqnmtError(f"{key} has {given}: give either tsv, or source and target, or files")
+
+    def _strings(self, key: str) -> tuple[Piece, ...]:
+        paths: list[Path] = []
+        for name in self.files:
+            found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+            if not found:
+                raise VqnmtError(f"corpus.{key}.files has {name}, which matches no file")
+            paths += map(Path, found)
+        return tuple(map(LocalStrings, dict.fromkeys(paths)))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -167,7 +184,7 @@ class CorpusConfig(Settings):
         if self.name == "files" and "train" not in given:
             raise VqnmtError(
                 "corpus.train is empty: give corpus.train.tsv, or corpus.train.source and "
-                "corpus.train.target"
+                "corpus.train.target, or corpus.train.files"
             )
 
     def pair_filter(self) -> PairFilter:
@@ -223,6 +240,9 @@ class CorpusConfig(Settings):
         values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
         del values["cache"], values["max_line_bytes"]
         values = self._known_before(values)
+        for key in ("train", "valid", "test"):  # older versions knew no files
+            if not values[key]["files"]:
+                del values[key]["files"]
         pieces = [p for key in ("train", "valid", "test") for p in getattr(self, key).pieces(key)]
         contents = [file_checksum(path) for piece in pieces for path in self._own(piece)]
         return _digest([self.FORMAT, values, contents, repr(self.entry())])

@@ -22,6 +22,7 @@ from vqnmt.data.readers import Pair, read_lines, read_parallel, read_tsv
 from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.localization.files import read_pairs
 from vqnmt.streams import MOST_BYTES, open_text
 
 # Lines of IWSLT training files that are talk metadata, not speech, and the tags around those
@@ -58,6 +59,21 @@ class LocalTsv:
     def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
         """Yield the first two columns, whatever the languages are."""
         return read_tsv(self.path, self.most_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStrings:
+    """The user's own string file or translation memory; see `vqnmt.localization`."""
+
+    path: Path
+
+    def files(self, source: str, target: str) -> list[Path | RemoteFile]:
+        """List the one file."""
+        return [self.path]
+
+    def pairs(self, source: str, target: str, cache: Path) -> Iterator[Pair]:
+        """Yield the reviewed pairs."""
+        return read_pairs(self.path, source, target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,67 @@
+"""Serve models: LibreTranslate's API and a page, on http://127.0.0.1:5000 (docs/serving.md).
+
+vqnmt serve
+vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
+"""
+
+from pathlib import Path
+
+from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
+
+from vqnmt.errors import VqnmtError
+from vqnmt.serve.settings import ServerSettings
+from vqnmt.translate.loading import load_translator
+
+MANY = whole(1, 2**31)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C; what has been accepted is answered."""
+    default = ServerSettings()
+    parser = Options(__doc__)
+    parser.add_argument("--model", type=PLACE, action="append", help="default: the shipped en-de")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all of this machine's")
+    parser.add_argument("--port", type=whole(0, 65535), default=5000)
+    parser.add_argument("--api-keys", type=PLACE, metavar="FILE", help="one key a line")
+    parser.add_argument("--origin", action="append", default=[], help="of pages that may call it")
+    parser.add_argument("--batch-wait", type=float, default=default.batch_wait, help="seconds")
+    parser.add_argument("--batch", type=MANY, default=default.batch, help="sentences")
+    parser.add_argument("--queue", type=MANY, default=default.queue, help="sentences that may wait")
+    parser.add_argument("--timeout", type=float, default=default.timeout, help="seconds")
+    parser.add_argument("--characters", type=MANY, default=default.characters, help="of a request")
+    parser.add_argument("--body", type=MANY, default=default.body, help="bytes of a request")
+    parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
+    parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")
+    options = parser.parse_args(arguments)
+    settings = ServerSettings(
+        **{key: getattr(options, key) for key in LIMITS},
+        api_keys=read_keys(options.api_keys),
+        origins=tuple(options.origin),
+    )
+    try:
+        import uvicorn
+
+        from vqnmt.serve.app import create_app
+    except ImportError as error:
+        raise VqnmtError(f"serving needs {error.name}: pip install vqnmt[serve]") from error
+    models = options.model or [None]
+    translators = [load_translator(one, options.device, options.threads) for one in models]
+    app = create_app(translators, settings)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+
+
+LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """Read the API keys of a file; empty lines and comments are none."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VqnmtError(f"--api-keys {path}: cannot be read ({error})") from error
+    keys = tuple(line.strip() for line in lines if line.strip() and line[0] != "#")
+    if not keys:
+        raise VqnmtError(f"--api-keys {path}: has no key: give one a line")
+    return keys

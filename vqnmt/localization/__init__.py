@@ -1,0 +1,1 @@
+"""String files and translation memories: read, translated unit by unit, written back."""

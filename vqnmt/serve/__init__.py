@@ -1,0 +1,1 @@
+"""A server that clients of LibreTranslate speak to, and its page."""
