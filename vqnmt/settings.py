@@ -134,7 +134,7 @@ def from_mapping(
     """
     if hasattr(kind, "resolve"):
         try:
-            kind, values = kind.resolve(values, default)
+            kind, values = kind.resolve(values, default)  # type: ignore[attr-defined]
         except VqnmtError as error:
             raise _placed(error, path) from None
         default = None

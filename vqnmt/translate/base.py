@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.words import join_sentences
-from vqnmt.decode.settings import SearchSettings, check_width
+from vqnmt.decode.settings import SearchSettings, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import checked
 from vqnmt.tokens import length_limit
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class BatchTranslator(ABC):
             `teacher_score` where there is a rescorer, else by falling `score`.
         """
         if settings is None:
-            check_width("num_return_sequences", num_return_sequences)
+            checked(Width, num_return_sequences, "num_return_sequences")
             settings = SearchSettings(
                 candidates=num_return_sequences, length_penalty=self.length_penalty
             )
@@ -477,7 +478,7 @@ class BatchTranslator(ABC):
         last = min(len(given), limit - 1)
         if not 0 <= position <= last:
             raise VqnmtError(f"position is {position}; it must be from 0 to {last}")
-        check_width("count", count)
+        checked(Width, count, "count")
         _, log_p = self.force_codes(row, [*given[:position], 0], position + 1)
         here = log_p[position, : self.codebook_size].tolist()
         best = sorted(range(len(here)), key=lambda code: -here[code])[:count]
