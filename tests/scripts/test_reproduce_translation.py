@@ -218,7 +218,7 @@ def test_ablations_compose(
         ),
         (
             ["evaluation.throughput_batches=[0]"],
-            "evaluation.throughput_batches[0] is 0; it must be 1 or more",
+            "evaluation.throughput_batches[0] is 0; it must be 1",
         ),
     ],
 )
