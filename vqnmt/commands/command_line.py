@@ -21,8 +21,8 @@ from vqnmt.commands import hydra_options
 from vqnmt.decode.settings import MOST, MOST_THREADS
 from vqnmt.errors import VqnmtError, missing_extra
 
-# Faults of the machine, which its user can mend, whichever file they are met with. So are all that
-# name a file of the user's; any other OSError is a bug.
+# Errors of the machine, which its user can mend, whichever file they concern. Errors that name a
+# file of the user are mistakes of the user too; any other OSError is a bug.
 MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
@@ -38,7 +38,7 @@ SWITCH = argparse.BooleanOptionalAction
 # The help of --language-model.
 READER = "whether a student that has a trigram model reads its output with its help"
 
-# Where things stand: it decides no number.
+# Keys of places in the file system, which change no result.
 PLACES = ("run", "records", "corpus.cache", "data.cache")
 
 # What a command says that goes on where it was interrupted.
@@ -82,11 +82,11 @@ PLACE = os.path.expanduser
 
 
 def deciding(arguments: list[str], *others: str) -> list[str]:
-    """Return those of a command's overrides that decide numbers: what a record keeps.
+    """Return the overrides of a command that a record keeps: those that can change a result.
 
     Args:
         arguments: The command's overrides.
-        others: Keys that decide none either, beside `PLACES`.
+        others: Keys that change no result either, beside `PLACES`.
     """
     keys = (*PLACES, *others, hydra_options.FOLDER.rstrip("="))
     return [a for a in arguments if a.lstrip("+").partition("=")[0] not in keys]
@@ -114,7 +114,7 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, words)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    # Hydra answers some with errors that are none of its own: corpus=null, +=.
+    # Some overrides, such as corpus=null and +=, make Hydra raise errors of other libraries.
     except Exception as error:
         if not overrides:
             raise
@@ -127,7 +127,7 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
 def run(
     main: Callable[[list[str]], None], config: str | None = None, interrupted: str = RESUMES
 ) -> None:
-    """Run `main` on the command's arguments; a fault of the user's ends in one sentence.
+    """Run `main` on the command's arguments; a mistake of the user ends in one sentence.
 
     Args:
         main: The command.
@@ -178,7 +178,7 @@ def faults_in_sentences(interrupted: str = RESUMES) -> Iterator[None]:
             raise
         _stop(f"error: {missing}", 2)
     except OSError as error:
-        # The reader, `head` say, has had enough.
+        # The reader of a pipe, such as `head`, has closed it.
         if isinstance(error, BrokenPipeError) and _abandon_streams():
             sys.exit(1)
         if not _is_users(error):
@@ -190,7 +190,7 @@ def faults_in_sentences(interrupted: str = RESUMES) -> Iterator[None]:
 
 
 def _is_users(error: OSError) -> bool:
-    """Tell a fault of the machine, or of a file of the user's, from a bug."""
+    """Return whether an error is due to the machine or to a file of the user, not to a bug."""
     if error.errno in MACHINE:
         return True
     if error.errno is None or not isinstance(error.filename, str | bytes):
@@ -207,10 +207,10 @@ def _stop(sentence: str, status: int) -> NoReturn:
 
 
 def _abandon_streams() -> bool:
-    """Let go of streams that take nothing, which Python would else complain of when it ends.
+    """Redirect streams that can no longer be written, or Python would report them when it ends.
 
     Returns:
-        Whether the reader of one of them is gone.
+        Whether the reader of one of them has closed it.
     """
     gone = False
     for stream in (sys.stdout, sys.stderr):
@@ -239,7 +239,7 @@ def _take_streams() -> None:
     """Open what the caller has closed, and print in any encoding."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # Else the next file to be opened would get this number, and what libraries print.
+            # Otherwise the next file to be opened would get this number, and libraries' output.
             opened = os.open(os.devnull, os.O_RDWR)
             if opened != number:
                 os.dup2(opened, number)
@@ -253,7 +253,8 @@ def _take_streams() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but end at once while modules are imported.
 
-    There it would be lost, or become another error, or print its way through all of them.
+    During an import the exception could be swallowed, turned into another one, or print a traceback
+    through every importing module.
     """
     importing = not _running
     while frame is not None and not importing:
