@@ -53,7 +53,8 @@ def _rewritten(word: str, fields: dict[str, Any]) -> str:
         is_text = value[:1] != "["
     else:
         hint = fields.get(plain)
-        is_text = set(typing.get_args(hint) or (hint,)) - {type(None)} == {str}
+        kinds = set(typing.get_args(hint) or (hint,)) - {type(None)}
+        is_text = all(kind is str or isinstance(kind, str) for kind in kinds)  # or a Literal's
     if is_text and value and not _OWN.fullmatch(value):
         if _PATHS.fullmatch(plain):
             value = os.path.expanduser(value)

@@ -1,22 +1,41 @@
 """Plain mappings to typed settings, with the key in every error."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import field_docs, from_mapping, to_flat, to_mapping
+from vqnmt.settings import (
+    PositiveInt,
+    Settings,
+    above,
+    at_least,
+    below,
+    between,
+    check,
+    field_docs,
+    from_mapping,
+    matching,
+    to_flat,
+    to_mapping,
+)
 
 
 @dataclass(kw_only=True)
-class Inner:
-    rate: float = 0.5
-    size: int | None = None
+class Inner(Settings):
+    group: InitVar[str] = "inner"
+    rate: Annotated[float, at_least(0)] = 0.5
+    size: Annotated[int, between(1, 5000)] | None = None
+    kind: Literal["plain", "odd"] = "plain"
+    sizes: list[PositiveInt] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        if self.rate < 0:
-            raise VqnmtError(f"rate is {self.rate}; it must be 0 or more")
+    def __post_init__(self, group: str) -> None:
+        check(self, group)
+        if self.kind == "odd" and (self.size or 1) % 2 == 0:
+            raise VqnmtError(f"{group}.size is {self.size}; set it to 1 or {group}.kind=plain")
 
 
 @dataclass(kw_only=True)
@@ -49,7 +68,10 @@ def test_builds_nested_dataclasses() -> None:
             r"^inner\.raet is not a known key: did you mean rate",
         ),
         ({"name": "x", "inner": 3}, "^inner is 3: it must be a group"),
-        ({"name": "x", "inner": {"rate": -1}}, r"^inner\.rate is -1\.0; it must be 0 or more"),
+        ({"name": "x", "inner": {"rate": -1}}, r"^inner\.rate is -1; it must be 0 or more"),
+        ({"name": "x", "inner": {"size": 5001}}, r"^inner\.size is 5001; .* from 1 to 5,000$"),
+        ({"name": "x", "inner": {"kind": "a"}}, r"^inner\.kind is 'a'; choose one of plain, odd$"),
+        ({"name": "x", "inner": {"sizes": [1, 0]}}, r"^inner\.sizes\[1\] is 0; .* 1 or more$"),
         ({"name": 3}, r"^name is 3 \(int\): it must be of type str"),
         ({"name": "x", "flag": 1}, r"^flag is 1 \(int\): it must be of type bool"),
         ({"name": "x", "inner": {"size": True}}, r"^inner\.size is True \(bool\)"),
@@ -67,30 +89,52 @@ def test_errors_name_the_key(values: dict, message: str) -> None:
         from_mapping(Outer, values)
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("size is 1", "outer.inner.size is 1"),
-        (
-            "kind.size is 1: set kind.rate=2 in kind.",
-            "outer.inner.size is 1: set outer.inner.rate=2 in kind.",
-        ),
-        ("outer.inner.size is 1", "outer.inner.size is 1"),
-        ("file x: no such file", "outer.inner: file x: no such file"),
-    ],
-)
-def test_errors_of_a_dataclass_say_where_it_stands(message: str, expected: str) -> None:
+def test_fields_that_depend_on_each_other_are_named_where_they_stand() -> None:
+    values = {"name": "x", "inner": {"kind": "odd", "size": 2}}
+    with pytest.raises(VqnmtError) as caught:
+        from_mapping(Outer, values, "a.b")
+    assert str(caught.value) == "a.b.inner.size is 2; set it to 1 or a.b.inner.kind=plain"
+    with pytest.raises(VqnmtError, match=r"^inner\.size is 2; set it to 1 or inner\.kind=plain$"):
+        Inner(kind="odd", size=2)
+    with pytest.raises(VqnmtError, match=r"^inner\.size is 4;"):
+        replace(Inner(kind="odd", size=3), size=4)
+
+
+def test_a_dataclass_that_stands_alone_is_named_where_it_stands() -> None:
+    """As quantizers are, which know nothing of settings."""
+
     @dataclass
-    class Kind:
+    class Alone:
         size: int = 1
-        rate: float = 1.0
 
         def __post_init__(self) -> None:
-            raise VqnmtError(message)
+            raise VqnmtError(f"alone.size is {self.size}: set alone.size=2")
 
     with pytest.raises(VqnmtError) as caught:
-        from_mapping(Kind, {}, "outer.inner")
-    assert str(caught.value) == expected
+        from_mapping(Alone, {}, "outer.alone")
+    assert str(caught.value) == "outer.alone.size is 1: set outer.alone.size=2"
+
+
+def test_settings_made_in_python_are_checked_and_converted() -> None:
+    made = Inner(rate=1, size=np.int64(7))  # type: ignore[arg-type]
+    assert (type(made.rate), type(made.size)) == (float, int)
+    with pytest.raises(VqnmtError, match=r"^inner\.rate is 'x' \(str\): it must be of type float"):
+        Inner(rate="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "allowed", "refused", "words"),
+    [
+        (between(1, 5000), [1, 5000], [0, 5001, math.nan], "from 1 to 5,000"),
+        (at_least(0), [0, 1e300], [-1e-9, math.inf, math.nan], "0 or more"),
+        (above(0), [1e-9, math.inf], [0, -1, math.nan], "above 0"),
+        (below(0.5), [0.4, -1], [0.5, math.nan], "below 0.5"),
+        (matching("[a-z]+", "letters"), ["ab"], ["", "a1", "ab\n"], "letters"),
+    ],
+)
+def test_constraints(constraint: Any, allowed: list, refused: list, words: str) -> None:
+    assert all(constraint.holds(value) for value in allowed) and constraint.words == words
+    assert not any(constraint.holds(value) for value in refused)
 
 
 @dataclass(kw_only=True)
@@ -104,7 +148,8 @@ class Place:
 def test_a_group_keeps_the_defaults_of_its_place() -> None:
     assert from_mapping(Place, {"inner": {"rate": 4}}).inner == Inner(rate=4.0, size=3)
     assert from_mapping(Place, {}).inner == Place().inner
-    assert to_mapping(Place) == {"inner": {"rate": 2.0, "size": 3}, "count": 1}
+    inner = {"rate": 2.0, "size": 3, "kind": "plain", "sizes": []}
+    assert to_mapping(Place) == {"inner": inner, "count": 1}
     assert to_mapping(Place(count=5)) == to_mapping(Place) | {"count": 5}
     assert to_mapping(Outer)["words"] == [] and "name" not in to_mapping(Outer)
 

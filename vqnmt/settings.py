@@ -3,14 +3,18 @@
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
+import math
 import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypeVar
 
 from vqnmt.errors import VqnmtError
 
@@ -19,6 +23,86 @@ SettingsT = TypeVar("SettingsT")
 NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
 """Metadata of a field that changes no weight, no translation and no score: how often a training
 reports, or where a file of known content stands. What has been made with another value is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What `Annotated` adds to the type of a field: the values allowed."""
+
+    words: str
+    """The values, in a sentence after "it must be"."""
+    holds: Callable[[Any], bool]
+    """Tells whether a value is allowed."""
+
+
+def between(least: float, most: float, why: str = "") -> Constraint:
+    """Both bounds are allowed; `why` ends the sentence."""
+    return Constraint(f"from {least:,} to {most:,}{why}", lambda value: least <= value <= most)
+
+
+def at_least(least: float) -> Constraint:
+    """Finite, and `least` or more."""
+    return Constraint(f"{least:,} or more", lambda value: least <= value < math.inf)
+
+
+def above(bound: float) -> Constraint:
+    """The bound is not allowed, infinity is."""
+    return Constraint(f"above {bound:,}", lambda value: value > bound)
+
+
+def below(bound: float) -> Constraint:
+    """The bound is not allowed."""
+    return Constraint(f"below {bound:,}", lambda value: value < bound)
+
+
+def matching(pattern: str, words: str) -> Constraint:
+    """Text that a regular expression matches from end to end."""
+    expression = re.compile(pattern, re.DOTALL)
+    return Constraint(words, lambda value: expression.fullmatch(value) is not None)
+
+
+PositiveInt = Annotated[int, at_least(1)]
+NonNegativeInt = Annotated[int, at_least(0)]
+PositiveFloat = Annotated[float, above(0)]
+Fraction = Annotated[float, at_least(0), below(1)]
+Name = Annotated[str, matching(r".*\S.*", "a name, not blank")]
+Seed = Annotated[int, between(0, 2**32 - 1)]
+"""What both numpy and torch take."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Settings:
+    """Base of the settings: a dataclass that checks the types and ranges of its fields.
+
+    The fields' types say what is allowed, `Annotated[int, at_least(1)]` or `Literal["a", "b"]`. A
+    subclass whose fields depend on each other checks that in `__post_init__`, after `check`.
+
+    Raises:
+        VqnmtError: A value has the wrong type or is out of range; the message names the key.
+    """
+
+    group: InitVar[str] = ""
+    """Dotted key of these settings, for errors. Subclasses have a default, `from_mapping` gives the
+    key where they stand."""
+
+    def __post_init__(self, group: str) -> None:
+        """Check every field."""
+        check(self, group)
+
+
+def check(settings: Any, group: str = "") -> None:
+    """Check the types and ranges of the fields of a dataclass; whole numbers become floats.
+
+    Args:
+        settings: The dataclass.
+        group: Its dotted key, for errors.
+
+    Raises:
+        VqnmtError: Names the key, its value and what is allowed.
+    """
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]
+        value = checked(hint, getattr(settings, name), _join(group, name))
+        object.__setattr__(settings, name, value)  # frozen dataclasses too
 
 
 def from_mapping(
@@ -39,53 +123,33 @@ def from_mapping(
         VqnmtError: A key is unknown or missing, or a value has the wrong type or is out of
             range; the message names the key.
     """
-    hints = typing.get_type_hints(kind)
-    fields = [f for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
-    names = [f.name for f in fields]
+    hints = _hints(kind)  # type: ignore[arg-type]
     for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(names)}"
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(hints)}"
             shown = str(key) if str(key).isprintable() else repr(key)
             raise VqnmtError(f"{_join(path, shown)} is not a known key: {remedy}")
     arguments = {}
-    for f in fields:
+    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if not f.init:
+            continue
         key = _join(path, f.name)
         arguments[f.name] = _default(f) if default is None else getattr(default, f.name)
         if f.name in values:
-            arguments[f.name] = _convert(hints[f.name], values[f.name], key, arguments[f.name])
+            arguments[f.name] = checked(hints[f.name], values[f.name], key, arguments[f.name])
         elif arguments[f.name] is dataclasses.MISSING:
             raise VqnmtError(f"{key} is missing: give it a value")
+    if path and issubclass(kind, Settings):
+        arguments["group"] = path
     try:
         return kind(**arguments)
     except VqnmtError as error:
-        raise VqnmtError(_located(str(error), names, path)) from None
-
-
-def _located(text: str, names: list[str], path: str) -> str:
-    """Name the fields by their paths.
-
-    A dataclass does not know that: of "training.steps is 0", raised for the settings under
-    `teacher_training`, this makes "teacher_training.steps is 0".
-    """
-    first = re.match(r"(?:(\w+)\.)?(\w+)", text)
-    if not path or text.startswith(f"{path}.") or first is None:
-        return text
-    if first[2] not in names:
-        return f"{path}: {text}"
-    if first[1] is None:
-        return f"{path}.{text}"
-    return re.sub(rf"\b{first[1]}\.(?=\w)", f"{path}.", text)
-
-
-def check_seed(seed: int) -> None:
-    """Check the seed of a run.
-
-    Raises:
-        VqnmtError: numpy or torch would not take it.
-    """
-    if not 0 <= seed < 2**32:
-        raise VqnmtError(f"seed is {seed}; it must be 0 or more and below 2^32")
+        if issubclass(kind, Settings):
+            raise
+        # A dataclass that stands alone, such as a quantizer's, names its keys by its own group.
+        own = path.rpartition(".")[2]
+        raise VqnmtError(str(error).replace(f"{own}.", f"{path}.")) from error
 
 
 def _join(path: str, key: object) -> str:
@@ -97,32 +161,85 @@ def _default(f: dataclasses.Field[Any]) -> Any:
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
-def _convert(hint: Any, value: Any, key: str, default: Any = None) -> Any:
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the annotated type of each field that a dataclass is made from."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+
+
+def checked(hint: Any, value: Any, key: str, default: Any = None) -> Any:
+    """Return the value in the type that a hint asks for.
+
+    Args:
+        hint: A type, `Literal`, `Annotated` with constraints, a list of one, a union of several, or
+            a dataclass.
+        value: Of any type; a mapping for a dataclass.
+        key: Its dotted key, for errors.
+        default: Has the fields of a dataclass that the value lacks.
+
+    Raises:
+        VqnmtError: Names the key, its value and what is allowed.
+    """
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise VqnmtError(f"{key} is {value!r:.80}: it must be a group of keys")
         return from_mapping(hint, value, key, default if isinstance(default, hint) else None)
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in allowed:
-        return None
+    alternatives = _alternatives(hint)
+    for plain, kinds, constraints in alternatives:
+        if type(value) in kinds or any(_is_of(value, kind) for kind in kinds):
+            return _in_range(plain, constraints, value, key)
+    types_of = dict.fromkeys(kind for _, kinds, _ in alternatives for kind in kinds)
+    names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in types_of)
+    shown = f"{_shown(value)} ({type(value).__name__})"
+    raise VqnmtError(f"{key} is {shown}: it must be of type {names}")
+
+
+@functools.cache
+def _alternatives(hint: Any) -> list[tuple[Any, list[type], list[Constraint]]]:
+    """Return the hints of a union without their constraints, the types of values, constraints."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    found: list[tuple[Any, list[type], list[Constraint]]] = []
+    for one in typing.get_args(hint) if union else (hint,):
+        annotated = typing.get_origin(one) is Annotated
+        plain, *constraints = typing.get_args(one) if annotated else (one,)
+        if typing.get_origin(plain) is Literal:
+            kinds = [type(choice) for choice in typing.get_args(plain)]
+        else:
+            kinds = [object if plain is Any else typing.get_origin(plain) or plain]
+        found.append((plain, kinds, constraints))
+    return found
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    """Tell whether a value has a type; whole numbers are floats too, and bools are no numbers."""
+    if isinstance(value, bool):
+        return kind in (bool, object)
+    abstract: dict[type, type] = {int: Integral, float: Real}
+    return isinstance(value, abstract.get(kind, kind))
+
+
+def _shown(value: Any) -> str:
+    large = isinstance(value, int) and abs(value) >= 2**63
+    return "a number beyond 2^63" if large else f"{value!r:.80}"
+
+
+def _in_range(hint: Any, constraints: list[Constraint], value: Any, key: str) -> Any:
+    """Return a value of the right type, as a built-in number, if it is one of those allowed."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        value = [checked(arguments[0], one, f"{key}[{i}]") for i, one in enumerate(value)]
+    elif typing.get_origin(hint) is Literal and value not in arguments:
+        choices = [str(one).lower() if isinstance(one, bool) else one for one in arguments]
+        raise VqnmtError(f"{key} is {_shown(value)}; choose one of {', '.join(choices)}")
+    if not all(constraint.holds(value) for constraint in constraints):
+        words = " and ".join(constraint.words for constraint in constraints)
+        raise VqnmtError(f"{key} is {_shown(value)}; it must be {words}")
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise VqnmtError(f"{key} is a number beyond 2^63: it must be smaller")
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return value if int in allowed else float(value)
-    plain = tuple(typing.get_origin(a) or a for a in allowed if a is not Any)
-    exact = isinstance(value, plain) and (bool in plain or not isinstance(value, bool))
-    if Any not in allowed and not exact:
-        kinds = " or ".join(getattr(a, "__name__", str(a)) for a in plain)
-        raise VqnmtError(
-            f"{key} is {value!r:.80} ({type(value).__name__}): it must be of type {kinds}"
-        )
-    lists = [a for a in allowed if typing.get_origin(a) is list]
-    if isinstance(value, list) and lists:
-        (inner,) = typing.get_args(lists[0])
-        return [_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value)]
-    return value
+        raise VqnmtError(f"{key} is {_shown(value)}: it must be smaller")
+    return hint(value) if hint in (int, float) else value
 
 
 def deciding(settings: Any) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def test_threads_are_not_tied_to_cores_that_are_forbidden() -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_a_number_of_threads_out_of_range(threads: int) -> None:
-    with pytest.raises(VqnmtError, match=rf"threads is {threads}; it must be from 1 to 1024"):
+    with pytest.raises(VqnmtError, match=rf"threads is {threads}; it must be from 1 to 1,024"):
         load_translator(PRETRAINED, threads=threads)
 
 

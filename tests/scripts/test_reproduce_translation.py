@@ -214,9 +214,12 @@ def test_ablations_compose(
         (["seeds=[]"], "seeds is []; give one whole number or more"),
         (
             ["decoding.candidates=0"],
-            "decoding.candidates is 0; it must be a whole number from 1 to 1000",
+            "decoding.candidates is 0; it must be from 1 to 1,000",
         ),
-        (["evaluation.throughput_batches=[0]"], "evaluation.throughput_batches is [0]"),
+        (
+            ["evaluation.throughput_batches=[0]"],
+            "evaluation.throughput_batches[0] is 0; it must be 1",
+        ),
     ],
 )
 def test_mistakes(table: Table, script: Callable, changes: list[str], part: str) -> None:

@@ -194,8 +194,8 @@ def test_what_it_writes_keeps_the_invariants(
         ("Hello", 1, "^sentences is 'Hello' of type str: give a list of strings"),
         (["a", None], 1, r"^sentences\[1\] is None"),
         (["a\udce4"], 1, r"^sentences\[0\] has a lone surrogate"),
-        (["a"], 0, "^beam is 0; it must be a whole number from 1 to 1000"),
-        (["a"], 10**9, "^beam is 1000000000; it must be"),
+        (["a"], 0, "^beam is 0; it must be from 1 to 1,000$"),
+        (["a"], 10**9, "^beam is 1000000000; it must be from 1 to 1,000$"),
     ],
 )
 def test_wrong_arguments_are_refused(

@@ -3,18 +3,31 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry, catalogue_entry
-from vqnmt.data.filters import PairFilter
+from vqnmt.data.filters import PairFilter, Ratio
 from vqnmt.data.pieces import LocalParallel, LocalTsv, Piece
 from vqnmt.data.readers import content_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import NO_NUMBER, deciding
+from vqnmt.settings import (
+    NO_NUMBER,
+    PositiveInt,
+    Settings,
+    above,
+    below,
+    check,
+    deciding,
+    matching,
+)
 from vqnmt.streams import MOST_BYTES
+
+# It becomes part of file names.
+Language = Annotated[str, matching("[A-Za-z0-9_-]+", "a language code of letters, digits, - and _")]
+Share = Annotated[float, above(0), below(0.5)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,8 +64,10 @@ class TextFiles:
 
 
 @dataclass(kw_only=True, slots=True)
-class CorpusConfig:
-    """Which corpus, in which direction, split and filtered how; validates itself."""
+class CorpusConfig(Settings):
+    """Which corpus, in which direction, split and filtered how."""
+
+    group: InitVar[str] = "corpus"
 
     # Raised whenever prepared files can no longer be used. A folder that stands is used as it is,
     # even where this version would normalise or split its text otherwise.
@@ -61,10 +76,10 @@ class CorpusConfig:
     name: str = "homeassistant"
     """Entry of the catalogue; "files" for the user's own text."""
 
-    source_language: str = "en"
+    source_language: Language = "en"
     """Language code to translate from."""
 
-    target_language: str = "de"
+    target_language: Language = "de"
     """Language code to translate into."""
 
     cache: str = field(default="data", metadata=NO_NUMBER)
@@ -79,53 +94,37 @@ class CorpusConfig:
     test: TextFiles = field(default_factory=TextFiles)
     """name=files only: the test text; empty: split off the training text."""
 
-    valid_share: float | None = None
+    valid_share: Share | None = None
     """Share of the training text to split off where there is no validation text; None: the
     catalogue's. A share, not a count, so that added text never moves a sentence across."""
 
-    test_share: float | None = None
+    test_share: Share | None = None
     """The same for the test text."""
 
-    min_test_words: int = 4
+    min_test_words: PositiveInt = 4
     """Sentences that we split off have at least this many source words, or characters of a script
     without blanks between words (official sets: as is)."""
 
-    max_words: int = 100
+    max_words: PositiveInt = 100
     """Longest side of a training pair, in words, or in characters of a script without blanks
     between words, such as Chinese: there 200 or more may be better."""
 
-    max_ratio: float = 3.0
+    max_ratio: Ratio = 3.0
     """Largest (longer + 10) / (shorter + 10), lengths in characters, of a training pair. For a
     language pair such as Chinese-English, whose lengths differ by nature, take 6 or more."""
 
     keep_pattern: str | None = None
     """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
 
-    max_line_bytes: int = field(default=MOST_BYTES, metadata=NO_NUMBER)
+    max_line_bytes: PositiveInt = field(default=MOST_BYTES, metadata=NO_NUMBER)
     """name=files only: a longer line is refused; memory grows with it."""
 
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            VqnmtError: A value is out of range or does not fit the others (names the key).
-        """
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that languages and files fit the name."""
+        check(self, group)
         entry = catalogue_entry(self.name)
-        self.pair_filter()
         self._check_languages(entry)
         self._check_files()
-        if self.max_line_bytes < 1:
-            raise VqnmtError(
-                f"corpus.max_line_bytes is {self.max_line_bytes}: it must be 1 or more"
-            )
-        for key in ("valid_share", "test_share"):
-            share = getattr(self, key)
-            if share is not None and not 0 < share < 0.5:
-                raise VqnmtError(f"corpus.{key} is {share}: it must lie between 0 and 0.5")
-        if self.min_test_words < 1:
-            raise VqnmtError(
-                f"corpus.min_test_words is {self.min_test_words}: it must be 1 or more"
-            )
         if self.keep_pattern is not None:
             try:
                 re.compile(self.keep_pattern)
@@ -137,12 +136,6 @@ class CorpusConfig:
 
     def _check_languages(self, entry: Entry) -> None:
         asked = (self.source_language, self.target_language)
-        for key, code in zip(("source_language", "target_language"), asked, strict=True):
-            # The code becomes part of file names.
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", code):
-                raise VqnmtError(
-                    f"corpus.{key} is {code!r}: use a language code of letters, digits and -"
-                )
         if asked[0] == asked[1]:
             raise VqnmtError(f"corpus.source_language and target_language are both {asked[0]!r}")
         if entry.languages and set(asked) != set(entry.languages):

@@ -1,13 +1,16 @@
 """What makes a sentence pair unfit for training."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from vqnmt.data.words import count_words
-from vqnmt.errors import VqnmtError
+from vqnmt.settings import PositiveInt, above, check
 
 # Characters added to both sides of a length ratio. "OK" against "In Ordnung" is 5.0 by plain
 # division and (10 + 10) / (2 + 10) = 1.7 so; on long sentences the addition is not felt.
 _RATIO_SLACK = 10
+
+Ratio = Annotated[float, above(1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +23,12 @@ class PairFilter:
             10 makes the limit milder for short labels.
     """
 
-    max_words: int = 100
-    max_ratio: float = 3.0
+    max_words: PositiveInt = 100
+    max_ratio: Ratio = 3.0
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing can pass."""
-        if self.max_words < 1:
-            raise VqnmtError(f"corpus.max_words is {self.max_words}: it must be 1 or more")
-        if not self.max_ratio > 1:
-            raise VqnmtError(f"corpus.max_ratio is {self.max_ratio}: it must be above 1")
+        """Check the limits."""
+        check(self, "corpus")
 
     def reason(self, source: str, target: str) -> str | None:
         """Return why the pair is unfit ("empty", "too long" or "length ratio"), or None if fit.

@@ -7,10 +7,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import sentencepiece
@@ -21,6 +21,7 @@ from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.settings import Settings, between
 from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 # Their names in sentencepiece, unless a text keeps such a string whole.
@@ -42,26 +43,22 @@ _ENCODED = 10_000
 # With this many sentences the time to start threads is negligible.
 _THREADED = 1000
 
+Size = Annotated[
+    int,
+    between(300, _MOST_PIECES, ": 4 special pieces, 256 bytes and the letters are among them"),
+]
+
 
 @dataclass(kw_only=True, slots=True)
-class VocabularyConfig:
-    """Size and kind of the vocabulary; validates itself."""
+class VocabularyConfig(Settings):
+    """Size and kind of the vocabulary."""
 
-    size: int = 2000
+    group: InitVar[str] = "vocabulary"
+    size: Size = 2000
     """Pieces, with the 4 special ones and the 256 bytes."""
 
-    model_type: str = "unigram"
+    model_type: Literal["unigram", "bpe"] = "unigram"
     """Segmentation model of sentencepiece: unigram or bpe."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 300 <= self.size <= _MOST_PIECES:
-            raise VqnmtError(
-                f"vocabulary.size is {self.size}: it must be 300 or more (4 special pieces, 256 "
-                f"bytes and the letters), and {_MOST_PIECES:,} or less"
-            )
-        if self.model_type not in ("unigram", "bpe"):
-            raise VqnmtError(f"vocabulary.model_type is {self.model_type!r}: choose unigram or bpe")
 
 
 class Vocabulary:

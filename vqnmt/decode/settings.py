@@ -1,73 +1,48 @@
 """Search settings that every model and every engine takes, and their bounds. No PyTorch."""
 
-import math
+import sys
 from dataclasses import dataclass
-from numbers import Integral, Real
+from typing import Annotated
 
-from vqnmt.errors import VqnmtError
+from vqnmt.settings import at_least, between, check
 
 MOST = 1000
 """The largest beam and the most candidates: each needs the memory of one sentence."""
 
 MOST_THREADS = 1024
-"""The most threads that a translation may be asked to run on."""
+Threads = Annotated[int, between(1, MOST_THREADS)]
+"""Threads that a translation runs on."""
 
-LEAST_TEMPERATURE = 1e-6
+Width = Annotated[int, between(1, MOST)]
+"""Of a beam, or a number of candidates."""
+
+Temperature = Annotated[float, at_least(1e-6)]
 """Below it only the likeliest symbol would be drawn, and the division by it can overflow."""
-
-
-def check_width(key: str, value: object) -> None:
-    """Check a beam or a number of candidates.
-
-    Raises:
-        VqnmtError: It is not a whole number from 1 to `MOST`.
-    """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not 1 <= value <= MOST:  # type: ignore[operator]
-        raise VqnmtError(f"{key} is {value!r}; it must be a whole number from 1 to {MOST}")
-
-
-def check_temperature(key: str, value: object) -> None:
-    """Check a temperature.
-
-    Raises:
-        VqnmtError: It is below `LEAST_TEMPERATURE`, infinite or not a number.
-    """
-    if not (isinstance(value, Real) and LEAST_TEMPERATURE <= float(value) < math.inf):
-        raise VqnmtError(
-            f"{key} is {value!r}; it must be a number, {LEAST_TEMPERATURE} or more, and finite"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSettings:
     """How sequences are searched, and how many candidates each sentence gets."""
 
-    beam: int = 1
+    beam: Width = 1
     """Hypotheses kept for each sentence; 1 is greedy search. Raised to `candidates` if lower."""
-    candidates: int = 1
+    candidates: Width = 1
     """Sequences wanted for each sentence."""
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """Above 0: candidates are drawn from p ** (1 / temperature), and `beam` does not matter."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, at_least(-sys.float_info.max)] = 1.0
     """Finished hypotheses are compared by log-probability / length ** this."""
     language_model: bool = True
     """Whether the decoder's output of a latent model is read with its trigram model, if it has one;
     otherwise the best path is read."""
 
     def __post_init__(self) -> None:
-        """Check every value that the types leave open.
+        """Check every field.
 
         Raises:
             VqnmtError: Names the setting, its value and the values allowed.
         """
-        for key in ("beam", "candidates"):
-            check_width(key, getattr(self, key))
-        if self.temperature is not None:
-            check_temperature("temperature", self.temperature)
-        penalty = self.length_penalty
-        if not (isinstance(penalty, Real) and math.isfinite(penalty)):
-            raise VqnmtError(f"length_penalty is {penalty!r}; it must be a finite number")
+        check(self)
 
     @property
     def greedy(self) -> bool:

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,38 +23,27 @@ from vqnmt.models import LatentTransformer
 from vqnmt.progress import Progress
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.statistics import perplexity
+from vqnmt.settings import NonNegativeInt, PositiveInt, Settings
 from vqnmt.translate.pytorch import Translator
 
 
 @dataclass(kw_only=True, slots=True)
-class CollapseConfig:
+class CollapseConfig(Settings):
     """How the codebooks are trained."""
 
-    codebook_size: int = 512
+    group: InitVar[str] = "collapse"
+    codebook_size: PositiveInt = 512
     """K."""
-    steps: int = 500
+    steps: NonNegativeInt = 500
     """Codebook steps; 0 skips this part."""
-    batch: int = 1024
+    batch: PositiveInt = 1024
     """N, vectors in each step."""
-    vectors: int = 65536
+    vectors: PositiveInt = 65536
     """Vectors to draw the batches from, at most; fewer where the text has fewer."""
-    dim: int = 16
+    dim: PositiveInt = 16
     """d of the Gaussian vectors; the encoder's have their own."""
     offset: float = 3.0
     """Their mean in every dimension; their covariance is the identity."""
-
-    def __post_init__(self) -> None:
-        """Check every value that the types leave open.
-
-        Raises:
-            VqnmtError: Names the key, its value and the values allowed.
-        """
-        for key in ("codebook_size", "steps", "batch", "vectors", "dim"):
-            least = 0 if key == "steps" else 1
-            if getattr(self, key) < least:
-                raise VqnmtError(
-                    f"collapse.{key} is {getattr(self, key)}; it must be {least} or more"
-                )
 
 
 @dataclass(slots=True)

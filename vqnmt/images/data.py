@@ -5,9 +5,9 @@ import os
 import warnings
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,23 +19,26 @@ from vqnmt.errors import VqnmtError
 from vqnmt.images import cifar
 from vqnmt.images.cifar import Images
 from vqnmt.progress import Progress, print_once
-from vqnmt.settings import NO_NUMBER
+from vqnmt.settings import NO_NUMBER, PositiveInt, Settings, above, below, between, check
 from vqnmt.splits import HashSplit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Pixels of a side: no model of ours could train on a larger image.
 _LARGEST = 4096
 
+Share = Annotated[float, above(0), below(0.5)]
+
 
 @dataclass(kw_only=True, slots=True)
-class ImageDataConfig:
-    """Which images, of what size, split how; validates itself."""
+class ImageDataConfig(Settings):
+    """Which images, of what size, split how."""
 
-    name: str = "cifar10"
+    group: InitVar[str] = "data"
+    name: Literal["cifar10", "folder"] = "cifar10"
     """`cifar10`, or `folder` for the user's own PNG, JPEG, WebP and BMP files."""
     cache: str = field(default="data", metadata=NO_NUMBER)
     """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
-    size: int = 32
+    size: Annotated[int, between(2, _LARGEST)] = 32
     """Height and width in pixels, 2 to 4096."""
     resize: bool = False
     """Whether images of another size are cropped to a square and resized; else they are refused."""
@@ -45,26 +48,21 @@ class ImageDataConfig:
     """name=folder only: the validation images; None: split off the training images."""
     test: str | None = field(default=None, metadata=NO_NUMBER)
     """name=folder only: the test images; None: split off the training images."""
-    valid_share: float = 0.1
+    valid_share: Share = 0.1
     """Share of the training images for validation. CIFAR-10: 0.1 are the last 5,000. A folder: by
     a hash of the pixels, so that neither names nor added files move an image."""
-    test_share: float = 0.1
+    test_share: Share = 0.1
     """name=folder only: the same for testing."""
-    max_train: int | None = None
+    max_train: PositiveInt | None = None
     """Train on this many images; None: on all."""
-    max_valid: int | None = None
+    max_valid: PositiveInt | None = None
     """Validate on this many images; None: on all."""
-    max_test: int | None = None
+    max_test: PositiveInt | None = None
     """Test on this many images; None: on all. Records of all images say so."""
 
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            VqnmtError: A value is out of range or does not fit the others (names the key).
-        """
-        if self.name not in ("cifar10", "folder"):
-            raise VqnmtError(f"data.name is {self.name!r}; choose cifar10 or folder")
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that the files fit the name."""
+        check(self, group)
         if self.name == "cifar10" and self.size != 32:
             raise VqnmtError(f"data.size is {self.size}; images of data.name=cifar10 have 32")
         given = [key for key in ("train", "valid", "test") if getattr(self, key) is not None]
@@ -72,17 +70,6 @@ class ImageDataConfig:
             raise VqnmtError(f"data.{given[0]} is set: use data=folder for your own images")
         if self.name == "folder" and self.train is None:
             raise VqnmtError("data.train is empty: give it the folder of your training images")
-        if not 2 <= self.size <= _LARGEST:
-            raise VqnmtError(f"data.size is {self.size}; it must lie between 2 and {_LARGEST}")
-        for key in ("valid_share", "test_share"):
-            if not 0 < getattr(self, key) < 0.5:
-                raise VqnmtError(
-                    f"data.{key} is {getattr(self, key)}; it must lie between 0 and 0.5"
-                )
-        for key in ("max_train", "max_valid", "max_test"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise VqnmtError(f"data.{key} is {value}; it must be 1 or more, or null")
 
 
 @dataclass(slots=True)

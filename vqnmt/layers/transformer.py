@@ -5,7 +5,7 @@ bool, True at real positions; masked positions never influence real ones.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,43 +13,35 @@ from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
 from vqnmt.layers.basic import Dropout, stack
+from vqnmt.settings import Fraction, PositiveInt, Settings, check
 
 
 @dataclass(kw_only=True, slots=True)
-class TransformerConfig:
+class TransformerConfig(Settings):
     """The size of a stack of Transformer layers."""
 
-    dim: int = 128
+    group: InitVar[str] = "transformer"
+    dim: PositiveInt = 128
     """Model width d."""
-    feedforward: int = 512
+    feedforward: PositiveInt = 512
     """Width of the feed-forward layer."""
-    heads: int = 4
+    heads: PositiveInt = 4
     """Attention heads; divides `dim`."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout on embeddings and on every sub-layer's output."""
 
-    def __post_init__(self) -> None:
-        """Check every value that the types leave open.
-
-        Raises:
-            VqnmtError: Names the key, its value and the values allowed.
-        """
-        for key in ("dim", "feedforward", "heads"):
-            if getattr(self, key) < 1:
-                raise VqnmtError(f"transformer.{key} is {getattr(self, key)}; it must be 1 or more")
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and the width against the heads and the positions."""
+        check(self, group)
         if self.dim % 2:
             raise VqnmtError(
-                f"transformer.dim is {self.dim}; it must be even, because a position is written "
+                f"{group}.dim is {self.dim}; it must be even, because a position is written "
                 "in pairs of a sine and a cosine"
             )
         if self.dim % self.heads:
             raise VqnmtError(
-                f"transformer.heads is {self.heads}, which does not divide transformer.dim="
+                f"{group}.heads is {self.heads}, which does not divide {group}.dim="
                 f"{self.dim}: choose a number of heads that does"
-            )
-        if not 0 <= self.dropout < 1:
-            raise VqnmtError(
-                f"transformer.dropout is {self.dropout}; it must be 0 or more and below 1"
             )
 
 

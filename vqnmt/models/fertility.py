@@ -9,16 +9,16 @@ of after it; a position may attend to itself; there is no fine-tuning by reinfor
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.errors import VqnmtError
 from vqnmt.layers import Decoder, DecoderState, Dropout, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import Attention, attention_mask
 from vqnmt.models.shared import TiedEmbedding, append_eos, length_limits
+from vqnmt.settings import PositiveInt, Settings
 from vqnmt.tokens import BOS, EOS, PAD
 
 # Most positions whose scores over all pieces are in memory at once.
@@ -29,26 +29,18 @@ Aligner = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(kw_only=True, slots=True)
-class FertilityConfig:
+class FertilityConfig(Settings):
     """Size of the fertility NAT."""
 
+    group: InitVar[str] = "student"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of both stacks."""
     encoder_layers: int = 3
     """Layers of the encoder."""
     decoder_layers: int = 3
     """Layers of the parallel decoder."""
-    max_fertility: int = 50
+    max_fertility: PositiveInt = 50
     """F: the largest fertility that is predicted."""
-
-    def __post_init__(self) -> None:
-        """Check every value that the types leave open.
-
-        Raises:
-            VqnmtError: Names the key, its value and the values allowed.
-        """
-        if self.max_fertility < 1:
-            raise VqnmtError(f"student.max_fertility is {self.max_fertility}; it must be 1 or more")
 
 
 class FertilityTransformer(nn.Module):

@@ -6,7 +6,8 @@ P = upsampling * L * 2^n_c output positions, d model width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +28,15 @@ from vqnmt.layers.transformer import DecoderLayer, Positions, attention_mask
 from vqnmt.models.outputs import OUTPUTS
 from vqnmt.models.shared import TiedEmbedding, append_eos
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.settings import Fraction, Settings, between, check
 from vqnmt.tokens import PAD, UNK
 
 
 @dataclass(kw_only=True, slots=True)
-class LatentConfig:
+class LatentConfig(Settings):
     """Size, bottleneck and losses of the latent Transformer."""
 
+    group: InitVar[str] = "student"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """Width, heads and dropout of all stacks."""
     quantizer: QuantizerConfig = field(
@@ -46,11 +49,11 @@ class LatentConfig:
     """Layers of the autoregressive latent predictor."""
     decoder_layers: int = 3
     """Layers of the parallel output decoder."""
-    compression: int = 3
+    compression: Annotated[int, between(0, 6)] = 3
     """n_c: a code stands for 2^n_c target tokens."""
     residual_convolutions: int = 1
     """Convolutions in each residual block of compressor and decompressor."""
-    output: str = "ctc"
+    output: Literal["ctc", "cross_entropy"] = "ctc"
     """`ctc`, or `cross_entropy` at fixed positions as in Roy et al. 2018."""
     upsampling: int = 2
     """Output positions a decoder position; 1 with `cross_entropy`, 2 or more with `ctc`."""
@@ -65,7 +68,7 @@ class LatentConfig:
     """Probability that the compressor reads an unknown word instead of a target token."""
     code_noise: float = 0.1
     """Probability that the decoder trains on the predictor's own choice instead of a code."""
-    continuous_start: float = 0.1
+    continuous_start: Fraction = 0.1
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
     to one point; codes that start from latents in use stay apart."""
@@ -75,38 +78,24 @@ class LatentConfig:
     """The reference code's curriculum: positions take the target's embedding with probability
     1 - p, where p rises from 0 to 1 over training; with `cross_entropy` only."""
 
-    def __post_init__(self) -> None:
-        """Check every value that the types leave open.
-
-        Raises:
-            VqnmtError: Names the key, its value and the values allowed.
-        """
-        if self.output not in OUTPUTS:
-            raise VqnmtError(
-                f"student.output is {self.output!r}; choose one of {', '.join(sorted(OUTPUTS))}"
-            )
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that the others fit the output."""
+        check(self, group)
         if self.output == "cross_entropy" and self.upsampling != 1:
             raise VqnmtError(
-                f"student.upsampling is {self.upsampling}, but cross_entropy has one position "
-                "for each token: set student.upsampling=1 or student.output=ctc"
+                f"{group}.upsampling is {self.upsampling}, but cross_entropy has one position "
+                f"for each token: set {group}.upsampling=1 or {group}.output=ctc"
             )
         if self.output == "ctc" and self.upsampling < 2:
             raise VqnmtError(
-                f"student.upsampling is {self.upsampling}, but ctc needs positions for blanks: "
+                f"{group}.upsampling is {self.upsampling}, but ctc needs positions for blanks: "
                 "set 2 or more"
             )
         if self.gold_mixing and self.output != "cross_entropy":
             raise VqnmtError(
-                "student.gold_mixing is true, but ctc has no fixed position for a token: "
-                "set student.output=cross_entropy or student.gold_mixing=false"
+                f"{group}.gold_mixing is true, but ctc has no fixed position for a token: "
+                f"set {group}.output=cross_entropy or {group}.gold_mixing=false"
             )
-        if not 0 <= self.continuous_start < 1:
-            raise VqnmtError(
-                f"student.continuous_start is {self.continuous_start}; it must be 0 or more and "
-                "below 1"
-            )
-        if not 0 <= self.compression <= 6:
-            raise VqnmtError(f"student.compression is {self.compression}; choose 0 to 6")
 
 
 class LatentTransformer(nn.Module):

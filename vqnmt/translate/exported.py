@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.workers import available_cores
 from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel, load_language_model
-from vqnmt.decode.settings import MOST_THREADS, SearchSettings
+from vqnmt.decode.settings import SearchSettings, Threads
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import between, checked
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
 from vqnmt.translate.base import BatchTranslator, Translation
-from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, check_range, read_config
+from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, read_config
 
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
@@ -34,56 +35,38 @@ PRECISIONS = ("fp32", "int8")
 PREVIOUS = ".previous"
 """Subfolder of an export that holds the previous one while a new one is moved into its place; the
 previous one is loaded until the new one is complete."""
-# Bounds on n_c and on the output positions for each token, far above those of real models.
-_MOST_COMPRESSION, _MOST_UPSAMPLING = 16, 64
 
 
 @dataclasses.dataclass(kw_only=True)
 class ExportConfig(ModelConfig):
     """What config.json says of an export."""
 
-    precision: str
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        if self.precision not in PRECISIONS:
-            raise VqnmtError(
-                f"precision is {self.precision!r:.40}; choose one of {', '.join(PRECISIONS)}"
-            )
+    precision: Literal["fp32", "int8"]
 
 
 @dataclasses.dataclass(kw_only=True)
 class LatentExportConfig(ExportConfig):
     """What config.json says of an exported latent model."""
 
-    compression: int
+    compression: Annotated[int, between(0, 16)]
     """n_c."""
     positions_per_code: int
     """2^n_c * upsampling."""
-    output: str
-    blank_penalty: float = 0.0
+    output: Literal["ctc", "cross_entropy"]
+    blank_penalty: Annotated[float, between(-1e6, 1e6)] = 0.0
     """0 in earlier exports, whose graph subtracts it itself and returns one piece a position."""
-    repeatable: list[int] | None = None
+    repeatable: list[Annotated[int, between(0, MOST_PIECES)]] | None = None
     """Pieces that may occur twice in a row; None, as in earlier exports, allows it for all."""
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        check_range(self, "compression", 0, _MOST_COMPRESSION)
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and the positions against the compression."""
+        super().__post_init__(group)
         stride = 2**self.compression
-        check_range(self, "positions_per_code", stride, stride * _MOST_UPSAMPLING)
-        if self.positions_per_code % stride:
+        if self.positions_per_code not in range(stride, (64 + 1) * stride, stride):
             raise VqnmtError(
                 f"positions_per_code is {self.positions_per_code}; it must be a multiple of "
-                f"2 ** compression, {stride}"
+                f"2 ** compression, {stride}, and {64 * stride} or less"
             )
-        if self.output not in ("ctc", "cross_entropy"):
-            raise VqnmtError(f"output is {self.output!r:.40}; choose ctc or cross_entropy")
-        check_range(self, "blank_penalty", -1e6, 1e6)
-        for piece in self.repeatable or ():
-            if not 0 <= piece <= MOST_PIECES:
-                raise VqnmtError(f"repeatable has {piece}; a piece is from 0 to {MOST_PIECES}")
 
 
 def load_exported(folder: Path | str, threads: int | None = None) -> BatchTranslator:
@@ -98,8 +81,7 @@ def load_exported(folder: Path | str, threads: int | None = None) -> BatchTransl
         VqnmtError: A file is missing or damaged, the folder is of another version, its engine is
             not installed, or `threads` is out of range.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    checked(Threads | None, threads, "threads")
     if (Path(folder) / PREVIOUS / "config.json").is_file():
         folder = Path(folder) / PREVIOUS
     if (Path(folder) / "ctranslate2").is_dir():

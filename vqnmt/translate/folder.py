@@ -2,50 +2,37 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from vqnmt.checksums import AGAIN, check_files, refuse_large
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import from_mapping
+from vqnmt.settings import Constraint, Settings, between, from_mapping
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
 # Pieces of the largest vocabulary: the key of a trigram, see `vqnmt.decode.language_model`, fits
 # into 63 bits.
 MOST_PIECES = (1 << 21) - 1
-_MOST_TOKENS = 1_000_000
+
+Language = Annotated[
+    str, Constraint("a language code", lambda code: 0 < len(code) <= 100 and code.isprintable())
+]
 
 
 @dataclasses.dataclass(kw_only=True)
-class ModelConfig:
-    """The keys that the config.json of every model folder has; it checks their values."""
+class ModelConfig(Settings):
+    """The keys that the config.json of every model folder has."""
 
     model_type: str
     format: int
-    source_language: str
-    target_language: str
-    max_source_tokens: int
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        check_range(self, "max_source_tokens", 1, _MOST_TOKENS)
-        for key in ("source_language", "target_language"):
-            value = getattr(self, key)
-            if not (0 < len(value) <= 100 and value.isprintable()):
-                raise VqnmtError(f"{key} is {value!r:.40}; it must be a language code")
+    source_language: Language
+    target_language: Language
+    max_source_tokens: Annotated[int, between(1, 1_000_000)]
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
-
-
-def check_range(config: object, key: str, least: float, most: float) -> None:
-    """Refuse a number of `config` that is not from `least` to `most`, not a number included."""
-    value = getattr(config, key)
-    if not least <= value <= most or not math.isfinite(value):
-        raise VqnmtError(f"{key} is {value}; it must be from {least} to {most}")
 
 
 def read_values(folder: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from vqnmt.decode.settings import MOST_THREADS
+from vqnmt.decode.settings import Threads
 from vqnmt.errors import VqnmtError
+from vqnmt.settings import checked
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import EXPORTED, read_values
 
@@ -28,8 +29,7 @@ def load_translator(
             not installed, or an option is not for this folder or this machine.
     """
     folder = Path(folder)
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise VqnmtError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}")
+    checked(Threads | None, threads, "threads")
     if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.translate.exported import load_exported
 

@@ -5,7 +5,7 @@ that of a latent model with CTC output `language_model.npz` too.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
-from vqnmt.settings import from_mapping
+from vqnmt.settings import between, from_mapping
 from vqnmt.tokens import UNK
-from vqnmt.translate.folder import MOST_PIECES, ModelConfig, check_range
+from vqnmt.translate.folder import MOST_PIECES, ModelConfig
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.
 FORMAT = 3
@@ -37,13 +37,8 @@ class SavedConfig(ModelConfig):
 
     architecture: str
     settings: dict[str, Any]
-    vocabulary_size: int
+    vocabulary_size: Annotated[int, between(1, MOST_PIECES)]
     written_pieces: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values; those of `settings` are the architecture's to check."""
-        super().__post_init__()
-        check_range(self, "vocabulary_size", 1, MOST_PIECES)
 
 
 class TranslationConfig(PretrainedConfig):

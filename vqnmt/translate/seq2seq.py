@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vqnmt.data.normalization import clean_output, is_translatable, normalize
-from vqnmt.decode.settings import check_width
+from vqnmt.decode.settings import Width
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
+from vqnmt.settings import checked
 from vqnmt.tokens import length_limit
 from vqnmt.translate.base import Translation, as_sentences, untranslated
 
@@ -106,7 +107,7 @@ class TransformersTranslator:
             VqnmtError: Sources are longer than the model takes or no strings, or `beam` is out of
                 range.
         """
-        check_width("beam", beam)
+        checked(Width, beam, "beam")
         sentences = as_sentences(sentences)
         translations = [untranslated(sentence) for sentence in sentences]
         order = [i for i, sentence in enumerate(sentences) if is_translatable(sentence)]

@@ -32,7 +32,7 @@ def build_image_model(config: ImageModelConfig, image_size: int) -> ImageModel:
         VqnmtError: The size does not fit the settings.
     """
     if not 2 <= image_size <= _LARGEST:
-        raise VqnmtError(f"image_size is {image_size}; it must lie between 2 and {_LARGEST}")
+        raise VqnmtError(f"image_size is {image_size}; it must be from 2 to {_LARGEST:,}")
     kinds: dict[str, type[ImageModel]] = {
         "vqvae": VQVAE,
         "vae": GaussianVAE,
