@@ -20,8 +20,8 @@ import vqnmt
 from vqnmt.decode.settings import MOST, MOST_THREADS
 from vqnmt.errors import VqnmtError
 
-# Faults of the machine, which its user can mend, whichever file they are met with. So are all that
-# name a file of the user's; any other OSError is a bug.
+# Errors of the machine, which its user can mend, whichever file they concern. Errors that name a
+# file of the user are mistakes of the user too; any other OSError is a bug.
 MACHINE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
@@ -35,10 +35,10 @@ SWITCH = argparse.BooleanOptionalAction
 # The help of --language-model.
 READER = "whether a student that has a trigram model reads its output with its help"
 
-# Where things stand: it decides no number.
+# Keys of places in the file system, which change no result.
 PLACES = ("run", "records", "corpus.cache", "data.cache")
 
-# What a script says that goes on where it was interrupted.
+# Printed after Ctrl-C by a script that can resume.
 RESUMES = "interrupted: finished parts are kept; start the same command again to go on"
 
 
@@ -79,11 +79,11 @@ PLACE = os.path.expanduser
 
 
 def deciding(arguments: list[str], *others: str) -> list[str]:
-    """Return those of a command's overrides that decide numbers: what a record keeps.
+    """Return the overrides of a command that a record keeps: those that can change a result.
 
     Args:
         arguments: The command's overrides.
-        others: Keys that decide none either, beside `PLACES`.
+        others: Keys that change no result either, beside `PLACES`.
     """
     return [a for a in arguments if a.lstrip("+").partition("=")[0] not in (*PLACES, *others)]
 
@@ -94,7 +94,7 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         VqnmtError: A key or a choice is unknown, or an override cannot be read.
     """
-    # Not for every script: an exported model is translated from without them.
+    # Imported here because translating with an exported model does without these packages.
     import defaults
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -106,7 +106,7 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, words)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    # Hydra answers some with errors that are none of its own: corpus=null, +=.
+    # Some overrides, such as corpus=null and +=, make Hydra raise errors of other libraries.
     except Exception as error:
         if not overrides:
             raise
@@ -119,12 +119,12 @@ def load_config(name: str, overrides: list[str]) -> dict[str, Any]:
 def run(
     main: Callable[[list[str]], None], config: str | None = None, interrupted: str = RESUMES
 ) -> None:
-    """Run `main` on the command's arguments; a fault of the user's ends in one sentence.
+    """Run `main` on the command's arguments; a mistake of the user ends in one sentence.
 
     Args:
         main: The script.
         config: With `--help`, print the keys of this configuration below the script's docstring.
-        interrupted: What to say after Ctrl-C.
+        interrupted: Printed after Ctrl-C.
     """
     global _running
     arguments = sys.argv[1:]
@@ -141,7 +141,7 @@ def run(
     except VqnmtError as error:
         _stop(f"error: {error}", error.status)
     except OSError as error:
-        # The reader, `head` say, has had enough.
+        # The reader of a pipe, such as `head`, has closed it.
         if isinstance(error, BrokenPipeError) and _abandon_streams():
             sys.exit(1)
         if not _is_users(error):
@@ -153,7 +153,7 @@ def run(
 
 
 def _is_users(error: OSError) -> bool:
-    """Tell a fault of the machine, or of a file of the user's, from a bug."""
+    """Return whether an error is due to the machine or to a file of the user, not to a bug."""
     if error.errno in MACHINE:
         return True
     if error.errno is None or not isinstance(error.filename, str | bytes):
@@ -170,10 +170,10 @@ def _stop(sentence: str, status: int) -> NoReturn:
 
 
 def _abandon_streams() -> bool:
-    """Let go of streams that take nothing, which Python would else complain of when it ends.
+    """Redirect streams that can no longer be written, or Python would report them when it ends.
 
     Returns:
-        Whether the reader of one of them is gone.
+        Whether the reader of one of them has closed it.
     """
     gone = False
     for stream in (sys.stdout, sys.stderr):
@@ -202,7 +202,7 @@ def _take_streams() -> None:
     """Open what the caller has closed, and print in any encoding."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # Else the next file to be opened would get this number, and what libraries print.
+            # Otherwise the next file to be opened would get this number, and libraries' output.
             opened = os.open(os.devnull, os.O_RDWR)
             if opened != number:
                 os.dup2(opened, number)
@@ -216,7 +216,8 @@ def _take_streams() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but end at once while modules are imported.
 
-    There it would be lost, or become another error, or print its way through all of them.
+    During an import the exception could be swallowed, turned into another one, or print a traceback
+    through every importing module.
     """
     importing = not _running
     while frame is not None and not importing:

@@ -45,7 +45,7 @@ def leftovers(folder: Path) -> list[str]:
 
 LARGE = [-(2**63), 2**31, 2**63, 10**30, 10**400]
 
-# What YAML, JSON and the command line can bring in place of the right value.
+# What YAML, JSON and the command line can bring instead of the right value.
 VALUES = st.recursive(
     st.one_of(
         st.none(),

@@ -15,7 +15,7 @@ SIZE = 8
 
 
 def noise(seed=0):
-    """Pixels (8, 8, 3) of which no two are alike."""
+    """Pixels (8, 8, 3), all different."""
     return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
 
@@ -28,7 +28,7 @@ def write(folder, *seeds):
 
 @pytest.fixture
 def config(tmp_path):
-    """Settings of train/, valid/ and test/, of which the last two have a picture each."""
+    """Settings of train/, valid/ and test/; the last two have one picture each."""
     folders = {"train": tmp_path / "train", "valid": tmp_path / "valid", "test": tmp_path / "test"}
     folders["train"].mkdir()
     write(folders["valid"], 1001)

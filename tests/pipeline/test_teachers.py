@@ -1,4 +1,4 @@
-"""A model folder of ours as the teacher of another run, in place of training one."""
+"""A model folder of ours as the teacher of another run, instead of training one."""
 
 import json
 import shutil

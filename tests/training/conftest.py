@@ -65,7 +65,7 @@ class Planned(TinyBatches):
         return self.given
 
 
-# All pairs in one batch; in three and in five batches, of which one holds a single pair.
+# All pairs in one batch; in three and in five batches, one with a single pair.
 WHOLE, PARTS = (range(24),), (range(20), range(20, 21), range(21, 24))
 FIVE = (range(6), range(6, 12), range(12, 18), range(18, 19), range(19, 24))
 

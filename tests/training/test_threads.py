@@ -57,7 +57,7 @@ SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
 
 
 class LargeBatches(TinyBatches):
-    """Sentences of which a few pieces make up the most, in batches of 1,024 positions."""
+    """Sentences mostly made up of a few pieces, in batches of 1,024 positions."""
 
     def __init__(self) -> None:
         super().__init__(1024)

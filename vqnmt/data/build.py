@@ -106,7 +106,7 @@ class _Builder:
                 self.dropped[part] = Counter()
             for part, pairs in self.official.items():
                 self._copy_official(part, pairs)
-            seen: set[int] = set()  # marks in place of texts: some 80 bytes a pair
+            seen: set[int] = set()  # hashes instead of texts: some 80 bytes a pair
             read = 0
             for judged in self._judged(expected):
                 self._place(judged, seen)

@@ -140,7 +140,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
 
 
 def _write_card(card: Path, folder: Path, precision: str) -> None:
-    """Write the model's card into the export, and say there what the export is."""
+    """Write the model's card into the export, with a description of the export."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     engine = "CTranslate2" if (folder / "ctranslate2").is_dir() else "ONNX Runtime"
     text = card.read_text(encoding="utf-8").rstrip()

@@ -58,7 +58,7 @@ class ImageDataConfig(Settings):
     max_valid: PositiveInt | None = None
     """Validate on this many images; None: on all."""
     max_test: PositiveInt | None = None
-    """Test on this many images; None: on all. Records of all images say so."""
+    """Test on this many images; None: on all. Records state whether all were used."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and that the files fit the name."""

@@ -76,7 +76,7 @@ def student_name(config: PipelineConfig) -> str:
 
 
 def system_name(config: PipelineConfig) -> str:
-    """Name the student and its way to translate: beam 4 and 10 rescored candidates, say."""
+    """Name the student and how it decodes, for example with beam 4 and 10 rescored candidates."""
     decoding = config.decoding
     if config.student == "teacher":
         return f"ar_beam{decoding.beam}" if decoding.beam > 1 else "ar_greedy"

@@ -83,7 +83,7 @@ def check_teacher(config: PipelineConfig) -> nn.Module | None:
 
 
 def load_teacher(config: PipelineConfig, vocabulary: Path) -> Teacher:
-    """Load the teacher that `config.teacher` names, of which `check_teacher` thought well.
+    """Load the teacher that `config.teacher` names, after `check_teacher` has accepted it.
 
     Args:
         config: Settings of the run.
