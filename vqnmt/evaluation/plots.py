@@ -169,7 +169,7 @@ def plot_code_usages(
     rows = -(-len(usages) // 2)
     largest = max(np.shape(usage)[-1] for usage, _ in usages.values())
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(WIDTH_INCHES, 2.0 * rows + 1.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 1.7 * rows + 1.4), layout="constrained")
         panels = figure.subplots(rows, 2, squeeze=False)
         for panel in panels.flat[len(usages) :]:
             panel.set_axis_off()
@@ -178,16 +178,18 @@ def plot_code_usages(
             steps = np.asarray(steps, dtype=np.float64)
             mesh = _draw_usage(panel, usage, steps, largest)
             used, perplexity = (values[-1] for values in _used_and_perplexity(usage))
+            # Two lines, because a panel is narrower than a long name with its numbers.
             panel.set_title(
-                f"{name}: {used:,.0f} of {usage.shape[1]:,} used, perplexity {perplexity:,.0f}",
+                f"{name}\n{used:,.0f} of {usage.shape[1]:,} used, perplexity {perplexity:,.0f}",
                 fontsize=9,
             )
         if title is not None:
             figure.suptitle(title, fontsize=10)
-        figure.supxlabel("code, from the most to the least used", fontsize=10)
+        for panel in panels[-1]:
+            panel.set_xlabel("code, from the most to the least used")
         figure.supylabel("training step", fontsize=10)
         bar = figure.colorbar(
-            mesh, ax=panels, location="bottom", aspect=50, shrink=0.8, extend="min"
+            mesh, ax=panels, location="bottom", aspect=50, shrink=0.8, pad=0.02, extend="min"
         )
         bar.set_label("share of all positions (white: unused)")
         save_figure(figure, path)
