@@ -1,11 +1,14 @@
 """All settings of the image pipeline, and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vqnmt.errors import VqnmtError
 from vqnmt.images.data import ImageDataConfig
 from vqnmt.images.models import ImageModelConfig
+from vqnmt.plugins import load_named
 from vqnmt.settings import NO_NUMBER, check_seed
 from vqnmt.training.config import TrainingConfig
 
@@ -89,6 +92,8 @@ class ImagePipelineConfig:
     """The budget's name in records and reports."""
     seed: int = 1
     """Fixes initial weights, dropout, data order, mirroring and the codes drawn."""
+    plugins: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Modules, installed or in the current folder, that register quantizers."""
     data: ImageDataConfig = field(default_factory=lambda: ImageDataConfig(max_valid=1000))
     """Which images."""
     model: ImageModelConfig = field(default_factory=ImageModelConfig)
@@ -115,6 +120,14 @@ class ImagePipelineConfig:
             if not getattr(self, key).strip():
                 raise VqnmtError(f"{key} is {getattr(self, key)!r}; give it a name")
         check_seed(self.seed)
+
+    @classmethod
+    def resolve(
+        cls, values: Mapping[str, Any], default: Any
+    ) -> tuple[type["ImagePipelineConfig"], Mapping[str, Any]]:
+        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
+        load_named(values)
+        return cls, values
 
     @property
     def records_paths(self) -> list[Path]:

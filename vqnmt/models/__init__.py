@@ -4,6 +4,8 @@ from vqnmt.layers import Losses
 from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
+from vqnmt.models.outputs import register_output
+from vqnmt.models.registry import register_student
 
 __all__ = [
     "AutoregressiveConfig",
@@ -13,4 +15,6 @@ __all__ = [
     "LatentConfig",
     "LatentTransformer",
     "Losses",
+    "register_output",
+    "register_student",
 ]

@@ -51,7 +51,7 @@ class LatentConfig:
     residual_convolutions: int = 1
     """Convolutions in each residual block of compressor and decompressor."""
     output: str = "ctc"
-    """`ctc`, or `cross_entropy` at fixed positions as in Roy et al. 2018."""
+    """`ctc`, `cross_entropy` at fixed positions as in Roy et al. 2018, or that of a plug-in."""
     upsampling: int = 2
     """Output positions a decoder position; 1 with `cross_entropy`, 2 or more with `ctc`."""
     causal_decoder: bool = False
@@ -90,6 +90,8 @@ class LatentConfig:
                 f"student.upsampling is {self.upsampling}, but cross_entropy has one position "
                 "for each token: set student.upsampling=1 or student.output=ctc"
             )
+        if self.upsampling < 1:
+            raise VqnmtError(f"student.upsampling is {self.upsampling}; it must be 1 or more")
         if self.output == "ctc" and self.upsampling < 2:
             raise VqnmtError(
                 f"student.upsampling is {self.upsampling}, but ctc needs positions for blanks: "

@@ -1,13 +1,17 @@
 """All settings of the translation pipeline, and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import check_temperature, check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
-from vqnmt.settings import check_seed
+from vqnmt.models.registry import ARCHITECTURES
+from vqnmt.plugins import load_named
+from vqnmt.settings import NO_NUMBER, check_seed, from_mapping
 from vqnmt.training.config import TrainingConfig
 
 STUDENTS = {
@@ -16,7 +20,8 @@ STUDENTS = {
     "fertility": "fertility_student",
     "teacher": "teacher_model",
 }
-"""From each kind of student to the key of its settings; `teacher`: the teacher is its own."""
+"""From each kind of student to the key of its settings; `teacher`: the teacher is its own. Those of
+plug-ins have `plugin_student`."""
 
 # The largest values of keys by which memory grows: an export has room for the longest sentence.
 _MOST = {"max_train_tokens": 100_000, "max_source_tokens": 100_000, "recombined": 1000}
@@ -92,6 +97,9 @@ class PipelineConfig:
     """Run folder; starting the same command again resumes there."""
     seed: int = 1
     """Fixes initial weights, dropout, data order and codes drawn."""
+    plugins: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Modules, installed or in the current folder, that register quantizers, students or
+    outputs."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     """Which text."""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -124,7 +132,8 @@ class PipelineConfig:
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
     student: str = "latent"
-    """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none."""
+    """`latent`; `autoregressive` or `fertility` for the baselines; `teacher` trains none; or the
+    name of a plug-in's."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
     """The latent student."""
     autoregressive_student: AutoregressiveConfig = field(
@@ -133,6 +142,8 @@ class PipelineConfig:
     """The autoregressive student: many encoder layers, one decoder layer."""
     fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
     """The fertility NAT."""
+    plugin_student: dict[str, Any] = field(default_factory=dict)
+    """A plug-in's student, by its own keys."""
     # Larger batches than the teacher's: two cores process a third more positions a second.
     student_training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
@@ -171,8 +182,15 @@ class PipelineConfig:
         for key, most in _MOST.items():
             if getattr(self, key) > most:
                 raise VqnmtError(f"{key} is {getattr(self, key)}; it must be {most} or less")
-        if self.student not in STUDENTS:
-            raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(STUDENTS)}")
+        if self.student not in {*STUDENTS, *ARCHITECTURES}:
+            known = dict.fromkeys((*STUDENTS, *ARCHITECTURES))
+            raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(known)}")
+        if self.plugin_student and self.student in STUDENTS:
+            raise VqnmtError(
+                f"plugin_student is {self.plugin_student}, but student={self.student} has "
+                f"{STUDENTS[self.student]}: leave it out, or name the student of a plug-in"
+            )
+        _ = self.student_settings  # checks those of a plug-in
         check_seed(self.seed)
         if not self.run.strip():
             raise VqnmtError(f"run is {self.run!r}; give the run a folder, such as run=runs/first")
@@ -181,3 +199,24 @@ class PipelineConfig:
                 f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "
                 "empty, or name a transformers teacher"
             )
+
+    @classmethod
+    def resolve(
+        cls, values: Mapping[str, Any], default: Any
+    ) -> tuple[type["PipelineConfig"], Mapping[str, Any]]:
+        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
+        load_named(values)
+        return cls, values
+
+    @property
+    def student_key(self) -> str:
+        """The key of the student's settings."""
+        return STUDENTS.get(self.student, "plugin_student")
+
+    @property
+    def student_settings(self) -> Any:
+        """The student's settings."""
+        if self.student in STUDENTS:
+            return getattr(self, self.student_key)
+        kind = ARCHITECTURES[self.student].config
+        return from_mapping(kind, self.plugin_student, "plugin_student")

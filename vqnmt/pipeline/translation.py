@@ -35,8 +35,9 @@ from vqnmt.evaluation.model_card import model_card
 from vqnmt.files import atomic_write_lines
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.fertility import Aligner
+from vqnmt.models.registry import build_model
 from vqnmt.models.shared import copy_weights
-from vqnmt.pipeline.config import STUDENTS, PipelineConfig
+from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.distillation import distill, select
 from vqnmt.pipeline.observers import BleuObserver, LatentObserver, choose_language_model
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
@@ -46,7 +47,6 @@ from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 from vqnmt.training.stage import Stage
-from vqnmt.translate.pretrained import ARCHITECTURES
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 
@@ -334,16 +334,16 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
     Raises:
         VqnmtError: Its folder has a student of other settings.
     """
-    config, key = run.config, STUDENTS[run.config.student]
+    config, key = run.config, run.config.student_key
     settings = {
-        key: deciding(getattr(config, key)),
+        key: deciding(config.student_settings),
         "student_training": deciding(config.student_training),
         **_common_settings(config),
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
     ignored = undecided(config.student_training, "student_training")
-    ignored += undecided(getattr(config, key), key)
+    ignored += undecided(config.student_settings, key)
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings
@@ -357,8 +357,7 @@ def _new_student(
     """Return the untrained student, and how many of its weights are the teacher's."""
     config = run.config
     set_seed(config.seed)
-    architecture = ARCHITECTURES[config.student][1]
-    model = architecture(getattr(config, STUDENTS[config.student]), len(vocabulary))
+    model = build_model(config.student, config.student_settings, len(vocabulary))
     if isinstance(model, FertilityTransformer):
         model.align = _aligner(run, teacher)
     if not (config.warm_start and isinstance(teacher.translator, Translator)):

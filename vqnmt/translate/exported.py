@@ -21,7 +21,14 @@ from vqnmt.decode.settings import MOST_THREADS, SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
 from vqnmt.translate.base import BatchTranslator, Translation
-from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, check_range, read_config
+from vqnmt.translate.folder import (
+    EXPORTED,
+    EXPORTED_OUTPUTS,
+    MOST_PIECES,
+    ModelConfig,
+    check_range,
+    read_config,
+)
 
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
@@ -78,8 +85,10 @@ class LatentExportConfig(ExportConfig):
                 f"positions_per_code is {self.positions_per_code}; it must be a multiple of "
                 f"2 ** compression, {stride}"
             )
-        if self.output not in ("ctc", "cross_entropy"):
-            raise VqnmtError(f"output is {self.output!r:.40}; choose ctc or cross_entropy")
+        if self.output not in EXPORTED_OUTPUTS:
+            raise VqnmtError(
+                f"output is {self.output!r:.40}; choose {' or '.join(EXPORTED_OUTPUTS)}"
+            )
         check_range(self, "blank_penalty", -1e6, 1e6)
         for piece in self.repeatable or ():
             if not 0 <= piece <= MOST_PIECES:
