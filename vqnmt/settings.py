@@ -50,7 +50,7 @@ def from_mapping(
     """
     if hasattr(kind, "resolve"):
         try:
-            kind, values = kind.resolve(values, default)
+            kind, values = kind.resolve(values, default)  # type: ignore[attr-defined]
         except VqnmtError as error:
             raise VqnmtError(_located(str(error), ["name"], path)) from None
         default = None

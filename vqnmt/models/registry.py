@@ -52,7 +52,8 @@ def register_student(name: str, *, config: type) -> Callable[[type[ModelT]], typ
 
     def register(kind: type[ModelT]) -> type[ModelT]:
         taken = ARCHITECTURES.get(name)
-        missing = [] if kind.forward is not nn.Module.forward else ["forward"]
+        forward = getattr(kind, "forward", nn.Module.forward)
+        missing = ["forward"] if forward is nn.Module.forward else []
         ours = tuple(ARCHITECTURES[own].model for own in OURS)
         if not issubclass(kind, ours) and not hasattr(kind, "find_translations"):
             missing.append("find_translations")

@@ -43,6 +43,9 @@ class TrainingConfig:
     """`fp32`, `bf16`, or `auto`: bf16 on GPUs and on CPUs with bf16 matrix units."""
     log_every: int = field(default=50, metadata=NO_NUMBER)
     """Steps between two rows of metrics.jsonl."""
+    trackers: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Names of accelerate's trackers, such as wandb, mlflow or comet_ml, that get what
+    metrics.jsonl gets, and samples of translations."""
     validate_every: int = 500
     """Steps between two validations; each also saves a checkpoint and a snapshot of weights."""
     average: int = 1
@@ -84,6 +87,28 @@ class TrainingConfig:
             if getattr(self, key) not in allowed:
                 raise VqnmtError(
                     f"training.{key} is {getattr(self, key)!r}; choose one of {', '.join(allowed)}"
+                )
+
+        self._check_trackers()
+
+    def _check_trackers(self) -> None:
+        """Refuse a tracker that is unknown or not installed, before anything is trained."""
+        if not self.trackers:
+            return
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.utils import LoggerType
+
+        available = {str(name) for name in get_available_trackers()}
+        for name in self.trackers:
+            if name not in LOGGER_TYPE_TO_CLASS:
+                raise VqnmtError(
+                    f"training.trackers names {name!r}; choose among "
+                    f"{', '.join(LOGGER_TYPE_TO_CLASS)}"
+                )
+            if name in set(LoggerType) and name not in available:
+                raise VqnmtError(
+                    f"training.trackers names {name}, which is not installed: pip install it, or "
+                    "leave it out"
                 )
 
     def _at_least(self, key: str, least: int) -> None:
