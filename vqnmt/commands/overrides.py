@@ -55,13 +55,15 @@ def _rewritten(word: str, fields: dict[str, Any], groups: set[str]) -> str:
 
     key, equals, value = word.partition("=")
     plain = key.lstrip("+")
-    if key == plain and hasattr(fields.get(plain.rpartition(".")[0]), "variants"):
+    group = fields.get(plain.rpartition(".")[0])
+    if key == plain and (hasattr(group, "variants") or typing.get_origin(group) is dict):
         key = f"++{key}"  # the settings know which keys the chosen kind has
     if plain in groups:
         is_text = value[:1] != "["
     else:
         hint = fields.get(plain)
-        kinds = set(typing.get_args(hint) or (hint,)) - {type(None)}
+        kinds = {hint} if typing.get_origin(hint) is list else set(typing.get_args(hint) or (hint,))
+        kinds -= {type(None)}
         is_text = all(kind is str or isinstance(kind, str) for kind in kinds)  # or a Literal's
     if is_text and value and not _OWN.fullmatch(value):
         if _PATHS.fullmatch(plain):

@@ -20,13 +20,13 @@ from vqnmt.experiments.collapse import (
     codebook_steps,
     encoder_vectors,
     gaussian_vectors,
-    padded_batches,
     peer_settings,
     train_codebook,
 )
 from vqnmt.files import atomic_path
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
+from vqnmt.pipeline.observers import padded_batches
 from vqnmt.pipeline.run import TranslationRun, pair_name, start_run
 from vqnmt.pipeline.translation import (
     make_corpus,

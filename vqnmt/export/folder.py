@@ -15,7 +15,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
-from vqnmt.translate.folder import EXPORTED
+from vqnmt.translate.folder import EXPORTED, EXPORTED_OUTPUTS
 from vqnmt.translate.pytorch import Translator
 
 # Prefix of the folders that a killed export leaves.
@@ -113,7 +113,17 @@ def _files(folder: Path, *further: str) -> list[str]:
 def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool) -> dict[str, Any]:
     """Write the engine's files; return the keys of config.json that describe the model."""
     module = translator.model
+    if type(module) not in (LatentTransformer, AutoregressiveTransformer):
+        raise VqnmtError(
+            f"{model}: only our latent and autoregressive models can be exported: translate with "
+            "PyTorch"
+        )
     if isinstance(module, LatentTransformer):
+        if module.config.output not in EXPORTED_OUTPUTS:
+            raise VqnmtError(
+                f"{model}: its output {module.config.output} is a plug-in's, and exported folders "
+                f"read {' and '.join(EXPORTED_OUTPUTS)} alone: translate with PyTorch"
+            )
         _need("onnx")
         from vqnmt.export.latent_graph import latent_graph
 
@@ -130,13 +140,11 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
             "blank_penalty": float(module.blank_penalty),
             "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }
-    if isinstance(module, AutoregressiveTransformer):
-        _need("ctranslate2")
-        from vqnmt.export.ctranslate import convert
+    _need("ctranslate2")
+    from vqnmt.export.ctranslate import convert
 
-        convert(translator, folder / "ctranslate2", int8)
-        return {}
-    raise VqnmtError(f"{model}: only latent and autoregressive models can be exported")
+    convert(translator, folder / "ctranslate2", int8)
+    return {}
 
 
 def _write_card(card: Path, folder: Path, precision: str) -> None:

@@ -1,11 +1,13 @@
 """All settings of the image pipeline, and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from vqnmt.images.data import ImageDataConfig
 from vqnmt.images.models import ImageModelConfig
+from vqnmt.plugins import load_named
 from vqnmt.settings import (
     NO_NUMBER,
     Fraction,
@@ -72,6 +74,8 @@ class ImagePipelineConfig(Settings):
     """The budget's name in records and reports."""
     seed: Seed = 1
     """Fixes initial weights, dropout, data order, mirroring and the codes drawn."""
+    plugins: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Modules, installed or in the current folder, that register quantizers."""
     data: ImageDataConfig = field(default_factory=lambda: ImageDataConfig(max_valid=1000))
     """Which images."""
     model: ImageModelConfig = field(default_factory=ImageModelConfig)
@@ -87,6 +91,14 @@ class ImagePipelineConfig(Settings):
     records: str | None = None
     """Folder that gets the run records too, by data set; null keeps them in the run folder
     alone."""
+
+    @classmethod
+    def resolve(
+        cls, values: Mapping[str, Any], default: Any
+    ) -> tuple[type["ImagePipelineConfig"], Mapping[str, Any]]:
+        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
+        load_named(values)
+        return cls, values
 
     @property
     def records_paths(self) -> list[Path]:

@@ -5,7 +5,9 @@ from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTran
 from vqnmt.models.ctc import CtcConfig, CtcTransformer
 from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
 from vqnmt.models.latent import LatentConfig, LatentTransformer
+from vqnmt.models.outputs import register_output
 from vqnmt.models.parallel import ParallelTransformer
+from vqnmt.models.registry import register_student
 
 __all__ = [
     "AutoregressiveConfig",
@@ -18,4 +20,6 @@ __all__ = [
     "LatentTransformer",
     "Losses",
     "ParallelTransformer",
+    "register_output",
+    "register_student",
 ]

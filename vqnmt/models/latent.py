@@ -6,7 +6,7 @@ P = upsampling * L * 2^n_c output positions, d model width.
 """
 
 from dataclasses import InitVar, dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +53,8 @@ class LatentConfig(Settings):
     """n_c: a code stands for 2^n_c target tokens."""
     residual_convolutions: int = 1
     """Convolutions in each residual block of compressor and decompressor."""
-    output: Literal["ctc", "cross_entropy"] = "ctc"
-    """`ctc`, or `cross_entropy` at fixed positions as in Roy et al. 2018."""
+    output: str = "ctc"
+    """`ctc`, `cross_entropy` at fixed positions as in Roy et al. 2018, or that of a plug-in."""
     upsampling: int = 2
     """Output positions a decoder position; 1 with `cross_entropy`, 2 or more with `ctc`."""
     causal_decoder: bool = False
@@ -81,11 +81,17 @@ class LatentConfig(Settings):
     def __post_init__(self, group: str) -> None:
         """Check every field, and that the others fit the output."""
         check(self, group)
+        if self.output not in OUTPUTS:
+            raise VqnmtError(
+                f"{group}.output is {self.output!r}; choose one of {', '.join(sorted(OUTPUTS))}"
+            )
         if self.output == "cross_entropy" and self.upsampling != 1:
             raise VqnmtError(
                 f"{group}.upsampling is {self.upsampling}, but cross_entropy has one position "
                 f"for each token: set {group}.upsampling=1 or {group}.output=ctc"
             )
+        if self.upsampling < 1:
+            raise VqnmtError(f"{group}.upsampling is {self.upsampling}; it must be 1 or more")
         if self.output == "ctc" and self.upsampling < 2:
             raise VqnmtError(
                 f"{group}.upsampling is {self.upsampling}, but ctc needs positions for blanks: "

@@ -4,13 +4,15 @@ CTC (Graves et al. 2006) lets a position be blank or repeat its neighbour, so th
 fix the position of every word. `PAD`, which never occurs in text, serves as the blank.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqnmt.models.shared import append_eos
+from vqnmt.quantizers.registry import check_registration
 from vqnmt.tokens import EOS, PAD
 
 
@@ -185,3 +187,23 @@ def best_alignment(scores: Tensor, classes: Tensor, mask: Tensor) -> tuple[Tenso
 
 
 OUTPUTS: dict[str, type[Output]] = {"cross_entropy": CrossEntropy, "ctc": Ctc}
+"""The outputs by the name that `student_model.output` gives them."""
+
+OutputT = TypeVar("OutputT", bound=Output)
+
+
+def register_output(name: str) -> Callable[[type[OutputT]], type[OutputT]]:
+    """Make an output known under `name`: a class with the methods of `Output`, built without
+    arguments.
+
+    Raises:
+        VqnmtError: The name is taken, or a method is missing.
+    """
+
+    def register(kind: type[OutputT]) -> type[OutputT]:
+        missing = [method for method in ("labels", "loss", "starts") if not hasattr(kind, method)]
+        check_registration("output", name, kind, OUTPUTS.get(name), missing)
+        OUTPUTS[name] = kind
+        return kind
+
+    return register

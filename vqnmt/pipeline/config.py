@@ -1,14 +1,18 @@
 """All settings of the translation pipeline, and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import Temperature, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
+from vqnmt.models.registry import ARCHITECTURES
+from vqnmt.plugins import load_named
 from vqnmt.settings import (
+    NO_NUMBER,
     Name,
     NonNegativeInt,
     PositiveFloat,
@@ -17,6 +21,7 @@ from vqnmt.settings import (
     Settings,
     between,
     check,
+    from_mapping,
 )
 from vqnmt.training.config import TrainingConfig
 
@@ -27,7 +32,8 @@ STUDENTS = {
     "fertility": "fertility_student",
     "teacher": "teacher_model",
 }
-"""From each kind of student to the key of its settings; `teacher`: the teacher is its own."""
+"""From each kind of student to the key of its settings; `teacher`: the teacher is its own. Those of
+plug-ins have `plugin_student`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,6 +93,9 @@ class PipelineConfig(Settings):
     """Run folder; starting the same command again resumes there."""
     seed: Seed = 1
     """Fixes initial weights, dropout, data order and codes drawn."""
+    plugins: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Modules, installed or in the current folder, that register quantizers, students or
+    outputs."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     """Which text."""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -118,8 +127,9 @@ class PipelineConfig(Settings):
     heart."""
     warm_start: bool = True
     """Whether the student starts with our own teacher's embedding, encoder and decoder."""
-    student: Literal["latent", "autoregressive", "ctc", "fertility", "teacher"] = "latent"
-    """`latent`; `autoregressive`, `ctc` or `fertility` for the baselines; `teacher` trains none."""
+    student: str = "latent"
+    """`latent`; `autoregressive`, `ctc` or `fertility` for the baselines; `teacher` trains none; or
+    the name of a plug-in's."""
     student_model: LatentConfig = field(default_factory=LatentConfig)
     """The latent student."""
     autoregressive_student: AutoregressiveConfig = field(
@@ -130,6 +140,8 @@ class PipelineConfig(Settings):
     """The parallel student without codes."""
     fertility_student: FertilityConfig = field(default_factory=FertilityConfig)
     """The fertility NAT."""
+    plugin_student: dict[str, Any] = field(default_factory=dict)
+    """A plug-in's student, by its own keys."""
     # Larger batches than the teacher's: two cores process a third more positions a second.
     student_training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
@@ -154,8 +166,38 @@ class PipelineConfig(Settings):
                 f"recombined is {self.recombined}, but distill is false, so that nobody translates "
                 "the made-up sources: set distill=true or recombined=0"
             )
+        if self.student not in {*STUDENTS, *ARCHITECTURES}:
+            known = dict.fromkeys((*STUDENTS, *ARCHITECTURES))
+            raise VqnmtError(f"student is {self.student!r}; choose one of {', '.join(known)}")
+        if self.plugin_student and self.student in STUDENTS:
+            raise VqnmtError(
+                f"plugin_student is {self.plugin_student}, but student={self.student} has "
+                f"{STUDENTS[self.student]}: leave it out, or name the student of a plug-in"
+            )
+        _ = self.student_settings  # checks those of a plug-in
         if self.teacher_prefix and self.teacher == "own":
             raise VqnmtError(
                 f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "
                 "empty, or name a transformers teacher"
             )
+
+    @classmethod
+    def resolve(
+        cls, values: Mapping[str, Any], default: Any
+    ) -> tuple[type["PipelineConfig"], Mapping[str, Any]]:
+        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
+        load_named(values)
+        return cls, values
+
+    @property
+    def student_key(self) -> str:
+        """The key of the student's settings."""
+        return STUDENTS.get(self.student, "plugin_student")
+
+    @property
+    def student_settings(self) -> Any:
+        """The student's settings."""
+        if self.student in STUDENTS:
+            return getattr(self, self.student_key)
+        kind = ARCHITECTURES[self.student].config
+        return from_mapping(kind, self.plugin_student, "plugin_student")

@@ -201,7 +201,7 @@ def _write_card(run: TranslationRun, corpus: Corpus, record: Record) -> None:
     config = run.config
     card = model_card(
         title=f"{record.system}: {corpus.name}",
-        description=_DESCRIPTIONS[config.student].format(
+        description=_DESCRIPTIONS.get(config.student, "A vqnmt student of a plug-in.").format(
             tokens=2**config.student_model.compression
         ),
         corpus=corpus_facts(corpus),

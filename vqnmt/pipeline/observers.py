@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
+from vqnmt.data.batches import pad, plan_batches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.evaluation.scores import score
@@ -24,6 +26,20 @@ LANGUAGE_PENALTIES = (1.0, 2.0, 3.0, 4.0)
 """What may be taken from the blank's score beside it, in nats."""
 PIECE_BONUSES = (0.5, 1.0)
 """What each piece may be given beside these two, in nats."""
+
+SAMPLES = 3
+"""How many translations of the validation set are logged."""
+
+
+def padded_batches(
+    translator: Translator, text: ParallelText, seed: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield source (B, S) and target (B, T) of all pairs of `text`, batches in random order."""
+    rows, target_rows = map(translator.vocabulary.encode, (text.sources, text.targets))
+    lengths = [np.array([len(row) for row in side], dtype=np.int64) for side in (rows, target_rows)]
+    for indices in plan_batches(lengths[0], lengths[1], translator.batch_tokens, seed, epoch=0):
+        sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
+        yield sides[0].to(translator.device), sides[1].to(translator.device)
 
 
 class BleuObserver:
@@ -45,7 +61,23 @@ class BleuObserver:
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
         found = self.translator.translate(self.valid.sources)
-        return {"valid/bleu": self.bleu([translation.text for translation in found])}
+        texts = [translation.text for translation in found]
+        return {"valid/bleu": self.bleu(texts), **self.further(model, texts)}
+
+    def further(self, model: nn.Module, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the loss on the validation set, and the first of its translations `texts`."""
+        pairs = zip(self.valid.sources[:SAMPLES], texts[:SAMPLES], strict=True)
+        samples = [f"{source} → {text}" for source, text in pairs]
+        return {"valid/total": self._loss(model), "valid/samples": samples}
+
+    def _loss(self, model: nn.Module) -> float:
+        """Return the loss that `model` is trained for, a mean over the target tokens."""
+        total, count = 0.0, 0
+        for source, target in padded_batches(self.translator, self.valid):
+            losses = model(source, target)
+            total += float(losses.total) * losses.tokens
+            count += losses.tokens
+        return total / max(count, 1)
 
     def score(self, values: dict[str, Any]) -> float:
         """Compare validations by BLEU."""
@@ -75,9 +107,11 @@ class ParallelObserver(BleuObserver):
         """Choose the penalty of the blank, and score what is read with it."""
         assert isinstance(model, ParallelTransformer)
         best, found = self.with_best_penalty(model)
+        texts = [translation.text for translation in found]
         return {
-            "valid/bleu": self.bleu([translation.text for translation in found]),
+            "valid/bleu": self.bleu(texts),
             "valid/blank_penalty": best,
+            **self.further(model, texts),
         }
 
     def with_best_penalty(self, model: ParallelTransformer) -> tuple[float, list[Translation]]:
@@ -104,11 +138,13 @@ class LatentObserver(ParallelObserver):
         best, found = self.with_best_penalty(model)
         with _blank_penalty(model, best):
             oracle = self.translator.reconstruct(self.valid.sources, self.valid.targets)
+        texts = [translation.text for translation in found]
         return {
-            "valid/bleu_predicted": self.bleu([translation.text for translation in found]),
+            "valid/bleu_predicted": self.bleu(texts),
             "valid/codes": sum(len(t.codes) for t in found) / len(found),
             "valid/bleu_oracle": self.bleu(oracle),
             "valid/blank_penalty": best,
+            **self.further(model, texts),
         }
 
     def score(self, values: dict[str, Any]) -> float:

@@ -10,12 +10,12 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import Corpus
 from vqnmt.evaluation.records import check_places
 from vqnmt.evaluation.report import CorpusFacts
+from vqnmt.models.registry import build_model
 from vqnmt.models.shared import copy_weights
-from vqnmt.pipeline.config import STUDENTS, PipelineConfig
+from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.teachers import check_teacher
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.stage import Run
-from vqnmt.translate.pretrained import ARCHITECTURES
 
 TranslationRun: TypeAlias = Run[PipelineConfig]
 
@@ -50,9 +50,10 @@ def check_settings(config: PipelineConfig) -> None:
 
 
 def _build(student: str, config: PipelineConfig) -> torch.nn.Module:
-    """Build an untrained model, a key of `STUDENTS`."""
-    architecture = ARCHITECTURES["autoregressive" if student == "teacher" else student][1]
-    return architecture(getattr(config, STUDENTS[student]), config.vocabulary.size)
+    """Build the untrained teacher, or the student that the settings name."""
+    if student == "teacher":
+        return build_model("autoregressive", config.teacher_model, config.vocabulary.size)
+    return build_model(student, config.student_settings, config.vocabulary.size)
 
 
 def split_name(part: str) -> str:

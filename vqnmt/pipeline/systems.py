@@ -12,7 +12,12 @@ from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
 from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.models import LatentTransformer
-from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig, PipelineConfig
+from vqnmt.pipeline.config import (
+    STUDENTS,
+    DecodingConfig,
+    EvaluationConfig,
+    PipelineConfig,
+)
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.training.stage import Stage
@@ -71,6 +76,8 @@ def student_name(config: PipelineConfig) -> str:
     if config.student == "autoregressive":
         layers = config.autoregressive_student
         return f"ar_{layers.encoder_layers}_{layers.decoder_layers}{distilled}"
+    if config.student not in STUDENTS:
+        return f"{config.student}{distilled}"
     model = config.student_model
     kind = {"ema": "vq", "soft_em": "vq_em"}.get(model.quantizer.name, model.quantizer.name)
     output = "_ctc" if model.output == "ctc" else ""

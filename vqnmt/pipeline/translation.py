@@ -42,8 +42,9 @@ from vqnmt.models import (
 )
 from vqnmt.models.fertility import Aligner
 from vqnmt.models.outputs import Ctc
+from vqnmt.models.registry import build_model
 from vqnmt.models.shared import copy_weights
-from vqnmt.pipeline.config import STUDENTS, PipelineConfig
+from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.distillation import distill, select
 from vqnmt.pipeline.observers import (
     BleuObserver,
@@ -59,7 +60,6 @@ from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 from vqnmt.training.stage import Stage
-from vqnmt.translate.pretrained import ARCHITECTURES
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 
@@ -358,9 +358,9 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
     Raises:
         VqnmtError: Its folder has a student of other settings.
     """
-    config, key = run.config, STUDENTS[run.config.student]
+    config, key = run.config, run.config.student_key
     settings = {
-        key: deciding(getattr(config, key)),
+        key: deciding(config.student_settings),
         "student_training": deciding(config.student_training),
         **_common_settings(config),
         "distill": config.distill,
@@ -372,7 +372,7 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         # A student of before this training is as good as done.
         older = {f"reward_training.{key}": None for key in settings["reward_training"]}
     ignored = undecided(config.student_training, "student_training")
-    ignored += undecided(getattr(config, key), key)
+    ignored += undecided(config.student_settings, key)
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings
@@ -386,8 +386,7 @@ def _new_student(
     """Return the untrained student, and how many of its weights are the teacher's."""
     config = run.config
     set_seed(config.seed)
-    architecture = ARCHITECTURES[config.student][1]
-    model = architecture(getattr(config, STUDENTS[config.student]), len(vocabulary))
+    model = build_model(config.student, config.student_settings, len(vocabulary))
     if isinstance(model, FertilityTransformer):
         model.align = _aligner(run, teacher)
     if not (config.warm_start and isinstance(teacher.translator, Translator)):

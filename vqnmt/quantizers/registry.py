@@ -32,17 +32,13 @@ def register_quantizer(
     """
 
     def register(kind: type[QuantizerT]) -> type[QuantizerT]:
-        place = f"the quantizer {kind.__module__}.{kind.__qualname__}"
-        taken = QUANTIZERS.get(name)
-        if taken is not None and _place(taken) != _place(kind):
-            raise VqnmtError(
-                f"{place} registers the name {name!r}, which {'.'.join(_place(taken))} has: give "
-                "it another name"
-            )
         if not issubclass(kind, Quantizer):
-            raise VqnmtError(f"{place} must be a subclass of vqnmt.quantizers.Quantizer")
-        if missing := sorted(kind.__abstractmethods__):
-            raise VqnmtError(f"{place} lacks the method {', '.join(missing)}: write it")
+            raise VqnmtError(
+                f"{kind.__module__}.{kind.__qualname__} is registered as the quantizer {name}: "
+                "make it a subclass of vqnmt.quantizers.Quantizer"
+            )
+        missing = sorted(kind.__abstractmethods__)
+        place = check_registration("quantizer", name, kind, QUANTIZERS.get(name), missing)
         if not (issubclass(config, QuantizerConfig) and "__dataclass_fields__" in vars(config)):
             raise VqnmtError(
                 f"{place} has the config {config.__name__}: make it a dataclass(kw_only=True) and "
@@ -58,9 +54,34 @@ def register_quantizer(
     return register
 
 
-def _place(kind: type[Any]) -> tuple[str, str]:
-    """Where a class stands: a module that is imported again may register it again."""
-    return kind.__module__, kind.__qualname__
+def check_registration(
+    what: str, name: str, kind: type[Any], taken: type[Any] | None, missing: list[str]
+) -> str:
+    """Check a class that registers under a name.
+
+    Args:
+        what: A quantizer, a student or an output.
+        name: The name.
+        kind: The class.
+        taken: What has the name already. A module that is imported again may register its own
+            class again.
+        missing: Methods that the class lacks.
+
+    Returns:
+        What errors call it.
+
+    Raises:
+        VqnmtError: The name is taken, or a method is missing.
+    """
+    place = f"the {what} {kind.__module__}.{kind.__qualname__}"
+    holder = None if taken is None else f"{taken.__module__}.{taken.__qualname__}"
+    if holder is not None and not place.endswith(f" {holder}"):
+        raise VqnmtError(
+            f"{place} registers the name {name!r}, which {holder} has: give it another name"
+        )
+    if missing:
+        raise VqnmtError(f"{place} lacks the method {', '.join(missing)}: write it")
+    return place
 
 
 def build_quantizer(config: QuantizerConfig, dim: int) -> Quantizer:

@@ -110,13 +110,14 @@ class VectorQuantizer(Quantizer):
 
     def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
         super().__init__(dim, config, **options)
-        config, inner = self.config, self.config.codebook_dim or dim
-        self.codebook = Codebook(config, inner, self.update)
+        settings: CodebookConfig = self.config
+        inner = settings.codebook_dim or dim
+        self.codebook = Codebook(settings, inner, self.update)
         self.project_in = self.project_out = None
-        if config.codebook_dim is not None:
+        if settings.codebook_dim is not None:
             self.project_in, self.project_out = nn.Linear(dim, inner), nn.Linear(inner, dim)
-        self.straight_through = config.codebook_dim is None and not config.cosine
-        self.estimator = Rotation if config.rotation else StraightThrough
+        self.straight_through = settings.codebook_dim is None and not settings.cosine
+        self.estimator = Rotation if settings.rotation else StraightThrough
 
     def _pass(self, vectors: Tensor) -> Assignment:
         if self.straight_through:

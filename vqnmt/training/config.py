@@ -3,6 +3,7 @@
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Literal
 
+from vqnmt.errors import VqnmtError
 from vqnmt.settings import (
     NO_NUMBER,
     Fraction,
@@ -13,6 +14,7 @@ from vqnmt.settings import (
     above,
     at_least,
     between,
+    check,
 )
 
 BatchTokens = Annotated[
@@ -55,6 +57,9 @@ class TrainingConfig(Settings):
     """`fp32`, `bf16`, or `auto`: bf16 on GPUs and on CPUs with bf16 matrix units."""
     log_every: PositiveInt = field(default=50, metadata=NO_NUMBER)
     """Steps between two rows of metrics.jsonl."""
+    trackers: list[str] = field(default_factory=list, metadata=NO_NUMBER)
+    """Names of accelerate's trackers, such as wandb, mlflow or comet_ml, that get what
+    metrics.jsonl gets, and samples of translations."""
     validate_every: PositiveInt = 500
     """Steps between two validations; each also saves a checkpoint and a snapshot of weights."""
     average: PositiveInt = 1
@@ -62,3 +67,28 @@ class TrainingConfig(Settings):
     one."""
     keep: PositiveInt = field(default=2, metadata=NO_NUMBER)
     """Checkpoints kept to resume from; that of the best validation stays beside them."""
+
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that the trackers are installed."""
+        check(self, group)
+        self._check_trackers(group)
+
+    def _check_trackers(self, group: str) -> None:
+        """Refuse a tracker that is unknown or not installed, before anything is trained."""
+        if not self.trackers:
+            return
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.utils import LoggerType
+
+        available = {str(name) for name in get_available_trackers()}
+        for name in self.trackers:
+            if name not in LOGGER_TYPE_TO_CLASS:
+                raise VqnmtError(
+                    f"{group}.trackers names {name!r}; choose among "
+                    f"{', '.join(LOGGER_TYPE_TO_CLASS)}"
+                )
+            if name in set(LoggerType) and name not in available:
+                raise VqnmtError(
+                    f"{group}.trackers names {name}, which is not installed: pip install it, or "
+                    "leave it out"
+                )

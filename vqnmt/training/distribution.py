@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -112,13 +113,19 @@ class DistributedModel:
 
     Args:
         model: The same on every process.
+        trackers: See `TrainingConfig.trackers`.
+        folder: For the files of trackers that write some.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, trackers: Sequence[str] = (), folder: Path | None = None
+    ) -> None:
         # The loop does autocast: accelerate's would fix one precision for the whole process.
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",
+            log_with=list(trackers),
+            project_dir=folder,
             # A curriculum may leave parts of a model unused for a while.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )

@@ -25,7 +25,7 @@ from vqnmt.quantizers.base import Quantizer
 from vqnmt.training.checkpoint import Checkpoints, readable
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.distribution import DistributedModel
-from vqnmt.training.metrics import Meter, MetricsLog
+from vqnmt.training.metrics import Meter, MetricsLog, start_trackers
 from vqnmt.training.optimizer import SkipRule, learning_rate, make_optimizer
 from vqnmt.training.process import (
     SIGNALS,
@@ -90,7 +90,7 @@ class Trainer:
         name: str,
     ) -> None:
         self.config, self.batches, self.observer, self.name = config, batches, observer, name
-        self.distributed = DistributedModel(model)
+        self.distributed = DistributedModel(model, config.trackers, folder)
         self.inner = self.distributed.trained
         self.bf16 = wants_bf16(config.precision)
         self.optimizer = make_optimizer(self.inner, config, self.bf16)
@@ -117,7 +117,10 @@ class Trainer:
         set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
         self._resume()
         is_main = self.distributed.accelerator.is_main_process
-        metrics = MetricsLog(self.folder, self.step) if is_main else None
+        metrics = None
+        if is_main:
+            trackers = start_trackers(self.distributed.accelerator, self.config, self.folder)
+            metrics = MetricsLog(self.folder, self.step, trackers)
         with (
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             self._interruption,
@@ -156,10 +159,11 @@ class Trainer:
                     yield self._codebook_use() | {"epoch": self.epoch}
                     plan = []
                 if self.step % config.validate_every == 0 or self.step == config.steps:
-                    values = self._validate()
-                    progress.write(f"{self.name}: step {self.step:,} · {_readable(values)}")
-                    yield values
-                    self._save(snapshot=True)
+                    with meter.paused():
+                        values = self._validate()
+                        progress.write(f"{self.name}: step {self.step:,} · {_readable(values)}")
+                        yield values
+                        self._save(snapshot=True)
                 # After the last step there is nothing to interrupt.
                 if self.step < config.steps and any(self._stop):
                     self._save(snapshot=False)

@@ -1,19 +1,24 @@
-"""Metrics of a training: mean losses, rows of a JSON-lines file, TensorBoard events."""
+"""Metrics of a training: mean losses, rows of a JSON-lines file, TensorBoard events, trackers."""
 
+import dataclasses
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from accelerate.utils import gather_object
 from torch.utils.tensorboard import SummaryWriter
 
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines
 from vqnmt.layers import Losses
+from vqnmt.training.config import TrainingConfig
 
 
 class Meter:
@@ -36,6 +41,13 @@ class Meter:
 
     def _restart(self) -> None:
         self._tokens, self._start = 0, time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block, of a validation, out of the rate."""
+        begin = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - begin
 
     def add(self, batches: Sequence[Losses], tokens: int) -> None:
         """Add the losses of one step.
@@ -97,31 +109,68 @@ def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """Appends rows {"step": ..., name: value, ...} to metrics.jsonl and to TensorBoard.
+    """Appends rows {"step": ..., name: value, ...} to metrics.jsonl, TensorBoard and trackers.
 
     Args:
         folder: The folder of metrics.jsonl and the events.
         step: The step that a run resumes from: later rows of an earlier run are dropped.
+        trackers: Of accelerate, started.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, step: int, trackers: Sequence[GeneralTracker] = ()) -> None:
+        self.path, self.trackers = folder / "metrics.jsonl", trackers
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         atomic_write_lines(self.path, map(json.dumps, kept))
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one row; lists go to the file only."""
+        """Append one row; lists of numbers go to the file only, lists of texts are joined."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+        shown: dict[str, Any] = {}
         for name, value in values.items():
             if not isinstance(value, list):
+                shown[name] = value
                 self._board.add_scalar(name, value, step)
+            elif value and all(isinstance(text, str) for text in value):
+                shown[name] = "\n\n".join(value)
+                self._board.add_text(name, shown[name], step)
+        for tracker in self.trackers:
+            tracker.log(shown, step=step)
 
     def close(self) -> None:
-        """Flush the events."""
+        """Flush the events, and end the trackers."""
         self._board.close()
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def start_trackers(
+    accelerator: Accelerator, config: TrainingConfig, folder: Path
+) -> Sequence[GeneralTracker]:
+    """Start the trackers that `accelerator` was made with, in the main process.
+
+    Args:
+        accelerator: See `DistributedModel`.
+        config: What the trackers show as the run's settings.
+        folder: Of the training; they show it too.
+
+    Raises:
+        VqnmtError: One of them cannot be started, such as without a login.
+    """
+    if not config.trackers:
+        return ()
+    values = {"folder": str(folder), **dataclasses.asdict(config)}
+    values = {key: value for key, value in values.items() if not isinstance(value, list)}
+    try:
+        accelerator.init_trackers("vqnmt", values)
+    except Exception as error:  # each has errors of its own
+        raise VqnmtError(
+            f"training.trackers={config.trackers}: cannot be started "
+            f"({' '.join(str(error).split()):.200}): log in, or leave it out"
+        ) from error
+    return accelerator.trackers
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

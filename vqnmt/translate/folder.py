@@ -12,6 +12,8 @@ from vqnmt.settings import Constraint, Settings, between, from_mapping
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
+EXPORTED_OUTPUTS = ("ctc", "cross_entropy")
+"""The outputs of latent students that exported folders are read for."""
 # Pieces of the largest vocabulary: the key of a trigram, see `vqnmt.decode.language_model`, fits
 # into 63 bits.
 MOST_PIECES = (1 << 21) - 1

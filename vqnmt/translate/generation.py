@@ -1,7 +1,8 @@
 """Source tokens in, translations as tokens out: how each kind of model is searched and read.
 
-`find_translations` has a function for each kind of model. A model of another kind
-registers a function of its own: `find_translations.register(MyModel)`.
+`find_translations` has a function for each kind of model. A model of another kind, of a plug-in,
+has a method `find_translations(source, settings)`, which returns for each sentence a list of
+`vqnmt.decode.search.Hypothesis`.
 """
 
 from functools import singledispatch
@@ -55,7 +56,8 @@ def find_translations(
     Returns:
         For each sentence its candidates, in the order of `vqnmt.decode.search.find_candidates`.
     """
-    raise TypeError(f"{type(model).__name__} is no model that translates")
+    with torch.inference_mode():
+        return model.find_translations(source, settings)  # type: ignore[operator, no-any-return]
 
 
 @find_translations.register

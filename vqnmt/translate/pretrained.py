@@ -14,23 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
-from vqnmt.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
-from vqnmt.models.ctc import CtcConfig, CtcTransformer
-from vqnmt.models.fertility import FertilityConfig, FertilityTransformer
-from vqnmt.models.latent import LatentConfig, LatentTransformer
+from vqnmt.models.registry import ARCHITECTURES, build_model
+from vqnmt.plugins import load_plugins, plugins_of
+from vqnmt.quantizers import Quantizer
 from vqnmt.settings import between, from_mapping
 from vqnmt.tokens import UNK
 from vqnmt.translate.folder import MOST_PIECES, ModelConfig
 
 # Raised whenever saved weights no longer fit the code; older folders are refused by name.
 FORMAT = 3
-
-ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
-    "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
-    "ctc": (CtcConfig, CtcTransformer),
-    "fertility": (FertilityConfig, FertilityTransformer),
-    "latent": (LatentConfig, LatentTransformer),
-}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +33,7 @@ class SavedConfig(ModelConfig):
     settings: dict[str, Any]
     vocabulary_size: Annotated[int, between(1, MOST_PIECES)]
     written_pieces: int | None = None
+    plugins: list[str] = dataclasses.field(default_factory=list)
 
 
 class VqnmtConfig(PretrainedConfig):
@@ -54,6 +47,7 @@ class VqnmtConfig(PretrainedConfig):
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
+        plugins: Modules from outside that define a part of the model; they are imported.
         format: See `FORMAT`.
     """
 
@@ -68,6 +62,7 @@ class VqnmtConfig(PretrainedConfig):
         source_language: str = "en",
         target_language: str = "de",
         max_source_tokens: int = 256,
+        plugins: list[str] | None = None,
         format: int = FORMAT,
         **further: Any,
     ) -> None:
@@ -78,6 +73,7 @@ class VqnmtConfig(PretrainedConfig):
         self.source_language = source_language
         self.target_language = target_language
         self.max_source_tokens = max_source_tokens
+        self.plugins = plugins or []
         self.format = format
         super().__init__(**further)
 
@@ -89,15 +85,15 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: VqnmtConfig) -> None:
         super().__init__(config)
+        load_plugins(config.plugins)
         if config.architecture not in ARCHITECTURES:
             raise VqnmtError(
                 f"config.json: architecture is {config.architecture!r}; this version knows "
                 f"{', '.join(ARCHITECTURES)}"
             )
-        settings, module = ARCHITECTURES[config.architecture]
-        self.model = module(
-            from_mapping(settings, config.settings, "settings"), config.vocabulary_size
-        )
+        kind = ARCHITECTURES[config.architecture].config
+        settings = from_mapping(kind, config.settings, "settings")
+        self.model: Any = build_model(config.architecture, settings, config.vocabulary_size)
         written = config.written_pieces
         if not (isinstance(written, int) and UNK < written <= config.vocabulary_size):
             raise VqnmtError(
@@ -112,8 +108,10 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
         cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
     ) -> "VqnmtForConditionalGeneration":
         """Wrap a trained module; its weights are shared, not copied."""
+        parts = [model, *(part for part in model.modules() if isinstance(part, Quantizer))]
+        parts.append(getattr(model, "output", model))
         architecture = next(
-            name for name, (_, kind) in ARCHITECTURES.items() if type(model) is kind
+            name for name, known in ARCHITECTURES.items() if type(model) is known.model
         )
         wrapped = cls(
             VqnmtConfig(
@@ -124,6 +122,7 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 source_language=source_language,
                 target_language=target_language,
                 max_source_tokens=max_source_tokens,
+                plugins=plugins_of(parts),
             )
         )
         wrapped.model = model

@@ -25,6 +25,7 @@ from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer, ParallelTransformer
+from vqnmt.plugins import load_plugins
 from vqnmt.translate.base import (
     DTYPES,
     BatchTranslator,
@@ -265,6 +266,7 @@ def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
     """Load a saved model; the file must have exactly its weights, of its shapes."""
     place, known = folder / "model.safetensors", dataclasses.asdict(config)
     try:
+        load_plugins(config.plugins)  # not on the device of the next line
         with torch.device("meta"):  # takes no memory, whatever sizes config.json names
             model = VqnmtForConditionalGeneration(VqnmtConfig(**known))
         wanted = {name: list(value.shape) for name, value in model.state_dict().items()}

@@ -15,6 +15,8 @@ from vqnmt.images.models.integers import IntegerVAE
 from vqnmt.images.models.pixels import ImageTransformer
 from vqnmt.images.models.vae import GaussianVAE
 from vqnmt.images.models.vqvae import VQVAE
+from vqnmt.plugins import load_plugins, plugins_of
+from vqnmt.quantizers import Quantizer
 from vqnmt.settings import from_mapping
 
 # Most pixels of a side, which also limits what a model folder's config.json can ask for.
@@ -55,6 +57,7 @@ def save_image_model(model: ImageModel, folder: Path) -> None:
         "format": FORMAT,
         "image_size": model.image_size,
         "model": dataclasses.asdict(model.config),
+        "plugins": plugins_of(part for part in model.modules() if isinstance(part, Quantizer)),
     }
     atomic_write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
     write_checksums(folder, MODEL_FILES)
@@ -73,6 +76,7 @@ def load_image_model(folder: Path | str) -> ImageModel:
         found = content["format"]
         if found != FORMAT:
             raise VqnmtError(f"{path}: format is {found}, this version reads {FORMAT}: train anew")
+        load_plugins(content.get("plugins", []))
         config = from_mapping(ImageModelConfig, content["model"], "model")
         model = build_image_model(config, content["image_size"])
         model.load_state_dict(load_file(path.with_name("model.safetensors")))
