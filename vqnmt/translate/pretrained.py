@@ -6,7 +6,7 @@ imported too. A model folder holds `config.json`, `model.safetensors`, `spm.mode
 """
 
 import dataclasses
-from collections.abc import Sequence
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +192,18 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
             model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         return found
 
-    def save_pretrained(self, save_directory: str | Path, **settings: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[Any], *arguments: Any, **settings: Any
+    ) -> None:
         """Write the model's files and `SHA256SUMS`, see transformers; the tokenizer's are its own.
 
         Args:
             save_directory: The model folder.
+            arguments: See transformers.
             settings: See transformers.
         """
         folder = Path(save_directory)
-        super().save_pretrained(folder, **settings)
+        super().save_pretrained(folder, *arguments, **settings)
         if self.language_model is not None:
             self.language_model.save(folder / LANGUAGE_MODEL)
         names = ("config.json", "model.safetensors", "spm.model", LANGUAGE_MODEL)
@@ -230,7 +233,7 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
             raise VqnmtError("labels is None: forward computes a loss; to translate call generate")
         source = _plain(input_ids, attention_mask)
         losses: Losses = self.model(source, _plain(labels.masked_fill(labels < 0, PAD)))
-        return Seq2SeqLMOutput(loss=losses.total)  # type: ignore[arg-type]
+        return Seq2SeqLMOutput(loss=losses.total)
 
     @torch.inference_mode()
     def generate(
@@ -330,9 +333,7 @@ class VqnmtTokenizer(PreTrainedTokenizer):
         """Return the text of pieces; special ones are dropped."""
         return self.vocabulary.decode([[self._convert_token_to_id(x) for x in tokens]])[0]
 
-    def _decode(
-        self, token_ids: int | Sequence[int], skip_special_tokens: bool = False, **further: Any
-    ) -> str:
+    def _decode(self, token_ids: int | list[int], *arguments: Any, **further: Any) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         return self.vocabulary.decode([ids])[0]
 
