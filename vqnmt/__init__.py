@@ -1,7 +1,14 @@
 """Discrete-latent machine translation: few autoregressive steps, all target tokens at once."""
 
+import contextlib
 import importlib
+import importlib.abc
+import importlib.util
 import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +17,11 @@ if TYPE_CHECKING:
     from vqnmt.export.folder import export_model
     from vqnmt.translate.base import Translation
     from vqnmt.translate.loading import load_translator
+    from vqnmt.translate.pretrained import (
+        VqnmtConfig,
+        VqnmtForConditionalGeneration,
+        VqnmtTokenizer,
+    )
     from vqnmt.translate.pytorch import Translator
 
 # Packages that vqnmt uses report to their makers: ONNX Runtime looks up a host and leaves a device
@@ -22,17 +34,23 @@ __version__ = "0.1.0"
 __all__ = [
     "Translation",
     "Translator",
+    "VqnmtConfig",
     "VqnmtError",
+    "VqnmtForConditionalGeneration",
+    "VqnmtTokenizer",
     "export_model",
     "load_translator",
     "train",
 ]
 
-# Where each name comes from. All but `train`, `export_model` and `Translator` need no PyTorch.
+# Where each name comes from. `Translation`, `VqnmtError` and `load_translator` need no PyTorch.
 _PLACES = {
     "Translation": "vqnmt.translate.base",
     "Translator": "vqnmt.translate.pytorch",
+    "VqnmtConfig": "vqnmt.translate.pretrained",
     "VqnmtError": "vqnmt.errors",
+    "VqnmtForConditionalGeneration": "vqnmt.translate.pretrained",
+    "VqnmtTokenizer": "vqnmt.translate.pretrained",
     "export_model": "vqnmt.export.folder",
     "load_translator": "vqnmt.translate.loading",
     "train": "vqnmt.commands.train",
@@ -48,3 +66,39 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Registration(importlib.abc.MetaPathFinder):
+    """Registers our classes with transformers as soon as that is imported.
+
+    To import it for that alone takes seconds, and the light runtime does not have it.
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "transformers":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register() -> None:
+    with contextlib.suppress(ImportError):  # without PyTorch
+        importlib.import_module("vqnmt.translate.pretrained")
+
+
+if "transformers" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _Registration())

@@ -255,18 +255,18 @@ class _Writer:
             end=self.model.end_of_codes,
         )
         symbols = self.model.end_of_codes + 1
+        if self.beam:
+            codes, lengths, score = beam_search(self.graph, stepper)
+            log_p = ""
+        else:
+            codes, lengths, score, log_p = greedy_search(
+                self.graph, stepper, self.steps, self.alone, self.given
+            )
         if self.given:
-            *found, log_p = greedy_search(self.graph, stepper, self.steps, self.alone, self.given)
             log_p = self.graph.op("Reshape", log_p, self.graph.constant([-1, symbols]))
         else:
-            found = (
-                list(beam_search(self.graph, stepper))
-                if self.beam
-                else greedy_search(self.graph, stepper, self.steps, self.alone)[:3]
-            )
             empty = np.zeros((0, symbols), dtype=np.float32)
             log_p = self.graph.op("Identity", self.graph.constant(empty))
-        codes, lengths, score = found
         return codes, lengths, score, log_p
 
     def _step(

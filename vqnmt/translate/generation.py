@@ -172,7 +172,8 @@ def force_codes(
     """
     memory, memory_mask = model.encode(source)
     state = model.predictor.start(memory, memory_mask)
-    symbol, found, steps = model.end_of_codes, Hypothesis([], 0.0), []
+    symbol, found = model.end_of_codes, Hypothesis([], 0.0)
+    steps: list[Tensor] = []
     while len(found.symbols) < limit and not found.ended:
         last = torch.tensor([symbol], device=source.device)
         log_p = model.step(last, state)[0].float().log_softmax(dim=0)  # (K + 1,)

@@ -16,15 +16,15 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from vqnmt.checksums import AGAIN, CHECKSUMS, write_checksums
+from vqnmt.checksums import AGAIN, CHECKSUMS
 from vqnmt.data.batches import pad
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel, load_language_model
+from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
-from vqnmt.models import AutoregressiveTransformer, LatentTransformer, ParallelTransformer
+from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.plugins import load_plugins
 from vqnmt.translate.base import (
     DTYPES,
@@ -126,7 +126,6 @@ class Translator(BatchTranslator):
                 f"config.json is {loaded.config.vocabulary_size}: copy the folder again or save "
                 "the model anew"
             )
-        parallel = isinstance(module, ParallelTransformer)
         return cls(
             module.eval(),
             vocabulary,
@@ -137,7 +136,7 @@ class Translator(BatchTranslator):
             # launches, so batches are made as large as fit.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
-            language_model=load_language_model(folder, len(vocabulary)) if parallel else None,
+            language_model=loaded.language_model,
         )
 
     def save_pretrained(self, folder: Path | str, card: str) -> None:
@@ -151,16 +150,14 @@ class Translator(BatchTranslator):
         wrapped = VqnmtForConditionalGeneration.around(
             self.model, self.source_language, self.target_language, self.max_source_tokens
         )
+        wrapped.language_model = self.language_model
         with temporary_folder(folder) as new:
             try:
-                wrapped.save_pretrained(new)
-                if self.language_model is not None:
-                    self.language_model.save(new / LANGUAGE_MODEL)
+                self.vocabulary.save(new / "spm.model")
+                wrapped.save_pretrained(new)  # checksums of all that is there, too
                 for path in new.glob("*.safetensors"):  # that library makes them private
                     with suppress(OSError):  # a disk without modes
                         shutil.copymode(new / "config.json", path)
-                self.vocabulary.save(new / "spm.model")
-                write_checksums(new, [path.name for path in new.iterdir()])
                 atomic_write_text(new / "README.md", card)
             except (OSError, SafetensorError, VqnmtError) as error:
                 reason = _first_line(error.__cause__ or error)
