@@ -24,10 +24,10 @@ async function post(path, values) {
   return found;
 }
 
-/* One hue for each code number, wherever it stands. */
+/* One colour for each code number, wherever it stands; neighbours in hue differ in strength. */
 function colour(element, code) {
   const hue = Math.round((code * 137.508) % 360);
-  element.style.background = `hsl(${hue} 65% var(--light))`;
+  element.style.background = `hsl(${hue} ${code % 2 ? 75 : 30}% var(--light))`;
   element.style.color = `hsl(${hue} 45% var(--ink))`;
 }
 
