@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.serve.test_server import served
+from vqnmt.errors import VqnmtError
 from vqnmt.translate.base import Translation
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -33,6 +34,8 @@ class Counter:
     source_language, target_language, on_long = "en", "de", "refuse"
 
     def decode_codes(self, text: str, codes: list[int], complete: bool = False) -> Translation:
+        if max(codes, default=0) >= len(WORDS):
+            raise VqnmtError("a code is out of range")
         rest = [len(word) % 10 for word in text.split()] if complete or not codes else []
         found = [*codes, *rest[len(codes) :]]
         return Translation(" ".join(WORDS[code] for code in found), -1.0, found)
@@ -46,6 +49,8 @@ class Counter:
     def code_alternatives(
         self, text: str, codes: list[int], position: int, count: int
     ) -> list[tuple[int, float]]:
+        if position >= len(codes):
+            raise VqnmtError("position is out of range")
         return [(codes[position], 0.5), (9, 0.25), (8, 0.125)]
 
     def code_pieces(self, translation: Translation) -> list[list[str]]:
