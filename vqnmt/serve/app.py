@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.batching import Batcher, QueueFull
+from vqnmt.serve.codes import alternatives, beam, inspect_codes
 from vqnmt.serve.documents import (
     ENDINGS,
     Documents,
@@ -267,6 +268,45 @@ class Server:
             }
         )
 
+    # --- the page ------------------------------------------------------------------------------
+
+    async def codes(self, request: Request) -> Response:
+        """POST /codes: a sentence's translation with its codes and what each of them writes."""
+        pair, text, values = await self.sentence(request)
+        given = _numbers(values, "codes") if values.get("codes") is not None else None
+        complete = bool(values.get("complete"))
+        count = _whole(values, "alternatives", 0, MOST_ALTERNATIVES)
+        start = time.perf_counter()
+        answer = await pair.batcher.call(
+            lambda: inspect_codes(pair.translator, text, given, complete)
+        )
+        answer["milliseconds"] = round(1000 * (time.perf_counter() - start), 1)
+        if count:
+            found = await pair.batcher.call(lambda: beam(pair.translator, text, 1 + count))
+            answer["sentences"] = found
+        return JSONResponse(answer)
+
+    async def code_alternatives(self, request: Request) -> Response:
+        """POST /codes/alternatives: the likeliest codes at a position of a sentence."""
+        pair, text, values = await self.sentence(request)
+        codes = _numbers(values, "codes")
+        position = _whole(values, "position", 0, 10_000)
+        complete = bool(values.get("complete"))
+        return JSONResponse(
+            await pair.batcher.call(
+                lambda: alternatives(pair.translator, text, codes, position, complete)
+            )
+        )
+
+    async def sentence(self, request: Request) -> tuple[Pair, str, dict[str, Any]]:
+        """Read a request about one sentence."""
+        values = await self.values(request)
+        text = " ".join(" ".join(self.texts(values)).split())
+        pair, _ = self.pair(values, [text])
+        if pair is None:
+            raise HTTPException(400, "source and target are one language")
+        return pair, text, values
+
     # --- operation --------------------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
@@ -339,6 +379,13 @@ def _text(values: dict[str, Any], key: str) -> str:
     return value
 
 
+def _numbers(values: dict[str, Any], key: str) -> list[int]:
+    found = values.get(key)
+    if not isinstance(found, list) or not all(type(one) is int for one in found):
+        raise HTTPException(400, f"Invalid request: {key} must be a list of whole numbers")
+    return found
+
+
 def _choice(values: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
     value = values.get(key) or choices[0]
     if value not in choices:
@@ -401,6 +448,8 @@ def create_app(
         route("/translate_file", server.translate_file, "POST"),
         route("/download_file/{name}", server.download_file, "GET"),
         route("/frontend/settings", server.frontend_settings, "GET"),
+        route("/codes", server.codes, "POST"),
+        route("/codes/alternatives", server.code_alternatives, "POST"),
         route("/health", server.health, "GET"),
         route("/metrics", server.metrics, "GET"),
         Mount("/", StaticFiles(directory=str(STATIC), html=True)),

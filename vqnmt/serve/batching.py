@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 Work = Callable[[list[str], int], list[list[Any]]]
 """Takes sentences and how many translations of each; returns them, the best first."""
+
+
+Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
@@ -70,6 +73,20 @@ class Batcher:
         self.waiting += len(sentences)
         self._arrived.set()
         return await job.done
+
+    async def call(self, work: Callable[[], Result]) -> Result:
+        """Run other work of the model in the thread, between two batches.
+
+        Raises:
+            QueueFull: Too much waits already.
+        """
+        if self.waiting >= self._limit:
+            raise QueueFull
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self.waiting -= 1
 
     async def run(self) -> None:
         """Translate what arrives until cancelled."""

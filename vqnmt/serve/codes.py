@@ -1,0 +1,60 @@
+"""What the page shows of codes: what each writes, what else could stand in its place."""
+
+from typing import Any
+
+from vqnmt.decode.settings import SearchSettings
+from vqnmt.errors import VqnmtError
+from vqnmt.spans import SLOT
+from vqnmt.translate.base import BatchTranslator, Translation
+
+
+def inspect_codes(
+    translator: BatchTranslator, text: str, given: list[int] | None, complete: bool
+) -> dict[str, Any]:
+    """Translate a sentence by its own codes or by given ones, see `decode_codes`.
+
+    Raises:
+        VqnmtError: The sentence is too long, or `given` cannot be decoded.
+    """
+    if given is None:
+        found = translator.translate([text])[0]
+    else:
+        found = translator.decode_codes(text, given, complete=complete)
+    written = _written(translator, found)
+    codes = [{"code": code, "text": part} for code, part in zip(found.codes, written, strict=False)]
+    return {"translatedText": found.text, "score": round(found.score, 3), "codes": codes}
+
+
+def beam(translator: BatchTranslator, text: str, count: int) -> list[dict[str, Any]]:
+    """Return up to `count` translations of a beam as wide, the best first; none of old exports."""
+    settings = SearchSettings(beam=count, candidates=count)
+    try:
+        (found,) = translator.n_best([text], settings)
+    except VqnmtError:
+        return []
+    return [{"text": one.text, "score": round(one.score, 3)} for one in found]
+
+
+def alternatives(
+    translator: BatchTranslator, text: str, codes: list[int], position: int, complete: bool
+) -> list[dict[str, Any]]:
+    """Return the likeliest codes at a position, their probabilities, and what they would write.
+
+    Raises:
+        VqnmtError: The model cannot tell, or a code or the position is out of range.
+    """
+    answer = []
+    for code, probability in translator.code_alternatives(text, codes, position, 6):
+        after = [] if complete else codes[position + 1 :]
+        found = translator.decode_codes(text, [*codes[:position], code, *after], complete=complete)
+        written = _written(translator, found)
+        part = written[position] if position < len(written) else ""
+        one = {"code": code, "probability": round(probability, 4), "text": part}
+        answer.append({**one, "translatedText": found.text})
+    return answer
+
+
+def _written(translator: BatchTranslator, found: Translation) -> list[str]:
+    """Return the text that each code writes, with the blank before it."""
+    rows = translator.code_pieces(found)
+    return [SLOT.sub("◌", "".join(pieces).replace("▁", " ")) for pieces in rows]
