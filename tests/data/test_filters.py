@@ -60,6 +60,6 @@ def test_short_sentences_are_for_training(text):
     judge = CorpusFilter(
         split=split, label_split=none, min_words=4, fit=fit, drop_copies=False, official={}
     )
-    arrays = judge([(text, "ein Satz")])
+    arrays = judge([(text, "ein Satz", 1)])
     part, _ = OUTCOMES[int(arrays["outcomes"][0])]
     assert (part == "train") == (len(text.split()) < 4)

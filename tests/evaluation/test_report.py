@@ -67,6 +67,20 @@ def test_table_rows(records):
     assert len(table) == 6
 
 
+def test_labels_have_a_column_of_their_own(make_record):
+    metrics = {"bleu.test": 20.0, "chrf.test": 40.0, "exact_match.labels": 45.25}
+    table = cells(results_table([make_record("student", metrics=metrics), make_record("old")]))
+    assert table[0][:5] == ["system", "test set", "BLEU", "chrF++", "exact %"]
+    assert table[2][:5] == ["student", "test", "20.00", "40.00", "-"]
+    assert table[4] == ["student", "labels", "-", "-", "45.2", "", "", "", ""]
+    assert len(table) == 5
+    card = model_card(
+        title="t", description="d", corpus=CORPUS, records=[make_record("s", metrics=metrics)]
+    )
+    results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    assert results[2]["metrics"] == [{"type": "exact_match", "name": "exact match", "value": 45.25}]
+
+
 def test_table_of_one_test_set_and_missing_numbers(make_record):
     table = cells(results_table([make_record("only BLEU", metrics={"bleu.test": 1.0})]))
     assert table[0][:2] == ["system", "BLEU"]

@@ -6,7 +6,7 @@ import sacrebleu
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation import bleu_tokenizer, score
-from vqnmt.evaluation.scores import paired_bootstrap
+from vqnmt.evaluation.scores import exact_match, paired_bootstrap
 
 HYPOTHESES = ["Das Haus ist klein, aber schön.", "Die Tür ist offen.", "Guten Tag!"]
 REFERENCES = ["Das Haus ist klein und sehr schön.", "Die Tür steht offen.", "Guten Tag!"]
@@ -76,3 +76,12 @@ def test_paired_bootstrap_tells_better_from_equal():
     assert found["better"].difference > 10 and found["better"].p_value < 0.01
     assert found["alike"].p_value > 0.05
     assert 0 < found["alike"].interval < 10
+
+
+def test_exact_match_takes_any_reference_as_it_stands():
+    references = [["An", "Ein"], ["Aus"], ["Fehlt"], ["Über uns"]]
+    assert exact_match(["Ein", "aus", "Fehlt ", "Über uns"], references) == 50.0
+    assert exact_match(["An"], [["An"]]) == 100.0
+    for wrong in (["An"], []):
+        with pytest.raises(VqnmtError, match="cannot score"):
+            exact_match(wrong, references if wrong else [])

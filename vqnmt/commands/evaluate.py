@@ -13,7 +13,7 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
 from vqnmt.data.readers import hold, read_parallel
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.scores import exact_match, score
 from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
 from vqnmt.translate.base import BatchTranslator
@@ -52,6 +52,9 @@ def main(arguments: list[str]) -> None:
     texts = [translation.text for translation in found]
     if options.output:
         atomic_write_lines(options.output, texts)
+    if text.references:
+        print(f"exact match {exact_match(texts, text.references):.1f}%")
+        return
     scores = score(texts, text.targets, translator.target_language)
     print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
     print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")

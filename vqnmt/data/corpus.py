@@ -168,7 +168,9 @@ def load_corpus(folder: Path | str) -> Corpus:
         name=report["name"],
         source_language=source,
         target_language=target,
-        train=ParallelText(*(Lines(folder / f"train.{code}") for code in (source, target)), counts),
+        train=ParallelText(
+            Lines(folder / f"train.{source}"), Lines(folder / f"train.{target}"), counts
+        ),
         valid=text("valid"),
         test={name: text(f"test.{name}") for name in report["tests"]},
         keep_pattern=report["keep_pattern"],

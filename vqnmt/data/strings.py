@@ -20,7 +20,6 @@ import polib
 from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.pieces import flatten, reading_archive
 from vqnmt.data.readers import Pair
-from vqnmt.data.words import count_words
 from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
 
@@ -28,9 +27,9 @@ from vqnmt.errors import VqnmtError
 _REGIONS = {"en": "(?:US|EN)"}
 # A translation by the path of its keys. In gettext the last one is the English text.
 Texts = dict[tuple[str, ...], str]
-# A copy of the source counts as its translation up to this length in words: "Status", "Standard
-# Deviation". A longer one has not been translated.
-_COPIED_WORDS = 3
+# What may be the same in both languages: up to three words ("Status", "Wi-Fi"). Longer texts have
+# not been translated, and placeholders alone say nothing.
+_LABEL = re.compile(r"[\w./-]+(?: [\w./-]+){0,2}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +63,11 @@ class PackageStrings:
         files = [self.package] if self.package else own
         return [*(file for file in files if file), *self.sources] if all(files) else []
 
+    def _places(self, language: str) -> tuple[RemoteFile, ...]:
+        if self._in_sources(language) and self.sources:
+            return self.sources
+        return (self.package or self.packages[language],)
+
     def _in_sources(self, language: str) -> bool:
         return language == "en" and (self.english_keys or bool(self.message))
 
@@ -74,7 +78,9 @@ class PackageStrings:
         if self.english_keys and "en" in (source, target):
             other = target if source == "en" else source
             for key, text in self._texts(other, cache).items():
-                yield (key[-1], text) if source == "en" else (text, key[-1])
+                english = key[-1].rpartition("\x04")[2]  # gettext's mark between context and text
+                if not english.isdecimal():  # as are the other forms of a list
+                    yield (english, text) if source == "en" else (text, english)
             return
         texts = self._texts(target, cache)
         for key, text in self._texts(source, cache).items():
@@ -84,15 +90,13 @@ class PackageStrings:
     def _texts(self, language: str, cache: Path) -> Texts:
         """Read all texts of a language by component and keys."""
         if self._in_sources(language):
-            files, pattern = list(self.sources) or [self.package], self.english
+            pattern = self.english
         else:
-            files = [self.package or self.packages[language]]
             pattern = self.english if language == "en" and self.english else self.member
         expression = re.compile(pattern.replace("{language}", _spelling(language)))
         wanted = re.compile(self.keys)
         texts: Texts = {}
-        for file in files:
-            assert file is not None  # `files` has them all
+        for file in self._places(language):
             path = fetch(file, cache)
             with reading_archive(path):
                 for match, content in _members(path, expression):
@@ -201,6 +205,6 @@ class JoinedStrings:
         for first, second in pairs:
             if is_translatable(first) and (
                 first != second
-                or (copies[first] >= max(2, others[first]) and count_words(first) <= _COPIED_WORDS)
+                or (copies[first] >= max(2, others[first]) and _LABEL.fullmatch(first))
             ):
                 yield first, second

@@ -13,6 +13,8 @@ _HUB_LICENCES = {
     *(f"cc-by-{kind}-{version}" for kind in ("sa", "nc", "nc-sa") for version in ("3.0", "4.0")),
 }
 
+_METRICS = {"bleu": "BLEU", "chrf": "chrF++", "exact_match": "exact match"}
+
 
 def model_card(
     *,
@@ -77,7 +79,7 @@ def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) ->
         (record, kind, key.split(".", 1)[1], value)
         for record in records
         for key, value in record.metrics.items()
-        if (kind := key.split(".")[0]) in ("bleu", "chrf") and "." in key
+        if (kind := key.split(".")[0]) in _METRICS and "." in key
     ]
     if results:
         lines += ["model-index:", f"- name: {_scalar(title)}", "  results:"]
@@ -90,7 +92,7 @@ def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) ->
             f"      type: {_scalar(corpus.name)}",
             "    metrics:",
             f"    - type: {kind}",
-            f"      name: {_scalar({'bleu': 'BLEU', 'chrf': 'chrF++'}[kind])}",
+            f"      name: {_scalar(_METRICS[kind])}",
             f"      value: {_scalar(value)}",
         ]
     return "\n".join([*lines, "---"])

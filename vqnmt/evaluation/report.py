@@ -71,17 +71,20 @@ def results_table(records: Sequence[Record]) -> str:
     """
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
-    header = ["system", *(["test set"] if several else []), "BLEU", "chrF++"]
+    scores = [("BLEU", "bleu", "{:.2f}"), ("chrF++", "chrf", "{:.2f}")]
+    if any(key.startswith("exact_match.") for record in records for key in record.metrics):
+        scores.append(("exact %", "exact_match", "{:.1f}"))
+    header = ["system", *(["test set"] if several else []), *(title for title, _, _ in scores)]
     header += [column.title for column in COSTS]
     rows: list[list[str]] = []
     seen: set[int] = set()
     for test_set in test_sets or [""]:
         for index, record in enumerate(records):
-            keys = [f"bleu.{test_set}", f"chrf.{test_set}"]
-            if index in seen and not any(key in record.metrics for key in keys):
+            columns = [Column("", f"{key}.{test_set}", form) for _, key, form in scores]
+            if index in seen and not any(column.value in record.metrics for column in columns):
                 continue
             row = [_label(record, records), *([test_set] if several else [])]
-            row += [Column("", key, "{:.2f}").cell(record) for key in keys]
+            row += [column.cell(record) for column in columns]
             row += [column.cell(record) if index not in seen else "" for column in COSTS]
             seen.add(index)
             rows.append(row)
@@ -193,7 +196,7 @@ def _test_sets(records: Sequence[Record]) -> list[str]:
         key.split(".", 1)[1]
         for record in records
         for key in record.metrics
-        if key.startswith(("bleu.", "chrf."))
+        if key.startswith(("bleu.", "chrf.", "exact_match."))
     )
     return sorted(names, key=lambda name: name == "valid")
 

@@ -81,6 +81,25 @@ def score(
     )
 
 
+def exact_match(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return the percentage of translations that equal one of their references.
+
+    Args:
+        hypotheses: The translations.
+        references: All right translations of each.
+
+    Raises:
+        VqnmtError: The counts differ, or there is nothing to score.
+    """
+    if len(hypotheses) != len(references) or not references:
+        raise VqnmtError(
+            f"cannot score {len(hypotheses)} translations against references of "
+            f"{len(references)}: give one set of references, or more, for each translation"
+        )
+    right = [text in known for text, known in zip(hypotheses, references, strict=True)]
+    return 100 * sum(right) / len(right)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """A system's BLEU against a baseline's, by sacrebleu's paired bootstrap (Koehn 2004)."""

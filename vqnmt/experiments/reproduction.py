@@ -254,7 +254,7 @@ class Reproduction:
         metrics: dict[str, dict[str, Metric]] = {}
         compared = [name for name in self.main if name in self.rows and name not in BASELINES]
         for key, text in self.sets.items():
-            if key == "valid" or not compared:
+            if key == "valid" or text.references or not compared:
                 continue
             outputs = {name: self._output(name, key) for name in (*BASELINES, *compared)}
             for baseline in BASELINES:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from vqnmt.data.corpus import Corpus, ParallelText
+from vqnmt.data.labels import seen_labels
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
@@ -76,6 +77,8 @@ def evaluate(
             remove_leftovers(run.folder)
             systems, name = _systems(config, teacher, student)
             sets = {"valid": corpus.valid, **corpus.test}
+            if "labels" in sets:
+                sets["seen_labels"] = seen_labels(corpus.train)
             outputs = {key: translate_sets(key, one, sets) for key, one in systems.items()}
             metrics = _measure(config, systems, outputs, sets)
             metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid)

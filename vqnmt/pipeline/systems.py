@@ -9,7 +9,7 @@ import torch
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
-from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.scores import exact_match, score
 from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import (
@@ -111,9 +111,15 @@ def translate_sets(
 def quality_metrics(
     outputs: Mapping[str, Sequence[str]], sets: Mapping[str, ParallelText], language: str
 ) -> dict[str, Metric]:
-    """Score the translations of every set."""
+    """Score the translations of every set; of labels, whether they equal a reference.
+
+    BLEU counts sequences of four words, which labels do not have.
+    """
     metrics: dict[str, Metric] = {}
     for name, texts in outputs.items():
+        if references := sets[name].references:
+            metrics[f"exact_match.{name}"] = exact_match(texts, references)
+            continue
         scores = score(texts, sets[name].targets, language)
         metrics[f"bleu.{name}"] = scores.bleu
         metrics[f"chrf.{name}"] = scores.chrf
