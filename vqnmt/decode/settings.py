@@ -1,7 +1,7 @@
 """Search settings that every model and every engine takes, and their bounds. No PyTorch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 from vqnmt.errors import VqnmtError
@@ -40,6 +40,31 @@ def check_temperature(key: str, value: object) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReadingSettings:
+    """How the output of a CTC decoder is read with a language model."""
+
+    beam: int = 4
+    """Prefixes of the text kept at each position."""
+    pieces: int = 8
+    """Likeliest pieces of each position among which the reading chooses."""
+    least_likely: float = 1 / 20
+    """Pieces below this share of the probability of a position's likeliest are left out."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            VqnmtError: Names the setting, its value and the values allowed.
+        """
+        for key in ("beam", "pieces"):
+            check_width(f"reading.{key}", getattr(self, key))
+        if not (isinstance(self.least_likely, Real) and 0 <= float(self.least_likely) < 1):
+            raise VqnmtError(
+                f"reading.least_likely is {self.least_likely!r}; it must be 0 or more and below 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSettings:
     """How sequences are searched, and how many candidates each sentence gets."""
 
@@ -54,6 +79,8 @@ class SearchSettings:
     language_model: bool = True
     """Whether the decoder's output of a latent model is read with its trigram model, if it has one;
     otherwise the best path is read."""
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    """How it is read with the trigram model."""
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqnmt.decode.ctc import MOST_LIKELY, read_likely
+from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
+from vqnmt.decode.settings import ReadingSettings
 from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.models.outputs import read
 from vqnmt.models.shared import length_limits
@@ -112,7 +113,8 @@ def _(
         index = torch.tensor(rows, device=source.device)
         memory, memory_mask = memory[index], memory_mask[index]
     reader = language_model if settings.language_model else None
-    decoded = iter(_decode_codes(model, codes, mask, memory, memory_mask, reader))
+    arguments = codes, mask, memory, memory_mask, reader, settings.reading
+    decoded = iter(_decode_codes(model, *arguments))
     translations: list[list[LatentTranslation]] = []
     for hypotheses in found:
         translations.append([])
@@ -129,7 +131,7 @@ def reconstruct(model: LatentTransformer, source: Tensor, target: Tensor) -> lis
     memory, memory_mask = model.encode(source)
     z_e, mask = model.compress(target, memory, memory_mask)
     codes = model.quantizer.nearest(z_e)
-    decoded = _decode_codes(model, codes, mask, memory, memory_mask, None)
+    decoded = _decode_codes(model, codes, mask, memory, memory_mask)
     return [tokens for tokens, _ in decoded]
 
 
@@ -139,14 +141,16 @@ def _decode_codes(
     mask: Tensor,
     memory: Tensor,
     memory_mask: Tensor,
-    language_model: TrigramModel | None,
+    language_model: TrigramModel | None = None,
+    reading: ReadingSettings | None = None,
 ) -> list[tuple[list[int], list[int]]]:
     """Return the tokens of each sentence, and how many of them each code writes."""
     if language_model is None:
         best, starts = model.best_pieces(codes, mask, memory, memory_mask)
         spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
         return list(zip(read(best, starts), spans.tolist(), strict=True))
-    likely = model.likely_pieces(codes, mask, memory, memory_mask, MOST_LIKELY)
+    reading = reading or ReadingSettings()
+    likely = model.likely_pieces(codes, mask, memory, memory_mask, reading.pieces)
     logits, pieces, output_mask = likely
     stride = output_mask.shape[1] // codes.shape[1]
     return read_likely(
@@ -155,7 +159,8 @@ def _decode_codes(
         output_mask.sum(dim=1).tolist(),
         stride,
         language_model,
-        set(model.repeatable.nonzero()[:, 0].tolist()),
+        model.repeatable.numpy(force=True),
+        reading,
     )
 
 
