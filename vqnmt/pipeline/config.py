@@ -1,10 +1,11 @@
 """All settings of the translation pipeline, and their defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
-from vqnmt.decode.settings import check_temperature, check_width
+from vqnmt.decode.settings import ReadingSettings, check_temperature, check_width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, FertilityConfig, LatentConfig
 from vqnmt.settings import check_seed
@@ -37,6 +38,15 @@ class DecodingConfig:
     """Whether a latent student with CTC output reads what its decoder says with the help of a
     trigram model of its training targets, where this has helped on valid; else the best path is
     read."""
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    """How widely the reading with trigrams searches."""
+
+    def as_digested(self) -> dict[str, Any]:
+        """Return `asdict`, without a default `reading`, which folders of earlier runs do not have."""
+        values = asdict(self)
+        if self.reading == ReadingSettings():
+            del values["reading"]
+        return values
 
     def __post_init__(self) -> None:
         """Check every value that the types leave open.

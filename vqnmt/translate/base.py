@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.words import join_sentences
-from vqnmt.decode.settings import SearchSettings
+from vqnmt.decode.settings import ReadingSettings, SearchSettings
 from vqnmt.errors import VqnmtError
 
 if TYPE_CHECKING:
@@ -196,6 +196,7 @@ class BatchTranslator(ABC):
         candidates: int = 1,
         temperature: float | None = None,
         language_model: bool = True,
+        reading: ReadingSettings | None = None,
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
@@ -211,6 +212,7 @@ class BatchTranslator(ABC):
             candidates: Translations of each sentence to choose from.
             temperature: See `SearchSettings`.
             language_model: See `SearchSettings`.
+            reading: See `SearchSettings`.
             rescorer: Chooses among the candidates; without one their own score does.
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
@@ -225,6 +227,7 @@ class BatchTranslator(ABC):
             temperature=temperature,
             length_penalty=self.length_penalty,
             language_model=language_model,
+            reading=reading or ReadingSettings(),
         )
         found = self.n_best(sentences, settings, rescorer, progress, first_line)
         return [translations[0] for translations in found]
