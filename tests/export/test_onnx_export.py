@@ -47,6 +47,7 @@ VARIANTS = [
     {"compression": 1, "quantizer": {"name": "product", "codebook_size": 16}},
     {"compression": 1, "quantizer": {"name": "semhash", "codebook_size": 16}},
     {"compression": 2, "written": 101},
+    {"compression": 3, "residual_convolutions": 0},
 ]
 
 

@@ -7,16 +7,15 @@ loads at once and takes 12 bytes a trigram.
 
 import math
 import zipfile
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqnmt.decode.prefix_search import look_up
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.tokens import BOS, EOS
@@ -32,8 +31,6 @@ _CHUNK = 1 << 20
 _ROUNDED = 1e-5
 # Rarer trigrams are left to the bigrams: most trigrams are rare and add little.
 _LEAST = 2
-# Results that are cached: the same trigrams are asked for many times.
-_REMEMBERED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +80,17 @@ class TrigramModel:
 
     Attributes:
         fusion: How the model is combined with a decoder; chosen on validation after training.
+        arrays: The tables of `look_up`.
+        views: The same as memoryviews, for Python.
     """
 
     def __init__(self, tables: Tables) -> None:
         self.tables, self.size = tables, len(tables.pieces)
         self.fusion = FusionWeights(*tables.use.tolist())
+        arrays = (getattr(tables, name) for name in Tables.__slots__ if name != "use")
+        self.arrays = tuple(np.ascontiguousarray(values) for values in arrays)
         # Bisection reads single numbers, which a memoryview gives faster than an array.
-        self._trigrams, self._pairs, self._bigrams = (
-            np.ascontiguousarray(keys).data
-            for keys in (tables.trigrams, tables.pairs, tables.bigrams)
-        )
-        self.log_probability = lru_cache(_REMEMBERED)(self._log_probability)
+        self.views = tuple(values.data for values in self.arrays)
 
     @classmethod
     def count(
@@ -136,19 +133,9 @@ class TrigramModel:
         names = Tables.__slots__
         return cls(Tables(**{name: _small(v) for name, v in zip(names, values, strict=True)}))
 
-    def _log_probability(self, first: int, second: int, piece: int) -> float:
+    def log_probability(self, first: int, second: int, piece: int) -> float:
         """Return log p(`piece` | `first`, `second`) in nats; BOS precedes a sentence."""
-        tables, size = self.tables, self.size
-        pair = first * size + second
-        place = _index(self._trigrams, pair * size + piece)
-        if place is not None:
-            return float(tables.trigram_values[place])
-        place = _index(self._pairs, pair)
-        left = 0.0 if place is None else float(tables.pair_values[place])
-        place = _index(self._bigrams, second * size + piece)
-        if place is not None:
-            return left + float(tables.bigram_values[place])
-        return left + float(tables.single_values[second] + tables.pieces[piece])
+        return look_up(self.views, first, second, piece)
 
     def __reduce__(self) -> tuple[type["TrigramModel"], tuple[Tables]]:
         """Copy and pickle the tables; everything else is computed from them."""
@@ -303,9 +290,3 @@ def _found(keys: Keys, values: NDArray[np.float64], wanted: Keys) -> NDArray[np.
 
 def _small(values: NDArray[Any]) -> NDArray[Any]:
     return values if values.dtype == np.int64 else values.astype(np.float32)
-
-
-def _index(keys: Any, wanted: int) -> int | None:
-    """Look `wanted` up in the sorted `keys`."""
-    place = bisect_left(keys, wanted)
-    return place if place < len(keys) and keys[place] == wanted else None

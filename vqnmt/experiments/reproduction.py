@@ -170,7 +170,7 @@ class Reproduction:
         system = System(student, config.decoding, self.teacher.translator)
         settings: dict[str, Any] = {
             "sets": list(self.sets),
-            "decoding": dataclasses.asdict(config.decoding),
+            "decoding": config.decoding.as_digested(),
             "digest of the model": _checksum(run, self.teacher, config.student),
         }
         if config.decoding.candidates > 1:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqnmt.decode.ctc import MOST_LIKELY
+from vqnmt.decode.settings import ReadingSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.graph import FLOAT, INT32, INT64, Graph, array, model_proto
 from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search
@@ -31,6 +31,8 @@ from vqnmt.tokens import PAD, length_limit
 _BLOCK = 64
 # The graph holds tables of all codes.
 _MOST_CODES = 1 << 16
+# Numbers in a table of decompressed codes, 8 MB.
+_MOST_DECOMPRESSED = 1 << 21
 
 KeyValue = tuple[str, str]
 
@@ -39,14 +41,15 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
     """Write translation by `model` as one graph.
 
     Inputs: `source` (B, S) int64, each row ended by EOS and padded by `PAD`; `limits` (B,) int64,
-    the most codes of each sentence, 1 or more. For a beam search over the codes also `beam` (1,)
-    int64, `candidates` (1,) int64, from 1 to `beam`, and `length_penalty` () fp32; a call that
-    leaves them out is greedy and has one candidate. For a translation from given codes, of one
-    sentence, `given` (G,) int64: its first codes, perhaps with the end behind them; they are taken
-    as they are, and the search goes on greedily.
+    the most codes of each sentence, 1 or more; `likely` (1,) int64, how many pieces of a position
+    are wanted, n, by default as `ReadingSettings` says. For a beam search over the codes also
+    `beam` (1,) int64, `candidates` (1,) int64, from 1 to `beam`, and `length_penalty` () fp32; a
+    call that leaves them out is greedy and has one candidate. For a translation from given codes,
+    of one sentence, `given` (G,) int64: its first codes, perhaps with the end after them; they are
+    taken as they are, and the search goes on greedily.
 
     Outputs, R = B * `candidates`, those of a sentence side by side, the best first: `pieces`
-    (R, P, n) int64, the likeliest pieces of each output position, n = `MOST_LIKELY`; `codes`
+    (R, P, n) int64, the likeliest pieces of each output position; `codes`
     (R, L) int64 and `lengths` (R,) int64, how many of them are real; `score` (R,) fp32, the
     log-probability in nats of the codes, their end included where it was reached, minus infinity
     for candidates that do not exist; `logits` (R, P, n) fp32, those of `pieces`, falling;
@@ -70,6 +73,7 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
     inputs: dict[str, tuple[int, Sequence[Any]]] = {
         "source": (INT64, ["B", "S"]),
         "limits": (INT64, ["B"]),
+        "likely": (INT64, [1]),
         "beam": (INT64, [1]),
         "candidates": (INT64, [1]),
         "length_penalty": (FLOAT, []),
@@ -83,6 +87,7 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         "logits": (FLOAT, ["R", "P", "n"]),
         "code_log_p": (FLOAT, ["steps", model.end_of_codes + 1]),
     }
+    graph.default("likely", np.array([ReadingSettings().pieces]))
     for name, value in (BEAM_DEFAULTS | {"given": np.zeros(0, dtype=np.int64)}).items():
         graph.default(name, value)
 
@@ -111,11 +116,15 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
 
 @dataclass(slots=True)
 class _Source:
-    """The encoded source: memory (B, S, d), its mask (B, S) int32 or None, its length (1,)."""
+    """The encoded source: memory (B, S, d), its mask (B, S) int32 or None, its length (1,).
+
+    `copied` is what the decoder's positions add to themselves, (B, S, d), if the model does so.
+    """
 
     memory: str
     mask: str
     length: str
+    copied: str = ""
 
 
 class _Writer:
@@ -163,9 +172,15 @@ class _Writer:
         graph.scope = "encoder"
         source = self._encode()
         layers = [_decoder_layer(x) for x in (*model.predictor.layers, *model.decoder.layers)]
-        projected = graph.linear(source.memory, *(x.source_attention.key_value for x in layers))
-        parts = graph.ops("Split", 2 * len(layers), projected, axis=2, num_outputs=2 * len(layers))
-        key_values = list(zip(parts[::2], parts[1::2], strict=True))
+        readers = [x.source_attention.key_value for x in layers]
+        count = 2 * len(layers)
+        if model.source_copy is not None:
+            readers, count = [*readers, model.source_copy], count + 1
+        parts = graph.ops(
+            *("Split", count, graph.linear(source.memory, *readers)), axis=2, num_outputs=count
+        )
+        key_values = list(zip(parts[:-1:2], parts[1::2], strict=True))
+        source.copied = parts[-1]
         split = len(model.predictor.layers)
         graph.scope = "codes"
         codes, lengths, score, log_p = self._predict(source, key_values[:split])
@@ -308,28 +323,37 @@ class _Writer:
         # Positions after a sentence's last code are masked, so any vector will do there. A sentence
         # without codes is decoded from code 0.
         graph.scope = "decompressor"
-        vectors = array(torch.cat([self.vectors, self.vectors[:1]]))  # (K + 1, d)
-        x = graph.op("Gather", graph.constant(vectors), codes)  # (R, L, d)
+        rows = torch.cat([self.vectors, self.vectors[:1]])  # (K + 1, d)
+        decompressor = model.decompressor
+        stages: list[Any] = list(zip(decompressor.blocks, decompressor.doublings, strict=True))
+        if self._is_table(stages):
+            real = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+            rows = decompressor(rows[:, None], real)[0].flatten(1)  # (K + 1, 2^n_c * d)
+            stages = []
+        x = graph.op("Gather", graph.constant(array(rows)), codes)  # (R, L, d) or (R, L, 2^n_c * d)
         length = graph.size(codes, 1)
         if not self.alone:
             one = graph.constant([1])
             lengths = graph.op("Unsqueeze", graph.op("Max", lengths, one), one)  # (R, 1)
-        decompressor = model.decompressor
-        for block, doubling in zip(decompressor.blocks, decompressor.doublings, strict=True):
+        for block, doubling in stages:
             assert isinstance(block, ResidualBlock)
             keep = ""
             if not self.alone:
                 keep = graph.op("Cast", self._real(lengths, length), to=FLOAT)
                 keep = graph.op("Unsqueeze", keep, graph.constant([2]))  # (R, T, 1)
-            x = self._residual(x, block, length, keep)
-            x = graph.linear(x, doubling.linear)  # type: ignore[arg-type]
+            x = graph.linear(self._residual(x, block, length, keep), doubling.linear)
             x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
             length = graph.op("Mul", length, graph.constant(2))
             if not self.alone:
                 lengths = graph.op("Mul", lengths, graph.constant(2))
+        if not stages and self.stride > 1:
+            stride = graph.constant(self.stride)
+            x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
+            length = graph.op("Mul", length, stride)
+            if not self.alone:
+                lengths = graph.op("Mul", lengths, stride)
         if model.source_copy is not None:
-            copied = self._uniform_copy(lengths, length, source)
-            x = graph.op("Add", x, graph.linear(copied, model.source_copy))
+            x = graph.op("Add", x, self._uniform_copy(lengths, length, source))
         graph.scope = "decoder"
         x = graph.op("Add", x, graph.head(self.positions, length))
         mask = "" if self.alone else graph.op("Cast", self._real(lengths, length), to=INT32)
@@ -344,6 +368,11 @@ class _Writer:
             x = graph.linear(x, model.upsample.linear)
             x = graph.op("Reshape", x, graph.constant([0, -1, self.dim]))
         return self._likely_pieces(x)
+
+    def _is_table(self, stages: list[Any]) -> bool:
+        """Say whether each code's positions depend on no other code, and fit into a small table."""
+        convolutions = any(len(block.convolutions) for block, _ in stages)
+        return not convolutions and len(self.vectors) * self.stride * self.dim <= _MOST_DECOMPRESSED
 
     def _residual(self, x: str, block: ResidualBlock, length: str, keep: str) -> str:
         """Apply a residual block of convolutions to `x` (R, T, d); `keep` is (R, T, 1)."""
@@ -363,12 +392,12 @@ class _Writer:
         return graph.op("Add", x, hidden)
 
     def _uniform_copy(self, lengths: str, length: str, source: _Source) -> str:
-        """Read for position i of n the source's state i * S // n, (R, T, d)."""
+        """Read for position i of n what the source copies at i * S // n, (R, T, d)."""
         graph = self.graph
         steps = graph.head(self.steps, length)  # (T,)
         if self.alone:
             index = graph.op("Div", graph.op("Mul", steps, source.length), length)
-            return graph.op("Gather", source.memory, index, axis=1)
+            return graph.op("Gather", source.copied, index, axis=1)
         one, two = graph.constant([1]), graph.constant([2])
         real = graph.op("Cast", source.mask, to=INT64)
         sources = graph.op("ReduceSum", real, one)  # (B, 1)
@@ -379,13 +408,13 @@ class _Writer:
         index = graph.op("Min", index, graph.op("Sub", sources, one))
         if self.beam:
             index = graph.op("Reshape", index, self.points)  # (B, R / B * T, 1)
-            copied = graph.op("GatherND", source.memory, index, batch_dims=1)
+            copied = graph.op("GatherND", source.copied, index, batch_dims=1)
             shape = graph.op(
                 "Concat", graph.constant([-1]), length, graph.constant([self.dim]), axis=0
             )
             return graph.op("Reshape", copied, shape)
         index = graph.op("Unsqueeze", index, two)
-        return graph.op("GatherND", source.memory, index, batch_dims=1)
+        return graph.op("GatherND", source.copied, index, batch_dims=1)
 
     def _embedding(self) -> torch.Tensor:
         """The embedding padded with rows of zeros, so that `_BLOCK` divides its length."""
@@ -406,12 +435,12 @@ class _Writer:
         scores = graph.product(x, table, bias)
         scores = graph.op("Reshape", scores, graph.constant([0, 0, -1, _BLOCK]))
         highest = graph.op("ReduceMax", scores, graph.constant([3]), keepdims=0)
-        blocks = graph.constant([min(MOST_LIKELY, len(bias) // _BLOCK)])
+        blocks = graph.op("Min", "likely", graph.constant([len(bias) // _BLOCK]))
         _, block = graph.ops("TopK", 2, highest, blocks, axis=2)  # (R, P, n)
         index = graph.op("Unsqueeze", block, graph.constant([3]))
         scores = graph.op("GatherND", scores, index, batch_dims=2)  # (R, P, n, _BLOCK)
         scores = graph.op("Reshape", scores, graph.constant([0, 0, -1]))
-        likeliest = graph.constant([min(MOST_LIKELY, size)])
+        likeliest = graph.op("Min", "likely", graph.constant([size]))
         logits, found = graph.ops("TopK", 2, scores, likeliest, axis=2)
         width = graph.constant(_BLOCK)
         block = graph.op("GatherElements", block, graph.op("Div", found, width), axis=2)

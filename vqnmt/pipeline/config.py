@@ -1,12 +1,12 @@
 """All settings of the translation pipeline, and their defaults."""
 
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
-from vqnmt.decode.settings import Temperature, Width
+from vqnmt.decode.settings import ReadingSettings, Temperature, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
 from vqnmt.models.registry import ARCHITECTURES
@@ -51,6 +51,15 @@ class DecodingConfig(Settings):
     language_model: bool = True
     """Whether a student with CTC output reads what its decoder says with the help of a trigram
     model of its training targets, where this has helped on valid; else the best path is read."""
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    """How widely the reading with trigrams searches."""
+
+    def as_digested(self) -> dict[str, Any]:
+        """Return `asdict` without a default `reading`, which folders of earlier runs lack."""
+        values = asdict(self)
+        if self.reading == ReadingSettings():
+            del values["reading"]
+        return values
 
 
 @dataclass(kw_only=True, slots=True)

@@ -66,7 +66,7 @@ def evaluate(
     config = run.config
     settings = {
         "evaluation": dataclasses.asdict(config.evaluation),
-        "decoding": dataclasses.asdict(config.decoding),
+        "decoding": config.decoding.as_digested(),
         **teacher.settings,
     }
     done = next(name for name in ("student", "teacher", "vocabulary") if name in run.stages)

@@ -50,7 +50,7 @@ class System:
             rescorer = self.teacher
         return translator.translate(
             sentences,
-            **dataclasses.asdict(decoding),
+            **{field.name: getattr(decoding, field.name) for field in dataclasses.fields(decoding)},
             rescorer=rescorer,
             progress=progress,
         )

@@ -432,7 +432,7 @@ def _language_model(
     def bleu(language_model: TrigramModel | None) -> float:
         reader = _translator(config, model, corpus, vocabulary)
         reader.language_model = language_model
-        found = reader.translate(corpus.valid.sources)
+        found = reader.translate(corpus.valid.sources, reading=config.decoding.reading)
         return observer.bleu([translation.text for translation in found], observer.imitated)
 
     trigrams = TrigramModel.count(targets.tokens, targets.offsets, len(vocabulary))

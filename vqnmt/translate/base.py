@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from vqnmt.data.normalization import is_translatable, normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.words import join_sentences
-from vqnmt.decode.settings import SearchSettings, Width
+from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import checked
 from vqnmt.tokens import length_limit
@@ -246,6 +246,7 @@ class BatchTranslator(ABC):
         candidates: int = 1,
         temperature: float | None = None,
         language_model: bool = True,
+        reading: ReadingSettings | None = None,
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
@@ -261,6 +262,7 @@ class BatchTranslator(ABC):
             candidates: Translations of each sentence to choose from.
             temperature: See `SearchSettings`.
             language_model: See `SearchSettings`.
+            reading: See `SearchSettings`.
             rescorer: Chooses among the candidates; without one their own score does.
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
@@ -275,6 +277,7 @@ class BatchTranslator(ABC):
             temperature=temperature,
             length_penalty=self.length_penalty,
             language_model=language_model,
+            reading=reading or ReadingSettings(),
         )
         found = self.n_best(sentences, settings, rescorer, progress, first_line)
         return [translations[0] for translations in found]

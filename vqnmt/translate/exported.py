@@ -17,7 +17,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.workers import available_cores
 from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel, load_language_model
-from vqnmt.decode.settings import SearchSettings, Threads
+from vqnmt.decode.settings import ReadingSettings, SearchSettings, Threads
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import between, checked
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
@@ -35,6 +35,8 @@ PRECISIONS = ("fp32", "int8")
 PREVIOUS = ".previous"
 """Subfolder of an export that holds the previous one while a new one is moved into its place; the
 previous one is loaded until the new one is complete."""
+# Pieces of a position that `_read_best` looks at.
+_BEST_PATH = 2
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -119,8 +121,11 @@ class OnnxTranslator(BatchTranslator):
         self._stride, self._positions = 2**config.compression, config.positions_per_code
         repeatable = config.repeatable
         self._repeatable = None if repeatable is None else frozenset(repeatable)
-        # Exports that are older than the beam search have no inputs for it.
-        self._beams = bool(session.get_overridable_initializers())
+        # (V,): the same as a mask, for the reading with trigrams.
+        size = language_model.size if language_model else 0
+        self._twice = np.isin(np.arange(size), repeatable or [])
+        # Inputs that a call may leave out; older exports lack some or all.
+        self._optional = {value.name for value in session.get_overridable_initializers()}
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, threads: int | None = None) -> "OnnxTranslator":
@@ -142,9 +147,15 @@ class OnnxTranslator(BatchTranslator):
         fits into a core's caches.
         """
         _refuse_samples(settings)
-        if not (settings.greedy or self._beams):
+        if not (settings.greedy or "beam" in self._optional):
             raise VqnmtError(
                 "this model was exported before exports could search with a beam: export it again"
+            )
+        reading = settings.reading.pieces
+        if "likely" not in self._optional and reading > ReadingSettings().pieces:
+            raise VqnmtError(
+                f"reading.pieces is {reading}, but this export gives {ReadingSettings().pieces} "
+                "pieces of a position: export the model again"
             )
         alone = self._config.precision == "int8"
         size = 1 if alone else max(len(rows) // settings.candidates, 1)
@@ -210,6 +221,9 @@ class OnnxTranslator(BatchTranslator):
         inputs = {"source": source, "limits": limits}
         if given is not None:
             inputs["given"] = np.array(given, dtype=np.int64)
+        reader = self._language_model if settings.language_model else None
+        if "likely" in self._optional:
+            inputs["likely"] = np.array([settings.reading.pieces if reader else _BEST_PATH])
         if not settings.greedy:
             inputs |= {
                 "beam": np.array([max(settings.beam, settings.candidates)]),
@@ -230,12 +244,12 @@ class OnnxTranslator(BatchTranslator):
                 f"config.json: positions_per_code is {self._positions}, but model.onnx has fewer: "
                 "export the model again"
             )
-        reader = self._language_model if settings.language_model else None
         if reader is None or logits is None:
             read = self._read_best(pieces, logits, lengths)
         else:
-            twice = self._repeatable or frozenset()
-            read = read_likely(logits, pieces, lengths, self._positions, reader, twice)
+            read = read_likely(
+                *(logits, pieces, lengths, self._positions, reader, self._twice, settings.reading)
+            )
         found: list[list[Translation]] = [[] for _ in rows]
         for i, (symbols, count, log_p, (tokens, spans)) in enumerate(
             zip(codes, counts.tolist(), scores.tolist(), read, strict=True)

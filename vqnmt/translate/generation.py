@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqnmt.decode.ctc import MOST_LIKELY, read_likely
+from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel
 from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
+from vqnmt.decode.settings import ReadingSettings
 from vqnmt.models import (
     AutoregressiveTransformer,
     CtcTransformer,
@@ -108,8 +109,10 @@ def _(
     best, starts, scores = model.best_pieces(memory, memory_mask)
     rows = read(best, starts)
     if language_model is not None and settings.language_model:
-        likely = model.likely_pieces(memory, memory_mask, MOST_LIKELY)
-        rows = [tokens for tokens, _ in _read_likely(model, *likely, 1, language_model)]
+        reading = settings.reading
+        likely = model.likely_pieces(memory, memory_mask, reading.pieces)
+        found = _read_likely(model, *likely, 1, language_model, reading)
+        rows = [tokens for tokens, _ in found]
     return [[Hypothesis(*one)] for one in zip(rows, scores.tolist(), strict=True)]
 
 
@@ -138,7 +141,8 @@ def _(
         index = torch.tensor(rows, device=source.device)
         memory, memory_mask = memory[index], memory_mask[index]
     reader = language_model if settings.language_model else None
-    decoded = iter(_decode_codes(model, codes, mask, memory, memory_mask, reader))
+    arguments = codes, mask, memory, memory_mask, reader, settings.reading
+    decoded = iter(_decode_codes(model, *arguments))
     translations: list[list[LatentTranslation]] = []
     for hypotheses in found:
         translations.append([])
@@ -194,7 +198,7 @@ def reconstruct(model: LatentTransformer, source: Tensor, target: Tensor) -> lis
     memory, memory_mask = model.encode(source)
     z_e, mask = model.compress(target, memory, memory_mask)
     codes = model.quantizer.nearest(z_e)
-    decoded = _decode_codes(model, codes, mask, memory, memory_mask, None)
+    decoded = _decode_codes(model, codes, mask, memory, memory_mask)
     return [tokens for tokens, _ in decoded]
 
 
@@ -204,15 +208,18 @@ def _decode_codes(
     mask: Tensor,
     memory: Tensor,
     memory_mask: Tensor,
-    language_model: TrigramModel | None,
+    language_model: TrigramModel | None = None,
+    reading: ReadingSettings | None = None,
 ) -> list[tuple[list[int], list[int]]]:
     """Return the tokens of each sentence, and how many of them each code writes."""
     if language_model is None:
         best, starts = model.best_pieces(codes, mask, memory, memory_mask)
         spans = starts.view(*codes.shape, -1).sum(dim=2)  # (B, L)
         return list(zip(read(best, starts), spans.tolist(), strict=True))
-    likely = model.likely_pieces(codes, mask, memory, memory_mask, MOST_LIKELY)
-    return _read_likely(model, *likely, likely[2].shape[1] // codes.shape[1], language_model)
+    reading = reading or ReadingSettings()
+    likely = model.likely_pieces(codes, mask, memory, memory_mask, reading.pieces)
+    stride = likely[2].shape[1] // codes.shape[1]
+    return _read_likely(model, *likely, stride, language_model, reading)
 
 
 def _read_likely(
@@ -222,6 +229,7 @@ def _read_likely(
     mask: Tensor,
     stride: int,
     language_model: TrigramModel,
+    reading: ReadingSettings,
 ) -> list[tuple[list[int], list[int]]]:
     """Read the likeliest pieces, `model.likely_pieces`, with trigrams; see `read_likely`."""
     return read_likely(
@@ -230,7 +238,8 @@ def _read_likely(
         mask.sum(dim=1).tolist(),
         stride,
         language_model,
-        set(model.repeatable.nonzero()[:, 0].tolist()),
+        model.repeatable.numpy(force=True),
+        reading,
     )
 
 
