@@ -175,7 +175,7 @@ def measure(size: Size, device: torch.device, options: argparse.Namespace) -> li
 def parse_size(text: str) -> Size:
     """Parse NxdxK."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
-        raise VqnmtError(f"--sizes has {text}: write NxdxK, such as {SIZES[0]}")
+        raise VqnmtError(f"--sizes has {text}: write vectors x dimension x codes, as in {SIZES[0]}")
     return Size(*map(int, text.split("x")))
 
 
