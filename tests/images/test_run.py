@@ -75,7 +75,7 @@ def settings(folder: Path, run: Path, kind: str = "vqvae", **further) -> ImagePi
         },
         "model_training": training,
         "prior_training": training,
-        "evaluation": {"batch_images": 4, "samples": 2, "reconstructions": 4, "patches": 3},
+        "evaluation": {"batch_images": 4, "samples": 2, "reconstructions": 8, "patches": 3},
     }
     for key, value in further.items():
         group, _, name = key.partition("__")

@@ -24,7 +24,6 @@ from vqnmt.pipeline.run import TranslationRun, check_settings, pair_name, start_
 from vqnmt.pipeline.systems import (
     BASELINE,
     System,
-    code_usage,
     latent_quality,
     quality_metrics,
     speed_metrics,
@@ -45,6 +44,7 @@ from vqnmt.pipeline.translation import (
 from vqnmt.progress import print_once
 from vqnmt.provenance import describe_hardware
 from vqnmt.settings import to_flat
+from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
 
@@ -290,7 +290,9 @@ class Reproduction:
         for name, (first, *_) in self.entries.items():
             stage = first.training
             # A student of several systems is drawn once.
-            if stage and stage.folder not in usages and (usage := code_usage(stage)):
+            if stage is None or stage.folder in usages:
+                continue
+            if usage := code_usage(read_metrics(stage.folder / "training" / "metrics.jsonl")):
                 usages[stage.folder] = name, usage
         if usages:
             plot_code_usages(dict(usages.values()), path.with_name(f"{path.stem}_code_usage.png"))
@@ -346,7 +348,7 @@ def _checksum(run: TranslationRun, teacher: Teacher, kind: str) -> str:
 
 
 def _sizes(student: Translator) -> dict[str, Metric]:
-    """Say how large the codes of a latent student are: n_c, K and, for soft EM, n_s."""
+    """Return the sizes of a latent student's codes: n_c, K and, for soft EM, n_s."""
     if not isinstance(student.model, LatentTransformer):
         return {}
     config = student.model.config

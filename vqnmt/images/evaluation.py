@@ -27,7 +27,7 @@ from vqnmt.images.tables import write_image_report
 from vqnmt.progress import Progress
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.settings import to_flat
-from vqnmt.training.metrics import rates, read_metrics
+from vqnmt.training.metrics import code_usage, rates, read_metrics
 from vqnmt.training.stage import as_text
 
 # Test images that are searched for the nearest patches, and the side of a patch in positions.
@@ -66,7 +66,7 @@ class ImageEvaluation:
                 self.model.to(PartialState().device).eval()
                 torch.manual_seed(self.config.seed)
                 record = self._record()
-                # An earlier evaluation's have no place beside these.
+                # Replaces the records of an earlier evaluation.
                 write_records(path, [record], anew=True)
                 self._report(record)
         return publish_records(path, self.config.records_paths)
@@ -176,12 +176,8 @@ class ImageEvaluation:
         settings, model = self.config.evaluation, self.model
         originals = self.data.test[: settings.reconstructions]
         if isinstance(model, CodeModel | GaussianVAE):
-            (batch,) = self._batches(originals)[:1]
-            if isinstance(model, CodeModel):
-                found = model.reconstruct(model.encode(batch))
-            else:
-                found = expected_pixels(model.decoder(model.posterior(batch)[0]))
-            grid = beside(originals, found.cpu().numpy())
+            found = [self._reconstruct(model, batch) for batch in self._batches(originals)]
+            grid = beside(originals, torch.cat(found).cpu().numpy())
             save_image_grid(grid, self.folder / "reconstructions.png")
             alt = "Test images, each row above its reconstructions (expected pixels)"
             pictures.append(Picture(file="reconstructions.png", alt=alt))
@@ -199,15 +195,17 @@ class ImageEvaluation:
             plot_bits(rows, self.folder / f"training_{name}.png", f"Training of the {name}")
             alt = f"Bits over the training of the {name}"
             pictures.append(Picture(file=f"training_{name}.png", alt=alt))
-            usage = [
-                (row["step"], row["epoch/code_usage"]) for row in rows if "epoch/code_usage" in row
-            ]
-            if usage:
-                steps, counts = zip(*usage, strict=True)
-                plot_code_usage(np.array(counts), np.array(steps), self.folder / "code_usage.png")
+            if usage := code_usage(rows):
+                plot_code_usage(*usage, self.folder / "code_usage.png")
                 alt = "How often each code is used, epoch by epoch"
                 pictures.append(Picture(file="code_usage.png", alt=alt))
         return pictures
+
+    def _reconstruct(self, model: CodeModel | GaussianVAE, images: torch.Tensor) -> torch.Tensor:
+        """Return the expected pixels (B, 3, H, W) of images encoded and decoded."""
+        if isinstance(model, CodeModel):
+            return model.reconstruct(model.encode(images))
+        return expected_pixels(model.decoder(model.posterior(images)[0]))
 
     def _nearest(self, model: VQVAE) -> Picture:
         """Draw the patches nearest to the most used codes, at each position's first code."""

@@ -1,4 +1,4 @@
-"""The image track's job: images, model, prior; `vqnmt.images.evaluation` measures what comes of it.
+"""The image track's job: images, model, prior; `vqnmt.images.evaluation` measures the result.
 
 Each stage is a function that takes what it needs and returns what it makes. It is skipped when its
 output is there and complete. The run folder::
@@ -136,7 +136,7 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
     if not _trained_already(stage):
         assert isinstance(model, VQVAE)
         set_seed(config.seed)
-        # A model that was trained for another prior has that one's weights.
+        # The stage may have trained its model for another prior, whose weights are of no use here.
         fresh = build_image_model(config.model, config.data.size)
         assert isinstance(fresh, VQVAE)
         model.prior, model.config = fresh.prior.requires_grad_(True), config.model
@@ -146,8 +146,11 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
             if training.flip:
                 codes.append(all_codes(model, data.train[..., ::-1], size))
             batches = CodeBatches(
-                *(np.concatenate(codes), data.train, training.batch_images, config.seed),
-                training.flip,
+                np.concatenate(codes),
+                images=data.train,
+                batch_images=training.batch_images,
+                seed=config.seed,
+                flip=training.flip,
             )
             valid = all_codes(model, data.valid, size)
             observer = PriorObserver(valid, size, 3 * config.data.size**2)

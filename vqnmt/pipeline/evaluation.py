@@ -14,7 +14,6 @@ from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_
 from vqnmt.pipeline.systems import (
     BASELINE,
     System,
-    code_usage,
     latent_quality,
     quality_metrics,
     speed_metrics,
@@ -24,7 +23,7 @@ from vqnmt.pipeline.systems import (
 )
 from vqnmt.pipeline.teachers import Teacher
 from vqnmt.settings import to_flat
-from vqnmt.training.metrics import read_metrics
+from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
 from vqnmt.translate.pytorch import Translation, Translator
 
@@ -93,7 +92,7 @@ def evaluate(
                         metrics=values | training_metrics(training),
                     )
                 )
-            # What an earlier evaluation found has no place beside these.
+            # Replaces the records of an earlier evaluation.
             write_records(path, records, anew=True)
             _write_card(run, corpus, records[-1])
             _write_report(run, corpus, name, records, outputs)
@@ -165,7 +164,7 @@ def _draw(run: TranslationRun, records: list[Record], test_set: str) -> list[Pic
         file = f"training_{name}.png"
         plot_training(rows, run.folder / file, title=name)
         pictures.append(Picture(file=file, alt=f"Losses and BLEU of the {name} over training"))
-        if usage := code_usage(run.stages[name]):
+        if usage := code_usage(rows):
             plot_code_usage(*usage, run.folder / "code_usage.png")
             alt = "How often each code is used, epoch by epoch"
             pictures.append(Picture(file="code_usage.png", alt=alt))

@@ -197,13 +197,3 @@ def training_metrics(stage: Stage | None) -> dict[str, Metric]:
         metrics["used_codes"] = used[-1]["epoch/used_codes"]
         metrics["codebook_perplexity"] = used[-1]["epoch/perplexity"]
     return metrics
-
-
-def code_usage(stage: Stage) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return how often each code was used in each epoch, (T, K), and the steps (T,)."""
-    rows = read_metrics(stage.folder / "training" / "metrics.jsonl")
-    usage = [(row["step"], row["epoch/code_usage"]) for row in rows if "epoch/code_usage" in row]
-    if not usage:
-        return None
-    steps, counts = zip(*usage, strict=True)
-    return np.array(counts), np.array(steps)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from vqnmt.errors import VqnmtError
@@ -163,3 +165,17 @@ def rates(rows: Sequence[dict[str, Any]], unit: str) -> list[float]:
     """Return the logged rates of a training, in `unit` ("tokens", "images") a second."""
     key = f"train/{unit}_per_second"
     return [row[key] for row in rows if key in row]
+
+
+def code_usage(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return how often each code was used in each epoch (T, K), and the last steps (T,).
+
+    None if the model has no codes.
+    """
+    found = [(row["epoch/code_usage"], row["step"]) for row in rows if "epoch/code_usage" in row]
+    if not found:
+        return None
+    counts, steps = zip(*found, strict=True)
+    return np.array(counts), np.array(steps)
