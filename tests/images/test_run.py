@@ -107,6 +107,9 @@ def test_a_run_leaves_all_that_it_should(finished: Path):
     assert files >= {f"{name}.png" for name in pictures | {"training_prior"}}
     report = (finished / "report.md").read_text()
     assert all(f"({name}.png)" in report for name in pictures)
+    drawn = np.asarray(Image.open(finished / "reconstructions.png"))
+    last = drawn[-len(drawn) // 6 :].reshape(-1, 3)
+    assert len(np.unique(last, axis=0)) > 2, "also those of the second batch"
     facts = json.loads((finished / "data" / "data.json").read_text())
     assert facts["train"] == 40 and facts["test"] == 10
 
