@@ -137,8 +137,8 @@ CATALOGUE: dict[str, Entry] = {
     # Some 47,000 of the 75,000 English-German pairs have sources of four or more words.
     "interface": Entry(
         languages=None,
-        licence="permissive: Apache-2.0, BSD, ISC, MIT, Unicode-3.0 (docs/corpora.md)",
-        attribution="the contributors of the projects that docs/corpora.md lists",
+        licence="permissive: Apache-2.0, BSD, ISC, MIT, Unicode-3.0 (by project: docs/corpora.md)",
+        attribution="the contributors of the projects that docs/corpora.md leads to",
         train=(INTERFACE,),
         valid_share=0.02,
         test_share=0.02,
