@@ -74,7 +74,7 @@ class BleuObserver:
         total, count = 0.0, 0
         for source, target in padded_batches(self.translator, self.valid):
             losses = model(source, target)
-            total += float(losses.total) * losses.tokens
+            total += float(losses.total.detach()) * losses.tokens
             count += losses.tokens
         return total / max(count, 1)
 

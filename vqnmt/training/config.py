@@ -105,7 +105,7 @@ class TrainingConfig:
                     f"training.trackers names {name!r}; choose among "
                     f"{', '.join(LOGGER_TYPE_TO_CLASS)}"
                 )
-            if name in set(LoggerType) and name not in available:
+            if name in LoggerType and name not in available:
                 raise VqnmtError(
                     f"training.trackers names {name}, which is not installed: pip install it, or "
                     "leave it out"
