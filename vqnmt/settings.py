@@ -22,9 +22,6 @@ from vqnmt.errors import VqnmtError
 
 SettingsT = TypeVar("SettingsT")
 
-ADDED_LATER: Mapping[str, Any] = {"added later": True}
-"""Metadata of a field that runs of earlier versions lack; they are as runs with its default."""
-
 NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
 """Metadata of a field that changes no weight, no translation and no score: how often a training
 reports, or where a file of known content stands. What has been made with another value is used."""
@@ -143,7 +140,8 @@ def _convert(hint: Any, value: Any, key: str, default: Any = None) -> Any:
 def deciding(settings: Any) -> dict[str, Any]:
     """Return what `dataclasses.asdict` does, without the fields that decide no number.
 
-    Fields that were added later are left out at their default, as runs made before lack them.
+    Fields with the metadata {"added later": True}, which runs of former versions lack, are left out
+    at their default.
     """
     values = {}
     for f in dataclasses.fields(settings):
