@@ -29,6 +29,7 @@ from vqnmt.evaluation.records import Record, new_record, write_records
 from vqnmt.evaluation.speed import median_ratio, peak_memory, time_in_turn
 from vqnmt.experiments.tables import quantizer_speed_table
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
+from vqnmt.quantizers.codebook import CodebookConfig
 from vqnmt.training.process import keep_freed_memory
 
 SYSTEMS = ("ema", "soft_em", "hard_em", "gradient")
@@ -56,15 +57,12 @@ class Inputs:
         self.gradient = torch.randn(shape, generator=generator).to(device)
 
 
-def settings(name: str, size: Size) -> QuantizerConfig:
+def settings(name: str, size: Size) -> CodebookConfig:
     """Return settings that the peer has too: k-means and restarts are off on both sides."""
-    return QuantizerConfig(
-        name=name,
-        codebook_size=size.codes,
-        decay=0.99,
-        initialisation="normal",
-        restart_threshold=0.0,
-    )
+    values: dict[str, Any] = {"initialisation": "normal", "restart_threshold": 0.0, "decay": 0.99}
+    config = QuantizerConfig(name=name, codebook_size=size.codes, **values)
+    assert isinstance(config, CodebookConfig)
+    return config
 
 
 def ours(name: str, size: Size, inputs: Inputs) -> tuple[nn.Module, Callable[[], None]]:

@@ -14,6 +14,7 @@ from vqnmt.commands.command_line import deciding, load_config, run
 from vqnmt.experiments.collapse import CollapseConfig
 from vqnmt.experiments.comparison import QuantizerComparison
 from vqnmt.experiments.tables import collapse_table, students_table
+from vqnmt.models import LatentConfig
 from vqnmt.pipeline import PipelineConfig, check_settings
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.settings import from_mapping
@@ -24,7 +25,7 @@ NAME = "compare_quantizers"
 def quantizer(name: str, arguments: list[str]) -> QuantizerConfig:
     """Compose the settings of one quantizer."""
     values: dict[str, Any] = load_config(NAME, [*arguments, f"quantizer={name}"])
-    return from_mapping(QuantizerConfig, values["student_model"]["quantizer"], "quantizer")
+    return from_mapping(LatentConfig, values["student_model"], "student_model").quantizer
 
 
 def main(arguments: list[str]) -> None:

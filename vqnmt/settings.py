@@ -26,9 +26,6 @@ from vqnmt.errors import VqnmtError
 
 SettingsT = TypeVar("SettingsT")
 
-ADDED_LATER: Mapping[str, Any] = {"added later": True}
-"""Metadata of a field that runs of earlier versions lack; they are as runs with its default."""
-
 NO_NUMBER: Mapping[str, Any] = {"decides no number": True}
 """Metadata of a field that changes no weight, no translation and no score: how often a training
 reports, or where a file of known content stands. What has been made with another value is used."""
@@ -264,7 +261,8 @@ def _in_range(hint: Any, constraints: list[Constraint], value: Any, key: str) ->
 def deciding(settings: Any) -> dict[str, Any]:
     """Return what `dataclasses.asdict` does, without the fields that decide no number.
 
-    Fields that were added later are left out at their default, as runs made before lack them.
+    Fields with the metadata {"added later": True}, which runs of former versions lack, are left out
+    at their default.
     """
     values = {}
     for f in dataclasses.fields(settings):

@@ -18,7 +18,7 @@ SOURCE, REFERENCE = "a", "one two three four five six seven eight"
 class Writer:
     """Writes the more words of the reference, the more is taken from the blank's score."""
 
-    target_language = "de"
+    target_language, device, batch_tokens = "de", torch.device("cpu"), 64
 
     def __init__(self, model: LatentTransformer) -> None:
         self.model = model
@@ -27,6 +27,13 @@ class Writer:
         words = REFERENCE.split()[: 5 + int(self.model.blank_penalty)]
         return [Translation(" ".join(words), codes=[1]) for _ in sentences]
 
+    @property
+    def vocabulary(self) -> "Writer":
+        return self
+
+    def encode(self, sentences: list[str]) -> list[list[int]]:
+        return [[4 + len(word) % 5 for word in sentence.split()] for sentence in sentences]
+
     def reconstruct(self, sentences: list[str], targets: list[str]) -> list[str]:
         return list(targets)
 
@@ -34,7 +41,7 @@ class Writer:
 @pytest.mark.parametrize(("words", "expected"), [(8, 3.0), (6, 1.0)])
 def test_blank_penalty_brings_the_length_of_what_the_student_learns(words, expected):
     size = TransformerConfig(dim=8, feedforward=8, heads=2)
-    model = LatentTransformer(LatentConfig(transformer=size), 10)
+    model = LatentTransformer(LatentConfig(transformer=size), 10).eval()
     valid = ParallelText([SOURCE], [REFERENCE])
     observer = LatentObserver(Writer(model), valid, [" ".join(REFERENCE.split()[:words])])
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -49,6 +56,12 @@ def test_blank_penalty_brings_the_length_of_what_the_student_learns(words, expec
     assert observer.score(values) == values["valid/bleu_predicted"]
     assert values["valid/bleu_oracle"] == pytest.approx(100.0)
     assert values["valid/codes"] == 1
+    with torch.no_grad():
+        source, target = (
+            torch.tensor(observer.translator.encode([text])) for text in (SOURCE, REFERENCE)
+        )
+        assert values["valid/total"] == pytest.approx(float(model(source, target).total))
+    assert values["valid/samples"] == [f"{SOURCE} → {kept}"]
 
 
 @pytest.mark.parametrize("best_path", [6, 8])

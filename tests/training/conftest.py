@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.data.batches import pad, plan_batches
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import (
@@ -20,7 +21,6 @@ from vqnmt.models import (
     LatentConfig,
     LatentTransformer,
 )
-from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.vector_quantizers import SoftEMQuantizer
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
@@ -102,7 +102,7 @@ def tiny_model(kind: str) -> nn.Module:
     return LatentTransformer(
         LatentConfig(
             transformer=size,
-            quantizer=QuantizerConfig(
+            quantizer=fitting_config(
                 name=kind, codebook_size=6, samples=4, samples_end=1, kmeans_vectors=60
             ),
             encoder_layers=1,
@@ -153,7 +153,7 @@ def exact_model(kind: str) -> nn.Module:
     return LatentTransformer(
         LatentConfig(
             transformer=TransformerConfig(dim=8, feedforward=12, heads=2, dropout=0.0),
-            quantizer=QuantizerConfig(
+            quantizer=fitting_config(
                 name=kind, codebook_size=6, samples=4, samples_end=1, kmeans_vectors=60
             ),
             encoder_layers=1,

@@ -43,6 +43,7 @@ from vqnmt.pipeline.translation import (
 )
 from vqnmt.progress import print_once
 from vqnmt.provenance import describe_hardware
+from vqnmt.quantizers import SoftEMConfig
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import Stage, as_text
@@ -357,6 +358,6 @@ def _sizes(student: Translator) -> dict[str, Metric]:
         "compression": config.compression,
         "codebook_size": student.model.quantizer.codebook_size,
     }
-    if config.quantizer.name == "soft_em":
+    if isinstance(config.quantizer, SoftEMConfig):
         sizes["samples"] = config.quantizer.samples
     return sizes

@@ -33,7 +33,13 @@ class Convolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + dropout(f(x)): a layer norm, then repeated (ReLU, convolution, layer norm)."""
+    """x + dropout(f(x)): a layer norm, then repeated (ReLU, convolution, layer norm).
+
+    Args:
+        dim: d.
+        convolutions: How often that is repeated.
+        dropout: Probability that an entry of f(x) is dropped.
+    """
 
     def __init__(self, dim: int, convolutions: int, dropout: float) -> None:
         super().__init__()
@@ -54,7 +60,14 @@ class ResidualBlock(nn.Module):
 class Compressor(nn.Module):
     """n_c residual blocks, then n_c times (ReLU, convolution of width and stride 2, norm).
 
+    A halving maps each two neighbours x_{2i}, x_{2i+1} to LN(W [ReLU(x_{2i}); ReLU(x_{2i+1})] + b).
     The closing layer norm keeps the squared length of each latent near d.
+
+    Args:
+        dim: d.
+        stages: n_c.
+        convolutions: Of each residual block.
+        dropout: Of each residual block.
     """
 
     def __init__(self, dim: int, stages: int, convolutions: int, dropout: float) -> None:
@@ -82,7 +95,12 @@ class Compressor(nn.Module):
 
 
 class Upsample(nn.Module):
-    """A transposed convolution whose width equals its stride: one product and a reshape."""
+    """A transposed convolution whose width equals its stride: one product and a reshape.
+
+    Args:
+        dim: d.
+        factor: Width and stride.
+    """
 
     def __init__(self, dim: int, factor: int) -> None:
         super().__init__()
@@ -96,7 +114,14 @@ class Upsample(nn.Module):
 
 
 class Decompressor(nn.Module):
-    """n_c times a residual block and a transposed convolution that doubles the length."""
+    """n_c times a residual block and a transposed convolution that doubles the length.
+
+    Args:
+        dim: d.
+        stages: n_c.
+        convolutions: Of each residual block.
+        dropout: Of each residual block.
+    """
 
     def __init__(self, dim: int, stages: int, convolutions: int, dropout: float) -> None:
         super().__init__()

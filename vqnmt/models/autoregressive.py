@@ -52,7 +52,10 @@ class AutoregressiveTransformer(nn.Module):
         return self.encoder(self.embedding(source), mask), mask
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
-        """Label-smoothed cross-entropy of `target` (B, T) given `source` (B, S)."""
+        """Label-smoothed cross-entropy of `target` (B, T) given `source` (B, S), in nats a token.
+
+        The ends of the targets count as tokens. `cross_entropy` is the same without smoothing.
+        """
         hidden, labels = self._teacher_forced(source, target)
         logits = self.embedding.logits(hidden).float()  # (tokens, W)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)

@@ -149,7 +149,13 @@ class LatentTransformer(ParallelTransformer):
     def compress(
         self, target: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Compress `target` (B, T) to continuous latents z_e (B, L, d) and their mask (B, L)."""
+        """Compress `target` (B, T) to continuous latents z_e (B, L, d) and their mask (B, L).
+
+        Args:
+            target: Tokens, padded at the end.
+            memory: The encoded source (B, S + 1, d), which `target_reader` attends to.
+            memory_mask: (B, S + 1).
+        """
         labels = self.output.labels(target)  # (B, T or T + 1)
         labels = F.pad(labels, (0, int(labels.shape[1] == 0)), value=PAD)
         mask = labels != PAD
@@ -174,7 +180,11 @@ class LatentTransformer(ParallelTransformer):
     def decompress(
         self, latents: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Decompress code vectors (B, L, d) to decoder positions (B, L * 2^n_c, d)."""
+        """Decompress code vectors (B, L, d), mask (B, L), to decoder positions.
+
+        Returns:
+            The positions (B, L * 2^n_c, d) and their mask (B, L * 2^n_c).
+        """
         x, mask = self.decompressor(latents, mask)
         if self.source_copy is not None:
             x = x + self.source_copy(uniform_copy(memory, memory_mask, mask))
@@ -183,7 +193,13 @@ class LatentTransformer(ParallelTransformer):
     # --- training ----------------------------------------------------------------------------
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
-        """Reconstruction + commitment + latent prediction (Roy et al. 2018), all named."""
+        """Losses of `target` (B, T) given `source` (B, S) (Roy et al. 2018).
+
+            L = -log p(y | z_q, x) - log p(z | x) + the quantizer's terms,
+
+        the first in nats a target token, the second in nats a code, the ends of the codes among
+        them. While the latents pass unquantised there is only the first.
+        """
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
         if self.training and self.continuous:
@@ -238,7 +254,10 @@ class LatentTransformer(ParallelTransformer):
         return self.code_output(self.predictor(inputs, state, mask=None, causal=True)).float()
 
     def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
-        """Replace some code vectors by those of codes drawn from the predictor."""
+        """Replace some of the code vectors (B, L, d) by those of codes drawn from the predictor.
+
+        `code_logits` (B, L + 1, K + 1) are the predictor's.
+        """
         with torch.no_grad():
             # Drawing from NaN raises an error. The loss is NaN too, so the step is left out.
             logits = code_logits[:, :-1, : self.end_of_codes].nan_to_num()  # (B, L, K)
@@ -248,7 +267,9 @@ class LatentTransformer(ParallelTransformer):
         return torch.where(chosen[..., None], vectors, latents)
 
     def _with_gold(self, positions: Tensor, target: Tensor) -> Tensor:
-        """Replace some positions by the embedding of the target token that belongs there."""
+        """Replace some positions (B, L * 2^n_c, d) by the embedding of the token of `target` (B, T)
+        that belongs there.
+        """
         gold = self.embedding(self.output.labels(target)).to(positions.dtype)
         gold = F.pad(gold, (0, 0, 0, positions.shape[1] - gold.shape[1]))
         chosen = torch.rand(positions.shape[:2], device=positions.device) < self.gold_probability

@@ -18,8 +18,8 @@ from vqnmt.progress import Progress
 from vqnmt.translate.pytorch import Translation, Translator
 
 BLANK_PENALTIES = (0.0, 1.0, 2.0, 3.0)
-"""What may be taken from the blank's score, in nats: at 0 the best path is too short, the more so
-the less the decoder is trained."""
+"""What may be taken from the blank's score, in nats: at 0 the best path is too short, above all
+while the decoder is little trained."""
 LANGUAGE_WEIGHTS = (0.3, 0.5)
 """What the language model may count."""
 LANGUAGE_PENALTIES = (1.0, 2.0, 3.0, 4.0)
@@ -75,7 +75,7 @@ class BleuObserver:
         total, count = 0.0, 0
         for source, target in padded_batches(self.translator, self.valid):
             losses = model(source, target)
-            total += float(losses.total) * losses.tokens
+            total += float(losses.total.detach()) * losses.tokens
             count += losses.tokens
         return total / max(count, 1)
 

@@ -10,6 +10,9 @@
 - `residual`: several of these in turn, each for what the earlier ones left;
 - `fsq`, `lfq`, `sim_vq`: those of vector-quantize-pytorch, an optional extra.
 
+Each is built in one line, `EMAQuantizer(dim=64, codebook_size=512)`, or by its name from settings;
+`register_quantizer` makes one from outside known.
+
 The package needs only torch and `vqnmt.errors`.
 """
 

@@ -123,7 +123,7 @@ class Rotation(torch.autograd.Function):
         r = functional.normalize(e + q, dim=1)
         turned = g - 2 * r * (r * g).sum(1, keepdim=True) + 2 * e * (q * g).sum(1, keepdim=True)
         norms = [torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (quantized, vectors)]
-        scale = norms[0] / norms[1].clamp(min=torch.finfo(torch.float32).tiny)
+        scale = norms[0] / norms[1].clamp(min=1e-6)
         return (scale * turned).to(gradient.dtype), None
 
 

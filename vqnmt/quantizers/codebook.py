@@ -20,7 +20,7 @@ _SMALLEST_COUNT = 1e-12  # a code with a lower count keeps its vector: sum / cou
 _HASH = 2654435769  # 2^32 / golden ratio: Knuth's multiplicative hash
 
 
-# Run folders made before these settings were there hold none of them.
+# Run folders made before hold none of these settings, see `vqnmt.settings.deciding`.
 _LATER = {"added later": True}
 
 

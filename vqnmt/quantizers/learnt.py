@@ -74,7 +74,7 @@ class LearntQuantizer(Quantizer):
 
     def __init__(self, dim: int, config: QuantizerConfig | None = None, **options: Any) -> None:
         super().__init__(dim, config, **options)
-        # Nothing reads it; the models that are trained and saved have it.
+        # Unused, but a weight of every saved model: without it they would not load.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
 

@@ -87,7 +87,7 @@ class TrainingConfig(Settings):
                     f"{group}.trackers names {name!r}; choose among "
                     f"{', '.join(LOGGER_TYPE_TO_CLASS)}"
                 )
-            if name in set(LoggerType) and name not in available:
+            if name in LoggerType and name not in available:
                 raise VqnmtError(
                     f"{group}.trackers names {name}, which is not installed: pip install it, or "
                     "leave it out"

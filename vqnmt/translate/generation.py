@@ -58,7 +58,7 @@ def find_translations(
         For each sentence its candidates, in the order of `vqnmt.decode.search.find_candidates`.
     """
     with torch.inference_mode():
-        return model.find_translations(source, settings)  # type: ignore[operator, no-any-return]
+        return model.find_translations(source, settings)  # type: ignore[operator]
 
 
 @find_translations.register

@@ -123,15 +123,15 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 f"{', '.join(ARCHITECTURES)}"
             )
         kind = ARCHITECTURES[config.architecture].config
-        settings = from_mapping(kind, config.settings, "settings")
-        self.model: Any = build_model(config.architecture, settings, config.vocabulary_size)
+        settings: Any = from_mapping(kind, config.settings, "settings")
+        self.model = build_model(config.architecture, settings, config.vocabulary_size)
         written = config.written_pieces
         if not (isinstance(written, int) and UNK < written <= config.vocabulary_size):
             raise VqnmtError(
                 f"config.json: written_pieces is {written!r}; it must be a whole number above "
                 f"{UNK} and at most vocabulary_size, {config.vocabulary_size}"
             )
-        self.model.embedding.written = written
+        self.model.embedding.written = written  # type: ignore[union-attr]
         self.post_init()
 
     @classmethod

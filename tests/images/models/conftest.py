@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.quantizers.fitting import fitting_config
 from vqnmt.images.models import (
     AutoencoderConfig,
     ImageModel,
@@ -12,7 +13,6 @@ from vqnmt.images.models import (
     PriorConfig,
     build_image_model,
 )
-from vqnmt.quantizers import QuantizerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def make_model() -> Callable[..., ImageModel]:
         config = ImageModelConfig(
             kind=kind,
             autoencoder=AutoencoderConfig(width=8, blocks=1, pixel_width=8, mixtures=2),
-            quantizer=QuantizerConfig(
+            quantizer=fitting_config(
                 name=quantizer, codebook_size=codebook_size, decay=0.9, initialisation="normal"
             ),
             prior=PriorConfig(name=prior, width=8, layers=2, heads=2, joint=joint, dropout=0.0),
