@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -312,3 +313,19 @@ def test_a_stop_answers_what_was_accepted() -> None:
         server.popen.send_signal(signal.SIGTERM)
         assert [one.result()[0] for one in waiting] == [200] * 6
         assert server.popen.wait(timeout=30) in (0, -signal.SIGTERM)
+
+
+def test_the_steps_of_the_dockerfile_fit_the_project() -> None:
+    """Docker builds it elsewhere; here its files, its extra and its command are there."""
+    steps = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+    for line in re.findall(r"^COPY (.+) \S+$", steps, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in line.split())
+    (extra,) = re.findall(r'"\.\[(\w+)\]"', steps)
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert extra in config["optional-dependencies"]
+    command, *arguments = json.loads(re.findall(r"^ENTRYPOINT (.+)$", steps, re.MULTILINE)[0])
+    assert command in config["scripts"]
+    result = subprocess.run(
+        [sys.executable, "-m", command, *arguments, "--help"], cwd=ROOT, check=False
+    )
+    assert result.returncode == 0
