@@ -42,7 +42,7 @@ class DecodingConfig:
     """How widely the reading with trigrams searches."""
 
     def as_digested(self) -> dict[str, Any]:
-        """Return `asdict`, without a default `reading`, which folders of earlier runs do not have."""
+        """Return `asdict`, without a default `reading`: folders of earlier runs have none."""
         values = asdict(self)
         if self.reading == ReadingSettings():
             del values["reading"]
