@@ -16,7 +16,7 @@ from vqnmt.commands.command_line import PLACE, SEED, THREADS, Options, run, whol
 import torch
 
 from vqnmt.data.corpus import ParallelText, load_corpus
-from vqnmt.evaluation.plots import plot_bleu_latency
+from vqnmt.evaluation.plots import plot_bleu_latency, plot_latency_by_length
 from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, print the table, and write the records and the picture."""
+    """Measure, print the table, and write the records and the pictures."""
     options, start = parse(arguments), perf_counter()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -109,6 +109,7 @@ def main(arguments: list[str]) -> None:
         place += f"-threads-{threads}"
     write_records(results / f"{place}.json", records)
     plot_bleu_latency(records, results / f"{place}.png", test_set)
+    plot_latency_by_length(records, results / f"{place}-lengths.png")
     print(latency_table(records))
 
 

@@ -127,6 +127,17 @@ def test_bleu_latency(tmp_path, make_record, point):
     plot_bleu_latency([], path)
 
 
+def test_latency_by_length(tmp_path, make_record):
+    lengths = {f"latency_ms.tokens_{n}": 1.0 + n for n in (10, 2, 100)}
+    records = [make_record(name, metrics=lengths) for name in ("ar_beam4", "student_onnx_int8")]
+    plots.plot_latency_by_length(records, tmp_path / "picture.png")
+    picture = pixels(tmp_path / "picture.png")
+    assert colour_count(picture, VERMILION) > 100
+    plots.plot_latency_by_length([*records, make_record(metrics={})], tmp_path / "same.png")
+    assert (tmp_path / "same.png").read_bytes() == (tmp_path / "picture.png").read_bytes()
+    plots.plot_latency_by_length([], tmp_path / "none.png")
+
+
 @pytest.mark.parametrize("bleus", [(0.0, 0.0), (0.0, 0.5), (0.02, 0.6), (30.0, 34.0)])
 def test_bleu_axis_does_not_go_below_0(tmp_path, monkeypatch, point, bleus):
     limits = []

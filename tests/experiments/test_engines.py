@@ -2,7 +2,8 @@
 
 import pytest
 
-from vqnmt.experiments.engines import ratios_to_peers
+from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.experiments.engines import ratios_to_peers, sources_of_length
 from vqnmt.experiments.footprint import measure_footprint
 
 METRICS = {
@@ -37,3 +38,13 @@ def test_a_process_is_measured_alone(finished_run):
     found = measure_footprint(finished_run.folder / "student", sentences, beam=1, threads=1)
     assert 0.1 < found.load_seconds < 120
     assert 50e6 < found.peak_memory_bytes < 2e9
+
+
+def test_sources_of_a_length_are_the_text_in_its_order(finished_run) -> None:
+    vocabulary = Vocabulary.load(finished_run.folder / "student" / "spm.model")
+    text = finished_run.lines("corpus/train.en")
+    for length in (1, 2, 7):
+        found = sources_of_length(text, vocabulary, length)
+        assert len(found) == 10
+        assert "".join(text).replace(" ", "").startswith("".join(found).replace(" ", ""))
+    assert len(sources_of_length(text[:1], vocabulary, 1000)) == 1

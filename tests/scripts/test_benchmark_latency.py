@@ -36,6 +36,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
         *(f"deep_shallow_ctranslate2_{name}" for name in searches),
     ]
     assert file.with_suffix(".png").stat().st_size > 5000
+    assert file.with_name(f"{file.stem}-lengths.png").stat().st_size > 5000
     sources, references = (
         finished_run.lines(f"corpus/test.test.{code}")[:6] for code in ("en", "de")
     )
@@ -58,6 +59,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     for record in records.values():
         metrics = record["metrics"]
         assert 0 < metrics["latency_ms.median"] <= metrics["latency_ms.p90"]
+        assert metrics["latency_ms.tokens_1"] > 0
         assert metrics["latency_ms.p90"] <= metrics["latency_ms.p99"]
         assert all(metrics[f"sentences_per_second.batch_{size}"] > 0 for size in (8, 32, 128))
         assert metrics["ratio_to_ctranslate2_greedy"] > 0 and metrics["model_bytes"] > 10_000

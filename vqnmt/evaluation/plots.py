@@ -333,6 +333,48 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         save_figure(figure, path)
 
 
+def plot_latency_by_length(records: Sequence[Record], path: Path | str) -> None:
+    """Draw latency at batch 1 against the source's length, one line for each system.
+
+    Args:
+        records: Their metrics `latency_ms.tokens_<n>` are drawn; those without are left out.
+        path: The PNG file to write; the SVG is written beside it.
+
+    Raises:
+        VqnmtError: The picture cannot be written.
+    """
+    prefix, shown = "latency_ms.tokens_", []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
+        panel = figure.subplots()
+        for record in records:
+            points = sorted(
+                (int(key.removeprefix(prefix)), float(value))
+                for key, value in record.metrics.items()
+                if key.startswith(prefix)
+            )
+            if points:
+                shown.append(engine_and_kind(record.system))
+                color, marker = ENGINES[shown[-1][0]], KINDS[shown[-1][1]]
+                panel.plot(*zip(*points, strict=True), color=color, marker=marker, linewidth=1)
+                panel.annotate(
+                    record.system, points[-1], (4, 0), textcoords="offset points", fontsize=6
+                )
+        panel.set(
+            title="Time for one sentence by its length",
+            xlabel="tokens of the source",
+            ylabel="latency at batch 1, median (ms)",
+            xscale="log",
+            yscale="log",
+        )
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.margins(x=0.2)
+        if shown:
+            _add_legend(figure, shown, front=False)
+        save_figure(figure, path)
+
+
 def _pareto_front(points: Sequence[_Point]) -> list[_Point]:
     """Keep the points that no other point beats in both time and BLEU, the fastest first."""
     front: list[_Point] = []
@@ -342,7 +384,7 @@ def _pareto_front(points: Sequence[_Point]) -> list[_Point]:
     return front
 
 
-def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]]) -> None:
+def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]], front: bool = True) -> None:
     """Name the colours and markers that are in use."""
     engines = [engine for engine in ENGINES if engine in {one for one, _ in shown}]
     kinds = [kind for kind in KINDS if kind in {one for _, one in shown}]
@@ -350,7 +392,8 @@ def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]]) -> None:
     for kind in kinds:
         style: dict[str, Any] = {"color": "#555555", "linestyle": "", "marker": KINDS[kind]}
         handles.append(Line2D([], [], label=kind, **style))  # type: ignore[arg-type]
-    handles.append(Line2D([], [], color="#999999", linewidth=1, label="Pareto front"))  # type: ignore[arg-type]
+    if front:
+        handles.append(Line2D([], [], color="#999999", linewidth=1, label="Pareto front"))  # type: ignore[arg-type]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2
     )

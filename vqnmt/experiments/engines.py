@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from vqnmt.data.corpus import ParallelText
+from vqnmt.data.vocabulary import Vocabulary
+from vqnmt.decode.prefix_search import compiled_search
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
@@ -21,6 +23,8 @@ from vqnmt.translate.loading import load_translator
 
 # Sentences that the process translates whose memory is measured.
 _FOOTPRINT_SENTENCES = 50
+# Lengths of sources, in tokens, that are timed apart, and how many sources of each.
+_LENGTHS, _OF_A_LENGTH = (1, 2, 5, 10, 20, 35, 60, 100), 10
 # Candidates among which the autoregressive model chooses for the student.
 _CANDIDATES = 4
 
@@ -135,11 +139,13 @@ def measure_engines(
         device: Where PyTorch runs.
     """
     metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
+    compiled_search()  # as after a process's first sentences
+    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else None
     timed = measure_latency(
         {name: system.one for name, system in systems.items()},
         text.sources,
         rounds=rounds,
-        synchronize=torch.cuda.synchronize if torch.device(device).type == "cuda" else None,
+        synchronize=synchronize,
     )
     firsts = {system.search: name for name, system in reversed(list(systems.items()))}
     for name, latency in timed.items():
@@ -163,6 +169,17 @@ def measure_engines(
             "latency_rounds": latency.rounds,
             "speedup_over_ar_beam4": speedup(timed["ar_beam4"], latency),
         }
+    vocabulary = next(iter(systems.values())).translator.vocabulary
+    longest = min(system.translator.max_source_tokens for system in systems.values())
+    for length in (n for n in _LENGTHS if n <= longest):
+        timed = measure_latency(
+            {name: system.one for name, system in systems.items()},
+            sources_of_length(text.sources, vocabulary, length),
+            rounds=rounds,
+            synchronize=synchronize,
+        )
+        for name, latency in timed.items():
+            metrics[name][f"latency_ms.tokens_{length}"] = latency.median_ms
     for size in THROUGHPUT_BATCHES:
         batches = [text.sources[i : i + size] for i in range(0, len(text), size)]
         work = {name: _translates(system, batches) for name, system in systems.items()}
@@ -187,6 +204,13 @@ def measure_engines(
     for name, ratios in ratios_to_peers(metrics).items():
         metrics[name] |= ratios
     return metrics
+
+
+def sources_of_length(sources: Sequence[str], vocabulary: Vocabulary, length: int) -> list[str]:
+    """Make sources of `length` tokens out of text: joined in its order and cut."""
+    pieces = [piece for row in vocabulary.encode(list(sources)) for piece in row]
+    count = min(_OF_A_LENGTH, max(len(pieces) // length, 1))
+    return vocabulary.decode([pieces[i * length : (i + 1) * length] for i in range(count)])
 
 
 def _translates(system: EngineSystem, batches: list) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
+from vqnmt.decode.prefix_search import compiled_search
 from vqnmt.evaluation.records import Metric
 from vqnmt.experiments.tables import ENGINE_PARTS
 from vqnmt.export.graph import FLOAT, Graph, model_proto
@@ -41,6 +42,7 @@ def profile_translation(
         `floor_ms.bandwidth`, and the figures that they are computed from.
     """
     translator = OnnxTranslator.from_pretrained(folder, threads)
+    compiled_search()
     rows = translator.vocabulary.encode(list(sentences))
     order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
     chosen = order[len(order) // 2]

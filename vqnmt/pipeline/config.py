@@ -55,7 +55,7 @@ class DecodingConfig(Settings):
     """How widely the reading with trigrams searches."""
 
     def as_digested(self) -> dict[str, Any]:
-        """Return `asdict` without a default `reading`, which folders of earlier runs lack."""
+        """Return `asdict`, without a default `reading`: folders of earlier runs have none."""
         values = asdict(self)
         if self.reading == ReadingSettings():
             del values["reading"]
