@@ -13,7 +13,7 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
 from vqnmt.data.readers import hold, read_parallel
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.scores import score, span_accuracies
 from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
 from vqnmt.translate.base import BatchTranslator
@@ -52,9 +52,12 @@ def main(arguments: list[str]) -> None:
     texts = [translation.text for translation in found]
     if options.output:
         atomic_write_lines(options.output, texts)
+    kept = span_accuracies(text.sources, texts, translator.span_patterns)
     scores = score(texts, text.targets, translator.target_language)
     print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
     print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")
+    for key, percentage in kept.items():
+        print(f"{key} {percentage:.1f}")
 
 
 def _file_text(options: argparse.Namespace) -> ParallelText:

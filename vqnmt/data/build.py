@@ -298,7 +298,6 @@ class _Builder:
             "target_language": self.languages[1],
             "licence": self.entry.licence,
             "attribution": self.entry.attribution,
-            "keep_pattern": self.entry.keep_pattern,
             "tests": list(self.entry.tests or ["test"]),
             "pairs_read": read,
             "parts": {

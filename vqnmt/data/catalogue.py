@@ -26,7 +26,6 @@ class Entry:
         valid_share: Share of the eligible training sentences to split off where `valid` is empty.
         test_share: The same for `tests`.
         drop_copies: Drop training pairs whose target equals the source: untranslated strings.
-        keep_pattern: Regular expression of strings that the vocabulary keeps whole.
         pairs: Training pairs, for the progress report; None where they are read in seconds.
     """
 
@@ -39,7 +38,6 @@ class Entry:
     valid_share: float = 0.01
     test_share: float = 0.01
     drop_copies: bool = False
-    keep_pattern: str | None = None
     # Changes nothing in the prepared files, so it is no part of the fingerprint (the repr).
     pairs: int | None = field(default=None, repr=False)
 
@@ -133,7 +131,6 @@ CATALOGUE: dict[str, Entry] = {
         valid_share=0.09,
         test_share=0.09,
         drop_copies=True,
-        keep_pattern=r"\{[^{}\s]*\}",
     ),
     "multi30k": Entry(
         languages=("en", "de"),
@@ -179,7 +176,6 @@ CATALOGUE: dict[str, Entry] = {
         "manythings.org/anki and tatoeba.org",
         train=(_HOME_ASSISTANT, _TATOEBA),
         drop_copies=True,
-        keep_pattern=r"\{[^{}\s]*\}",
     ),
     # 20,000 pairs of Europarl v7: no public address serves this very slice; wmt14 has all of it.
     # "test" is 1,000 pairs of news, not of Europarl. The slice's own validation files are the

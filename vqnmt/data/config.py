@@ -98,9 +98,6 @@ class CorpusConfig:
     """Largest (longer + 10) / (shorter + 10), lengths in characters, of a training pair. For a
     language pair such as Chinese-English, whose lengths differ by nature, take 6 or more."""
 
-    keep_pattern: str | None = None
-    """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
-
     max_line_bytes: int = field(default=MOST_BYTES, metadata=NO_NUMBER)
     """name=files only: a longer line is refused; memory grows with it."""
 
@@ -126,14 +123,6 @@ class CorpusConfig:
             raise VqnmtError(
                 f"corpus.min_test_words is {self.min_test_words}: it must be 1 or more"
             )
-        if self.keep_pattern is not None:
-            try:
-                re.compile(self.keep_pattern)
-            except re.error as error:
-                raise VqnmtError(
-                    f"corpus.keep_pattern is {self.keep_pattern!r}, which is no regular "
-                    f"expression ({error})"
-                ) from error
 
     def _check_languages(self, entry: Entry) -> None:
         asked = (self.source_language, self.target_language)
@@ -191,7 +180,6 @@ class CorpusConfig:
             valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
             test_share=entry.test_share if self.test_share is None else self.test_share,
             drop_copies=entry.drop_copies,
-            keep_pattern=entry.keep_pattern if self.keep_pattern is None else self.keep_pattern,
             pairs=entry.pairs,
         )
 

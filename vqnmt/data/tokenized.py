@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -19,11 +20,12 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
 from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
 from vqnmt.progress import Progress
+from vqnmt.spans import protect_pair
 
 # Pairs that are encoded at a time: bounds the memory that tokenising needs.
 CHUNK = 10_000
 # Raised whenever the same pairs give other files.
-_FORMAT = 1
+_FORMAT = 2
 _SIDES = ("source", "target")
 _FILES = tuple(f"{side}.{ending}" for side in _SIDES for ending in ("tokens", "offsets.npy"))
 
@@ -60,8 +62,12 @@ def tokenize_pairs(
     folder: Path,
     fit: PairFilter,
     description: str,
+    span_patterns: Sequence[str] = (),
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
+
+    With a vocabulary that has slots, they stand for the spans that a pair shares, and a pair whose
+    placeholders differ is dropped; see `vqnmt.spans.protect_pair`.
 
     Nothing is done where the folder holds just these pairs already. All processes call this, of all
     machines, which see the same folder; the first of them works. What is held of the pairs is
@@ -74,17 +80,19 @@ def tokenize_pairs(
         folder: Gets the tokens of both sides and tokens.json, which marks them complete.
         fit: The limits on a pair.
         description: Whose pairs they are, for the progress report.
+        span_patterns: See `vqnmt.spans.find_spans`.
 
     Raises:
         VqnmtError: The folder cannot be written.
     """
     if PartialState().is_main_process:
-        digest = _digest([repr(fit), vocabulary.checksum(), str(_FORMAT)], sources, targets)
+        settings = [repr(fit), vocabulary.checksum(), str(_FORMAT), *span_patterns]
+        digest = _digest(settings, sources, targets)
         if not _holds(folder, digest):
             (folder / "tokens.json").unlink(missing_ok=True)  # old files count as incomplete now
             kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
             with Progress(f"{description} tokens", len(sources), "pairs") as progress:
-                encoded = _encode(sources, targets, vocabulary, fit, progress)
+                encoded = _encode(sources, targets, vocabulary, fit, span_patterns, progress)
                 _write(encoded, folder, kind, digest)
     PartialState().wait_for_everyone()
 
@@ -94,6 +102,7 @@ def _encode(
     targets: Sequence[str],
     vocabulary: Vocabulary,
     fit: PairFilter,
+    span_patterns: Sequence[str],
     progress: Progress,
 ) -> Iterator[tuple[list[list[int]], ...]]:
     """Yield the tokens of sources and targets, chunk by chunk, of the pairs that fit."""
@@ -101,8 +110,22 @@ def _encode(
         lines = (side[start : start + CHUNK] for side in (sources, targets))
         pairs = list(zip(*lines, strict=True))
         fitting = [pair for pair in pairs if fit.reason(*pair) is None]
+        if slots := vocabulary.slots:
+            shared = (
+                protect_pair(source, target, slots, span_patterns, _first_slot(source, slots))
+                for source, target in fitting
+            )
+            fitting = [(pair[0].text, pair[1]) for pair in shared if pair is not None]
         yield tuple(vocabulary.encode([pair[i] for pair in fitting]) for i in range(len(_SIDES)))
         progress.update(len(pairs))
+
+
+def _first_slot(source: str, slots: int) -> int:
+    """Choose slot 0, as in translation, for every second source, and for the others any one.
+
+    So all slots are learnt, although few sentences have many spans.
+    """
+    return max(zlib.crc32(source.encode()) % (2 * slots) - slots, 0)
 
 
 def _write(

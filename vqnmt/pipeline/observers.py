@@ -43,7 +43,7 @@ class BleuObserver:
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
-        found = self.translator.translate(self.valid.sources)
+        found = self.translator.translate(self.valid.sources, repair=False)
         return {"valid/bleu": self.bleu([translation.text for translation in found])}
 
     def score(self, values: dict[str, Any]) -> float:
@@ -77,7 +77,7 @@ class LatentObserver(BleuObserver):
         found: dict[float, list[Translation]] = {}
         for penalty in penalties:
             with _blank_penalty(model, penalty):
-                found[penalty] = self.translator.translate(self.valid.sources)
+                found[penalty] = self.translator.translate(self.valid.sources, repair=False)
         texts = {penalty: [translation.text for translation in found[penalty]] for penalty in found}
         best = max(texts, key=lambda penalty: self.bleu(texts[penalty], self.imitated))
         with _blank_penalty(model, best):

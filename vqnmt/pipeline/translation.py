@@ -103,7 +103,8 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
                     BothSides(corpus.train),
                     config.size,
                     targets=corpus.train.targets,
-                    keep_pattern=corpus.keep_pattern,
+                    slots=config.slots,
+                    span_patterns=config.span_patterns,
                     model_type=config.model_type,
                     seed=seed,
                 ).save(path)
@@ -403,7 +404,7 @@ def _language_model(
     def bleu(language_model: TrigramModel | None) -> float:
         reader = _translator(config, model, corpus, vocabulary)
         reader.language_model = language_model
-        found = reader.translate(corpus.valid.sources)
+        found = reader.translate(corpus.valid.sources, repair=False)
         return observer.bleu([translation.text for translation in found], observer.imitated)
 
     trigrams = TrigramModel.count(targets.tokens, targets.offsets, len(vocabulary))
@@ -428,7 +429,13 @@ def _translator(
     config: PipelineConfig, model: nn.Module, corpus: Corpus, vocabulary: Vocabulary
 ) -> Translator:
     languages = (corpus.source_language, corpus.target_language)
-    return Translator(model, vocabulary, *languages, max_source_tokens=config.max_source_tokens)
+    return Translator(
+        model,
+        vocabulary,
+        *languages,
+        max_source_tokens=config.max_source_tokens,
+        span_patterns=config.vocabulary.span_patterns,
+    )
 
 
 def _train(
@@ -491,7 +498,8 @@ def make_batches(
         VqnmtError: No pair is left.
     """
     fit = config.corpus.pair_filter()
-    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name)
+    patterns = config.vocabulary.span_patterns
+    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, patterns)
     tokens = open_tokens(folder)
     pairs = len(tokens[0])
     if not pairs:
@@ -503,6 +511,6 @@ def make_batches(
     batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit)
     print_once(
         f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
-        f"the filters, {pairs - len(batches):,} over {limit} tokens"
+        f"the filters or as their placeholders differ, {pairs - len(batches):,} over {limit} tokens"
     )
     return batches

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from vqnmt.checksums import AGAIN, check_files, refuse_large
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import from_mapping
+from vqnmt.spans import check_patterns
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
@@ -28,6 +29,8 @@ class ModelConfig:
     source_language: str
     target_language: str
     max_source_tokens: int
+    span_patterns: list[str] = dataclasses.field(default_factory=list)
+    """See `BatchTranslator`; older folders have none."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -36,6 +39,7 @@ class ModelConfig:
             value = getattr(self, key)
             if not (0 < len(value) <= 100 and value.isprintable()):
                 raise VqnmtError(f"{key} is {value!r:.40}; it must be a language code")
+        check_patterns(self.span_patterns, "span_patterns")
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

@@ -57,6 +57,7 @@ class TranslationConfig(PretrainedConfig):
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
+        span_patterns: See `BatchTranslator`.
         format: See `FORMAT`.
     """
 
@@ -71,6 +72,7 @@ class TranslationConfig(PretrainedConfig):
         source_language: str = "en",
         target_language: str = "de",
         max_source_tokens: int = 256,
+        span_patterns: list[str] | None = None,
         format: int = FORMAT,
         **further: Any,
     ) -> None:
@@ -81,6 +83,7 @@ class TranslationConfig(PretrainedConfig):
         self.source_language = source_language
         self.target_language = target_language
         self.max_source_tokens = max_source_tokens
+        self.span_patterns = span_patterns or []
         self.format = format
         super().__init__(**further)
 
@@ -111,10 +114,13 @@ class TranslationModel(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def around(
-        cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
-    ) -> "TranslationModel":
-        """Wrap a trained module; its weights are shared, not copied."""
+    def around(cls, model: nn.Module, **further: Any) -> "TranslationModel":
+        """Wrap a trained module; its weights are shared, not copied.
+
+        Args:
+            model: The module.
+            further: Languages, limit and patterns, see `TranslationConfig`.
+        """
         architecture = next(
             name for name, (_, kind) in ARCHITECTURES.items() if type(model) is kind
         )
@@ -124,9 +130,7 @@ class TranslationModel(PreTrainedModel):
                 settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
                 vocabulary_size=model.embedding.num_embeddings,  # type: ignore
                 written_pieces=model.embedding.written,  # type: ignore
-                source_language=source_language,
-                target_language=target_language,
-                max_source_tokens=max_source_tokens,
+                **further,
             )
         )
         wrapped.model = model
