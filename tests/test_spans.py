@@ -58,6 +58,7 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
         ("an MP3 in 4K, LOG_LEVEL=debug, the 2nd time", ["MP3", "4K", "LOG_LEVEL=debug"]),
         (r"one\ntwo :smile: $name [%key:a::b%]", [r"\n", ":smile:", "$name", "[%key:a::b%]"]),
         ("plain words, a < b & c, 50 %ish }{", ["50"]),
+        ("请在3号房间访问https://x.org。开灯{x}个", ["3", "https://x.org", "{x}"]),
         ("`{` {name} } %%{x} {open {a} <b never", ["`{`", "{name}", "%%", "{x}", "{a}"]),
     ],
 )

@@ -26,8 +26,10 @@ _UNITS = (
     "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
     "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
 )
-# At one place the first kind that matches is taken. No pattern takes more than linear time: a
-# user's text may be anything.
+_NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
+# At one place the first kind that matches is taken. Letters are those of ASCII, as in scripts
+# without blanks between words text stands right beside a number or an address. No pattern takes
+# more than linear time: a user's text may be anything.
 _KINDS = {
     "slot": SLOT.pattern,
     "code": r"`[^`]+`",
@@ -47,7 +49,7 @@ _KINDS = {
     "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
     "url": (
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
-        r"[^\s<>\"`]*[^\s<>\"`'.,;:!?)\]}*»”’]"
+        rf"[^{_NO_URL}]*[^{_NO_URL}'.,;:!?)\]}}*»”’]"
     ),
     "email": r"(?<![\w.+-])[\w.+-]++@\w[\w-]*(?:\.\w[\w-]*)+",
     "ip": (
@@ -58,13 +60,18 @@ _KINDS = {
     # A separator joins the parts of decimals, thousands, dates, times, versions and ranges; letters
     # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
     "number": (
-        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥]\s?)?"
+        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥][ \u00a0\u202f]?)?"
         r"\d++(?:[.,:/'’\u00a0\u202f\u2009–-]\d++)*+(?!(?:st|nd|rd|th)\b)"
-        rf"(?:\s?(?:{_UNITS})(?!\w)|\w*)"
+        rf"(?:[ \u00a0\u202f]?(?:{_UNITS})(?!\w)|\w*)"
     ),
-    "word": r"(?<!\w)[^\W\d]++\d\w*(?:\.\d+)*|(?<!\w)[^\W_]++_\w+(?:=[\w./:-]*\w)?",  # MP3 LOG_X=1
+    "word": (
+        r"(?<!\w)[A-Za-z]++\d\w*(?:\.\d+)*"  # MP3
+        r"|(?<!\w)[A-Za-z0-9]++_\w+(?:=[\w./:-]*\w)?"  # LOG_X=1
+    ),
 }
-_PATTERN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()))
+_PATTERN = re.compile(
+    "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII
+)
 # What every span has a character of; most texts have none.
 _HINT = re.compile(r"[\d{<&%$`\[\]\\@:_\U00100000-\U0010fffd]|www\.")
 _BRACE = re.compile("[{}]")
@@ -133,7 +140,7 @@ def check_patterns(patterns: Iterable[str], key: str) -> None:
             re.compile(pattern)
         except re.error as error:
             raise VqnmtError(
-                f"{key} has {pattern!r}, which is no regular expression ({error}): mend it"
+                f"{key} is {pattern!r}, which is no regular expression ({error}): mend it"
             ) from error
 
 

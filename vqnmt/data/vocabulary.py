@@ -6,7 +6,7 @@ import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
@@ -52,8 +52,8 @@ class VocabularyConfig:
     """Pieces that stand for protected spans: placeholders, tags, numbers and others that a
     translation must not change. With 0 they are text like any other."""
 
-    span_patterns: list[str] = field(default_factory=list)
-    """Regular expressions of further strings that are protected."""
+    span_pattern: str | None = None
+    """Regular expression of further strings that are protected."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -68,7 +68,12 @@ class VocabularyConfig:
             raise VqnmtError(
                 f"vocabulary.slots is {self.slots}: it must be from 0 to {_MOST_SLOTS}"
             )
-        check_patterns(self.span_patterns, "vocabulary.span_patterns")
+        check_patterns(self.span_patterns, "vocabulary.span_pattern")
+
+    @property
+    def span_patterns(self) -> list[str]:
+        """The pattern as `vqnmt.spans.find_spans` takes it."""
+        return [self.span_pattern] if self.span_pattern else []
 
 
 class Vocabulary:

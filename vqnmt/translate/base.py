@@ -134,6 +134,16 @@ def untranslated(sentence: str) -> Translation:
     return Translation(sentence.strip() if normalize(sentence) else "")
 
 
+def faults(source: str, text: str, patterns: Sequence[str] = ()) -> list[str]:
+    """Say which spans a translation `text` lacks and which it has made up; see `find_spans`."""
+    if not text:
+        return ["nothing is translated"]
+    lost = missing_spans(source, text, patterns)
+    made_up = invented_spans(source, text, patterns)
+    found = [f"lacks {', '.join(lost)}"] if lost else []
+    return [*found, f"has {', '.join(made_up)} of its own"] if made_up else found
+
+
 class BatchTranslator(ABC):
     """A model with its vocabulary, whatever runs the model.
 
@@ -326,18 +336,11 @@ class BatchTranslator(ABC):
                 _rescore([parts[i].source for i in indices], ranked, rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
-                    translation.warnings = self._faults(parts[i].source, translation.text)
+                    translation.warnings = faults(
+                        parts[i].source, translation.text, self.span_patterns
+                    )
                 row.sort(key=lambda one: bool(one.warnings))
             yield indices, ranked
-
-    def _faults(self, source: str, text: str) -> list[str]:
-        """Say what a translation lacks and what it has made up; an intact one has no faults."""
-        if not text:
-            return ["nothing is translated"]
-        lost = missing_spans(source, text, self.span_patterns)
-        made_up = invented_spans(source, text, self.span_patterns)
-        faults = [f"lacks {', '.join(lost)}"] if lost else []
-        return [*faults, f"has {', '.join(made_up)} of its own"] if made_up else faults
 
     def _repair(
         self,
@@ -391,7 +394,12 @@ class BatchTranslator(ABC):
                     for piece in pieces
                 )
                 warnings = [f"translated around {', '.join(spans)}"]
-                put(i, Translation(text, warnings=[*warnings, *self._faults(source, text)]))
+                put(
+                    i,
+                    Translation(
+                        text, warnings=[*warnings, *faults(source, text, self.span_patterns)]
+                    ),
+                )
             elif not (found[i] and found[i][0].text):
                 put(i, Translation(source, warnings=["left as it is: the model wrote nothing"]))
 

@@ -17,7 +17,7 @@ from vqnmt.data.normalization import is_translatable
 from vqnmt.data.words import join_sentences
 from vqnmt.spans import SLOT, Span, find_runs, protect
 
-_LINE_END = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]+")
+_LINE_END = re.compile(r"[\n\r]+")
 
 _WORDS = re.compile(r"(\W*+)(.*?)(\W*)", re.DOTALL)
 
