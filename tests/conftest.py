@@ -131,7 +131,7 @@ def overrides(toy_corpus: Path) -> list[str]:
         "corpus.valid_share=0.05",
         "corpus.test_share=0.05",
         "corpus.min_test_words=3",
-        "vocabulary.size=310",
+        "vocabulary.size=318",
         "student_model.quantizer.codebook_size=16",
         "max_source_tokens=60",
         *training("teacher", 90, average=2),

@@ -26,8 +26,10 @@ _UNITS = (
     "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
     "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
 )
-# At one place the first kind that matches is taken. No pattern takes more than linear time: a
-# user's text may be anything.
+_NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
+# At one place the first kind that matches is taken. Letters are those of ASCII, as in scripts
+# without blanks between words text stands right beside a number or an address. No pattern takes
+# more than linear time: a user's text may be anything.
 _KINDS = {
     "slot": SLOT.pattern,
     "code": r"`[^`]+`",
@@ -47,7 +49,7 @@ _KINDS = {
     "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
     "url": (
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
-        r"[^\s<>\"`]*[^\s<>\"`'.,;:!?)\]}*»”’]"
+        rf"[^{_NO_URL}]*[^{_NO_URL}'.,;:!?)\]}}*»”’]"
     ),
     "email": r"(?<![\w.+-])[\w.+-]++@\w[\w-]*(?:\.\w[\w-]*)+",
     "ip": (
@@ -58,18 +60,26 @@ _KINDS = {
     # A separator joins the parts of decimals, thousands, dates, times, versions and ranges; letters
     # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
     "number": (
-        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥]\s?)?"
+        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥][ \u00a0\u202f]?)?"
         r"\d++(?:[.,:/'’\u00a0\u202f\u2009–-]\d++)*+(?!(?:st|nd|rd|th)\b)"
-        rf"(?:\s?(?:{_UNITS})(?!\w)|\w*)"
+        rf"(?:[ \u00a0\u202f]?(?:{_UNITS})(?!\w)|\w*)"
     ),
-    "word": r"(?<!\w)[^\W\d]++\d\w*(?:\.\d+)*|(?<!\w)[^\W_]++_\w+(?:=[\w./:-]*\w)?",  # MP3 LOG_X=1
+    "word": (
+        r"(?<!\w)[A-Za-z]++\d\w*(?:\.\d+)*"  # MP3
+        r"|(?<!\w)[A-Za-z0-9]++_\w+(?:=[\w./:-]*\w)?"  # LOG_X=1
+    ),
 }
-_PATTERN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()))
+_PATTERN = re.compile(
+    "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII
+)
+# What every span has a character of; most texts have none.
+_HINT = re.compile(r"[\d{<&%$`\[\]\\@:_\U00100000-\U0010fffd]|www\.")
 _BRACE = re.compile("[{}]")
 _ICU = re.compile(r"\{\s*\w+\s*,\s*(?:plural|select|selectordinal)\s*,")
 _TAG = re.compile(r"</?[\w:.-]+")
-# Between the digits of a number; languages differ in them.
-_SEPARATORS = re.compile(r"[\s.,:/'’–-]")
+# Between the digits of a number; languages differ in them. A last one that three digits do not
+# follow is the decimal one.
+_SEPARATORS = re.compile(r"[.,'’\s](?=\d{3}(?!\d)|\d*[.,'’\s]\d)")
 # Kinds that a good translation may lack: written as a word, localised, or left out.
 _FREE = ("number", "word", "url", "code", "accelerator", "entity", "escape")
 
@@ -93,10 +103,17 @@ class Span:
         arms are translated), of a tag its name.
         """
         if self.kind == "number":
-            return f"number {_SEPARATORS.sub('', self.text.replace('−', '-'))}"
+            return f"number {_number(self.text)}"
         pattern = {"icu": _ICU, "tag": _TAG}.get(self.kind)
         match = pattern and pattern.match(self.text)
         return f"{self.kind} {match[0]}" if match else self.text
+
+    @property
+    def sign(self) -> str:
+        """What a translation must have: the text, but of a number without its unit."""
+        if self.kind == "number":
+            return "number " + re.sub(r"[^\d.:/-]", "", _number(self.text))
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +127,21 @@ class Protected:
 def slot(number: int) -> str:
     """Return the character of slot `number`, counted from 0."""
     return chr(_FIRST_SLOT + number)
+
+
+def check_patterns(patterns: Iterable[str], key: str) -> None:
+    """Refuse what is no regular expression; `key` names the setting.
+
+    Raises:
+        VqnmtError: Names the pattern.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise VqnmtError(
+                f"{key} is {pattern!r}, which is no regular expression ({error}): mend it"
+            ) from error
 
 
 def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
@@ -126,6 +158,8 @@ def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
         re.error: A pattern is no regular expression.
     """
     searches = [*((re.compile(pattern), "own") for pattern in patterns), (_PATTERN, None)]
+    if len(searches) == 1 and not _HINT.search(text):
+        return []
     braces = _braces(text)
     found: list[Span] = []
     nearest: list[Span | None] = [None] * len(searches)
@@ -173,6 +207,11 @@ def _in_braces(text: str, start: int, end: int, place: int) -> Span:
     return Span(start, end, kind, text[start:end])
 
 
+def find_runs(text: str, patterns: Iterable[str] = ()) -> list[Span]:
+    """Find the spans of `text`; those that touch are one, of the kind `run`."""
+    return _runs(find_spans(text, patterns))
+
+
 def protect(text: str, patterns: Iterable[str] = ()) -> Protected:
     """Put slots in the place of the spans of `text`, from `slot(0)` on; see `find_spans`.
 
@@ -181,7 +220,7 @@ def protect(text: str, patterns: Iterable[str] = ()) -> Protected:
     Raises:
         VqnmtError: There are more than `MOST_SLOTS`.
     """
-    runs = _runs(find_spans(text, patterns))
+    runs = find_runs(text, patterns)
     if len(runs) > MOST_SLOTS:
         raise VqnmtError(
             f"a text has {len(runs):,} protected spans and at most {MOST_SLOTS:,} can be told "
@@ -203,14 +242,14 @@ def restore(text: str, spans: Sequence[str]) -> str:
 def missing_spans(source: str, translation: str, patterns: Iterable[str] = ()) -> list[str]:
     """List the spans of `source` that `translation` lacks, one that occurs twice twice.
 
-    A number is there if its digits are: 21,5 or 21.5, 45% or 45 percent.
+    A number may be written as in another language: 21,5 as 21.5, 45% as 45 percent.
     """
     patterns = list(patterns)
-    left = Counter(map(_sign, find_spans(translation, patterns)))
+    left = Counter(span.sign for span in find_spans(translation, patterns))
     missing = []
     for span in find_spans(source, patterns):
-        if left[_sign(span)] > 0:
-            left[_sign(span)] -= 1
+        if left[span.sign] > 0:
+            left[span.sign] -= 1
         else:
             missing.append(span.text)
     return missing
@@ -221,13 +260,15 @@ def invented_spans(source: str, translation: str, patterns: Iterable[str] = ()) 
     return missing_spans(translation, source, patterns)
 
 
-def _sign(span: Span) -> str:
-    return "number " + re.sub(r"\D", "", span.text) if span.kind == "number" else span.text
+def _number(text: str) -> str:
+    """Write a number without spaces and separators of thousands, with a decimal point."""
+    text = re.sub("[−–]", "-", _SEPARATORS.sub("", text))
+    return re.sub(r"\s", "", text).replace(",", ".")
 
 
 def protect_pair(
     source: str, target: str, slots: int, patterns: Iterable[str] = (), first: int = 0
-) -> tuple[str, str] | None:
+) -> tuple[Protected, str] | None:
     """Put the same slots in the place of the spans that a source and its translation share.
 
     Spans match that have the same text, or else the same `Span.key`; those that touch as one if
@@ -242,8 +283,9 @@ def protect_pair(
         first: The first slot that is used; after the last comes slot 0.
 
     Returns:
-        Both with slots; None if a placeholder or tag has no match, so that the pair would teach to
-        lose or invent some, or if there are not enough slots.
+        Both with slots, the first of the source's spans in slot `first`; None if a placeholder or
+        tag has no match, so that the pair would teach to lose or invent some, or if there are not
+        enough slots.
     """
     patterns = list(patterns)
     sides = [find_spans(text, patterns) for text in (source, target)]
@@ -262,10 +304,21 @@ def protect_pair(
     matches.sort(key=lambda match: match[0].start)
     symbols = [slot((first + i) % slots) for i in range(len(matches))]
     placed = sorted(zip(matches, symbols, strict=True), key=lambda one: one[0][1].start)
+    spans = [match[0] for match in matches]
     return (
-        _slotted(source, [match[0] for match in matches], symbols),
+        Protected(_slotted(source, spans, symbols), [span.text for span in spans]),
         _slotted(target, [match[1] for match, _ in placed], [symbol for _, symbol in placed]),
     )
+
+
+def protect_like(text: str, spans: Sequence[str], patterns: Iterable[str] = ()) -> str:
+    """Put `slot(i)` in the place of `spans[i]` where `text`, a translation, has it."""
+    left: dict[str, list[str]] = {}
+    for number in reversed(range(len(spans))):
+        left.setdefault(spans[number], []).append(slot(number))
+    found = [run for run in find_runs(text, patterns) if run.text in left]
+    taken = [(run, left[run.text].pop()) for run in found if left[run.text]]
+    return _slotted(text, [run for run, _ in taken], [symbol for _, symbol in taken])
 
 
 def _match(left: list[list[Span]], key: str) -> list[tuple[Span, Span]]:
@@ -300,6 +353,7 @@ def _runs(spans: Sequence[Span]) -> list[Span]:
 
 
 def _slotted(text: str, spans: Sequence[Span], symbols: Iterable[str]) -> str:
+    """Put `symbols` in the place of the `spans` of `text`."""
     parts, place = [], 0
     for span, symbol in zip(spans, symbols, strict=True):
         parts += [text[place : span.start], symbol]

@@ -68,7 +68,6 @@ def test_homeassistant(prepare, tmp_path):
     parts = corpus.report["parts"]
     assert parts["train"]["dropped"] == {"target equals source": 1, "empty": 1}
     assert corpus.report["licence"] == "Apache-2.0"
-    assert corpus.keep_pattern == r"\{[^{}\s]*\}"
 
     french = prepare("homeassistant", source_language="de", target_language="fr")
     assert set(french.train.targets) == {"Oui, bien entendu"}

@@ -393,7 +393,6 @@ def test_the_users_own_file_is_never_written_over(tmp_path):
         ({"min_test_words": 0}, r"corpus\.min_test_words is 0"),
         ({"max_words": 0}, r"corpus\.max_words is 0"),
         ({"max_ratio": 0.5}, r"corpus\.max_ratio is 0\.5"),
-        ({"keep_pattern": "("}, r"corpus\.keep_pattern is '\('"),
         ({"name": "files"}, r"corpus\.train is empty"),
         ({"train": TextFiles(tsv="x")}, r"corpus\.train\.tsv is set, but corpus\.name is"),
         ({"name": "files", "train": TextFiles(source="x")}, r"train has source=x: give either"),

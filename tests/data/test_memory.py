@@ -69,6 +69,8 @@ class Words:
     def checksum(self) -> str:
         return ""
 
+    slots = 0
+
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         return [[5] * 20 for _ in sentences]
 
@@ -84,7 +86,7 @@ def learn_vocabulary(text: BothSides) -> None:
         mock.patch("sentencepiece.SentencePieceTrainer.Train", read),
         pytest.raises(VqnmtError, match="read to the end"),
     ):
-        Vocabulary.train(text, 300, keep_pattern=r"\d+")
+        Vocabulary.train(text, 300, slots=8, span_patterns=[r"\d+"])
 
 
 def test_no_stage_holds_the_text(config, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vqnmt.data.lines import Lines
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
+from vqnmt.spans import SLOT
 
 FIT = PairFilter(max_words=8)
 PAIRS = [
@@ -33,6 +35,8 @@ class Letters:
 
     def __init__(self, size=1 << 20):
         self.size, self.encoded = size, 0
+
+    slots = 0
 
     def __len__(self):
         return self.size
@@ -224,3 +228,35 @@ def test_a_disk_that_cannot_map_files_is_read_instead(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "memmap", refuse)
     assert found(tmp_path) == FITTING
+
+
+def test_pairs_share_slots_and_are_dropped_where_placeholders_differ(tmp_path):
+    pairs = [
+        ("turn on {a} at 21.5", "um 21,5 {a} an"),
+        ("turn on {b}", "{c} an"),
+        ("wait 3 days", "drei Tage"),
+    ] * 20
+    lines = [line for pair in pairs for line in pair]
+    vocabulary = Vocabulary.train(lines, 282, slots=3)
+    tokenize_pairs(*zip(*pairs, strict=True), vocabulary, tmp_path, PairFilter(), "test")
+    sources, targets = (
+        vocabulary.decode([side[i].tolist() for i in range(len(side))])
+        for side in open_tokens(tmp_path)
+    )
+    assert len(sources) == len(targets) == 40
+    assert sources[1] == "wait 3 days" and targets[1] == "drei Tage"
+    found = SLOT.findall(sources[0])
+    assert len(set(found)) == 2
+    assert sources[0] == f"turn on {found[0]} at {found[1]}"
+    assert targets[0] == f"um {found[1]} {found[0]} an"
+    # The pattern decides the tokens.
+    before = (tmp_path / "tokens.json").read_text()
+    tokenize_pairs(
+        *zip(*pairs, strict=True), vocabulary, tmp_path, PairFilter(), "test", ["turn on"]
+    )
+    assert (tmp_path / "tokens.json").read_text() != before
+
+
+def test_every_slot_is_used_and_the_first_most():
+    first = Counter(module._first_slot(f"source {i}", 4) for i in range(800))
+    assert set(first) == {0, 1, 2, 3} and first[0] > 400 and min(first.values()) > 50

@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vqnmt.data import vocabulary as module
-from vqnmt.data.normalization import clean_output, normalize
+from vqnmt.data.normalization import clean_output
 from vqnmt.data.vocabulary import Vocabulary, VocabularyConfig
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
+from vqnmt.spans import slot
 from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 _SYLLABLES = [a + b for a in "kbdfgmnprstvwzl" for b in "aio"][::3]
@@ -22,12 +23,11 @@ SENTENCES = [
     " ".join(_WORDS[(index * step) % len(_WORDS)] for step in (1, 3, 7, 11)) + f" {{name}} {index}"
     for index in range(300)
 ] + ["only once {rare}", "Größe … ﬁx"]
-PATTERN = r"\{[^{}\s]*\}"
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
 def vocabulary(request):
-    return Vocabulary.train(SENTENCES, 330, PATTERN, request.param)
+    return Vocabulary.train(SENTENCES, 330, slots=4, model_type=request.param)
 
 
 def test_sizes_and_ids(vocabulary):
@@ -67,7 +67,7 @@ def test_what_any_tokens_spell_keeps_the_invariants(row):
 
 def _any_vocabulary(made=[]):  # noqa: B006 - trained once for all of hypothesis' examples
     if not made:
-        made.append(Vocabulary.train(SENTENCES, 330, PATTERN))
+        made.append(Vocabulary.train(SENTENCES, 330, slots=4))
     return made[0]
 
 
@@ -76,58 +76,22 @@ def test_special_ids_are_dropped_on_the_way_back(vocabulary):
     assert vocabulary.decode([[BOS, *ids, EOS, PAD, PAD]]) == ["kabe bedi"]
 
 
-def test_placeholders_that_recur_are_one_piece(vocabulary):
-    first, second = vocabulary.encode(["{name}", "the{name}light"])
-    assert len(set(first) & set(second)) >= 1
-    kept = [index for index in first if vocabulary.decode([[index]]) == ["{name}"]]
-    assert len(kept) == 1 and kept[0] in second
-    assert all(vocabulary.decode([[i]]) != ["{rare}"] for i in vocabulary.encode(["{rare}"])[0])
+def test_slots_are_pieces_and_spans_teach_none(vocabulary):
+    assert vocabulary.slots == 4
+    for number in range(4):
+        (row,) = vocabulary.encode([f"ka{slot(number)}be"])
+        assert sum(vocabulary.decode([[index]]) == [slot(number)] for index in row) == 1
+        assert vocabulary.decode([row]) == [f"ka{slot(number)}be"]
+    pieces = "".join(vocabulary.pieces(range(260, len(vocabulary))))
+    assert "name" not in pieces and not set("{}") & set(pieces)
+    assert Vocabulary.train(SENTENCES, 330).slots == 0
 
 
-def test_the_most_frequent_placeholders_are_kept():
-    counts = {f"{{p{index}}}": 3 + index for index in range(60)}
-    text = [name for name, count in counts.items() for _ in range(count)]
-    vocabulary = Vocabulary.train(text + _WORDS * 2, 400, PATTERN)
-    whole = {name for name in counts if _is_one_piece(vocabulary, name)}
-    assert whole == {f"{{p{index}}}" for index in range(10, 60)}  # 400 / 8 of them
-
-
-def _is_one_piece(vocabulary, text):
-    return any(vocabulary.decode([[index]]) == [text] for index in vocabulary.encode([text])[0])
-
-
-def test_a_placeholder_with_a_nul_is_kept_without_it():
-    """sentencepiece would cut it off there."""
-    text = [f"{sentence} {{a\0b}} \0" for sentence in SENTENCES]
-    made = Vocabulary.train(text, 330, PATTERN)
-    assert "{ab}" in made.pieces(range(len(made)))
-    assert made.decode(made.encode(text)) == [f"{sentence} {{ab}}" for sentence in SENTENCES]
-    assert len(Vocabulary.train(text, 400, r"\S+")) == 400
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6))
-@example("<s>")
-@example("</s>")
-@example("<unk>")
-@example("<pad>")
-@example("▁<s>")
-@example("<0x41>")
-@example("<0x4g>")
-@example("turn on")
-@example(', "')
-def test_any_string_is_kept_whole(kind, string):
-    """Blanks within it included; only sentencepiece's names of bytes are spelt in pieces."""
-    string = normalize(string)
-    text = [f"{string} ta{string} {string}"] * 2 + SENTENCES[:100]
-    made = Vocabulary.train(text, 330, re.escape(string) or None, kind)
-    row = made.encode([text[0]])[0]
-    assert made.decode([row]) == [clean_output(text[0])]
-    assert min(row) > UNK
-    whole = [piece.replace("▁", " ") for piece in made.pieces(row)].count(string)
-    if string:
-        assert whole == 0 if string == "<0x41>" else whole >= 3
+def test_a_pattern_of_the_user_teaches_no_pieces():
+    text = [f"{sentence} Qyh" for sentence in SENTENCES]
+    assert "Q" in "".join(Vocabulary.train(text, 330, slots=4).pieces(range(330)))
+    made = Vocabulary.train(text, 330, slots=4, span_patterns=["Qyh"])
+    assert "Q" not in "".join(made.pieces(range(260, 330)))
 
 
 def test_long_training_is_announced(monkeypatch, capsys):
@@ -141,15 +105,20 @@ def test_long_training_is_announced(monkeypatch, capsys):
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_pieces_of_the_targets_come_first_and_spell_alike(kind):
-    plain = Vocabulary.train(SENTENCES, 330, PATTERN, kind)
-    targets = [*SENTENCES[:3], "", "é"]  # of its bytes two
-    found = Vocabulary.train(SENTENCES, 330, PATTERN, kind, targets=targets)
+    plain = Vocabulary.train(SENTENCES, 330, slots=4, model_type=kind)
+    targets = [
+        *(one.partition("{")[0] for one in SENTENCES[:3]),
+        "",
+        "é",
+    ]  # of its bytes two
+    found = Vocabulary.train(SENTENCES, 330, slots=4, model_type=kind, targets=targets)
     every = range(330)
     assert sorted(found.pieces(every)) == sorted(plain.pieces(every))
     spelt = found.encode(SENTENCES)
     assert list(map(found.pieces, spelt)) == list(map(plain.pieces, plain.encode(SENTENCES)))
     assert found.decode(spelt) == SENTENCES
     ids = {index for row in found.encode(targets) for index in row}
+    ids |= {found.encode([slot(number)])[0][-1] for number in range(4)}
     assert ids == set(range(UNK + 1, UNK + 1 + len(ids))) and len(ids) < 300
     # Within either part the pieces keep their order.
     parts = [found.pieces(every)[: UNK + 1 + len(ids)], found.pieces(every)[4 + len(ids) :]]
@@ -158,7 +127,7 @@ def test_pieces_of_the_targets_come_first_and_spell_alike(kind):
 
 
 def test_training_repeats_byte_for_byte_and_saving_keeps_it(tmp_path, vocabulary):
-    again = [Vocabulary.train(SENTENCES, 330, PATTERN) for _ in range(2)]
+    again = [Vocabulary.train(SENTENCES, 330, slots=4) for _ in range(2)]
     again[0].save(tmp_path / "first" / "spm.model")
     again[1].save(tmp_path / "second.model")
     assert (tmp_path / "first" / "spm.model").read_bytes() == (

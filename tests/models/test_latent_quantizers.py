@@ -51,7 +51,7 @@ def test_trains_with_every_quantizer(make_latent, name):
 def test_saved_models_quantize_alike(make_latent, pairs, tmp_path, name):
     """Also what the quantizer computes and does not learn: transformers starts from nothing."""
     model = make_latent(quantizer=settings(name)).eval()
-    VqnmtForConditionalGeneration.around(model, "en", "de", 64).save_pretrained(tmp_path)
+    VqnmtForConditionalGeneration.around(model, max_source_tokens=64).save_pretrained(tmp_path)
     loaded = VqnmtForConditionalGeneration.from_pretrained(tmp_path).model.eval()
     source, target = pairs
     expected, found = model(source, target), loaded(source, target)

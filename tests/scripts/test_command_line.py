@@ -100,8 +100,8 @@ def test_hydras_own_syntax_goes_on_working(compose: Callable) -> None:
 
 def test_every_key_of_the_settings_can_be_set_without_a_plus(compose: Callable) -> None:
     pattern = r"\{\w+\}|<.+?>"
-    values = compose(f"corpus.keep_pattern={pattern}")
-    assert from_mapping(PipelineConfig, values).corpus.keep_pattern == pattern
+    values = compose(f"vocabulary.span_pattern={pattern}")
+    assert from_mapping(PipelineConfig, values).vocabulary.span_pattern == pattern
     values = compose("corpus=files", *(f"{key}=null" for key in field_types(PipelineConfig)))
     assert values["run"] is None
 
@@ -111,7 +111,7 @@ def test_the_home_of_the_user(compose: Callable, monkeypatch: pytest.MonkeyPatch
     values = compose("corpus=files", "run=~/x", "corpus.train.source=~/y", "teacher='~/t'")
     assert values["run"] == "/home/ä b/x" and values["corpus"]["train"]["source"] == "/home/ä b/y"
     assert values["teacher"] == "~/t", "in quotes it is text"
-    assert compose("corpus.keep_pattern=~/z")["corpus"]["keep_pattern"] == "~/z", "no path"
+    assert compose("vocabulary.span_pattern=~/z")["vocabulary"]["span_pattern"] == "~/z", "no path"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What happens to a sentence before and after the model, whatever model it is."""
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -28,6 +29,7 @@ from vqnmt.translate.pytorch import Translator
 
 TEXT = [f"The café {i} of room {i % 7} is closed. Turn on light {i % 9}!" for i in range(200)]
 TEXT += [f"咖啡馆{i}关门了。请在{i % 7}号房间开灯！" for i in range(200)]
+SENTENCES = [re.split("[.。]", text)[0] for text in TEXT]
 SPELLINGS = [
     "The cafe\u0301 is closed",
     "\ufeffThe café is closed",
@@ -123,7 +125,7 @@ def test_spellings_that_look_alike_are_translated_alike(
 
 
 def test_what_a_model_writes_keeps_the_invariants(untrained: Translator) -> None:
-    found = untrained.n_best(TEXT[::10], SearchSettings(candidates=4))
+    found = untrained.n_best(SENTENCES[::10], SearchSettings(candidates=4), repair=False)
     written = [translation for row in found for translation in row]
     raw = [untrained.vocabulary._pieces.DecodeIds(t.tokens) for t in written]
     assert any("\ufffd" in text for text in raw), "half characters are among it"
@@ -192,7 +194,9 @@ def test_the_score_is_the_log_probability_over_the_length(vocabulary: Vocabulary
         model.decoder.norm.bias += 7 * model.embedding.weight[2]  # many sequences end in time
     translator, ended = Translator(model, vocabulary, "en", "de"), 0
     for beam in (1, 3):
-        for source, found in zip(TEXT[:9], translator.translate(TEXT[:9], beam=beam), strict=True):
+        for source, found in zip(
+            SENTENCES[:9], translator.translate(SENTENCES[:9], beam=beam, repair=False), strict=True
+        ):
             (row,) = vocabulary.encode([source])
             if len(found.tokens) < 2 * len(row) + 10:
                 total = model.score(torch.tensor([row]), torch.tensor([found.tokens])).item()
@@ -215,7 +219,7 @@ def test_parts_of_long_lines_end_with_sentences_and_are_joined_as_they_were(
     assert texts(echo, [mixed])[0].replace(" ", "") == mixed.replace(" ", "")
     assert max(map(len, echo.seen)) <= limit
     ends = [one[-1] for one in echo.vocabulary.decode(echo.seen)]
-    assert sum(end in "。！.!”" for end in ends) > 0.7 * len(ends)
+    assert sum(end in "。！.!”" for end in ends) > 0.6 * len(ends)
 
 
 def test_where_parts_end() -> None:
@@ -318,8 +322,8 @@ def test_a_sentence_is_translated_alone_as_among_others(
     """In one batch, however much is padded."""
     monkeypatch.setattr(untrained, "spread", math.inf)
     sentences = ["light", TEXT[0], "a", TEXT[250], f"{TEXT[3]} {TEXT[4]}", "Turn on"]
-    together = untrained.translate(sentences, beam=beam)
-    alone = [untrained.translate([one], beam=beam)[0] for one in sentences]
+    together = untrained.translate(sentences, beam=beam, repair=False)
+    alone = [untrained.translate([one], beam=beam, repair=False)[0] for one in sentences]
     assert len({tuple(one.tokens) for one in alone}) > 3
     for one, other in zip(together, alone, strict=True):
         assert (one.text, one.codes, one.tokens) == (other.text, other.codes, other.tokens)

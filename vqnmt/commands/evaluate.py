@@ -13,7 +13,7 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
 from vqnmt.data.readers import hold, read_parallel
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.scores import exact_match, score
+from vqnmt.evaluation.scores import exact_match, score, span_accuracies
 from vqnmt.files import atomic_write_lines
 from vqnmt.progress import Progress
 from vqnmt.translate.base import BatchTranslator
@@ -58,6 +58,9 @@ def main(arguments: list[str]) -> None:
     scores = score(texts, text.targets, translator.target_language)
     print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
     print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")
+    kept = span_accuracies(text.sources, texts, translator.span_patterns)
+    for key, percentage in kept.items():
+        print(f"{key} {percentage:.1f}")
 
 
 def _file_text(options: argparse.Namespace) -> ParallelText:

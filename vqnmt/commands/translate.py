@@ -27,6 +27,7 @@ from vqnmt.commands.command_line import PLACE, READER, SEED, SWITCH, THREADS, WI
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.localization.files import refuse_strings, translate_file
+from vqnmt.spans import check_patterns
 from vqnmt.streams import count_lines, open_file, read_lines, unpacked
 from vqnmt.translate.base import (
     DTYPES,
@@ -39,6 +40,7 @@ from vqnmt.translate.loading import load_translator
 # Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000
 CHOICE = "translations to choose from"
+KEPT = "what stays as it is, beside placeholders, tags, numbers and the like"
 RESCORER = "a teacher, exported or not, that chooses"
 
 
@@ -71,8 +73,10 @@ class Command:
         except VqnmtError as error:
             place = f"{name}, " if str(error).startswith("line ") else ""
             raise VqnmtError(f"{place}{error}") from error
-        for translations in found:
+        for number, translations in enumerate(found, first):
             self.sentences += 1
+            for warning in translations[0].warnings:
+                print(f"{name}, line {number}: {warning}", file=sys.stderr)
             for translation in translations[: self.options.nbest]:
                 line = "\t".join(self.columns(translation)) + "\n"
                 sys.stdout.buffer.write(line.encode())  # UTF-8 in any locale
@@ -109,6 +113,7 @@ def load(folder: str | None, options: argparse.Namespace, **further: Any) -> Bat
     """Load a model, the shipped one where none is named."""
     translator = load_translator(folder, options.device, options.threads, **further)
     translator.on_long = options.on_long
+    translator.span_patterns += options.keep
     return translator
 
 
@@ -200,6 +205,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--scores", action="store_true", help="write what decides, in nats")
     parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")
     parser.add_argument("--on-long", choices=ON_LONG, default="refuse", help="too long a line")
+    parser.add_argument("--keep", action="append", default=[], metavar="REGEX", help=KEPT)
     parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")
@@ -211,6 +217,7 @@ def main(arguments: list[str]) -> None:
     strings.add_argument("--all", action="store_true", help="translated units too")
     strings.add_argument("--memory", type=PLACE, metavar="FILE", help="TMX, PO, XLIFF or TSV")
     options = parser.parse_args(arguments)
+    check_patterns(options.keep, "--keep")
     for name in options.files:
         if " " in name and not os.path.lexists(name):
             raise VqnmtError(

@@ -353,7 +353,6 @@ class _Builder:
             "target_language": self.languages[1],
             "licence": self.entry.licence,
             "attribution": self.entry.attribution,
-            "keep_pattern": self.entry.keep_pattern,
             "tests": [
                 part.removeprefix("test.")
                 for part in self.dropped

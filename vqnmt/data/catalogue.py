@@ -27,7 +27,6 @@ class Entry:
         valid_share: Share of the eligible training sentences to split off where `valid` is empty.
         test_share: The same for `tests`.
         drop_copies: Drop training pairs whose target equals the source: untranslated strings.
-        keep_pattern: Regular expression of strings that the vocabulary keeps whole.
         pairs: Training pairs, for the progress report; None where they are read in seconds.
         label_share: Share of the sources that are too short for `tests` to split off as the test
             set "labels"; 0 where the text has none, or an official split.
@@ -42,7 +41,6 @@ class Entry:
     valid_share: float = 0.01
     test_share: float = 0.01
     drop_copies: bool = False
-    keep_pattern: str | None = None
     # No part of the fingerprint (the repr): it changes nothing in the prepared files.
     pairs: int | None = field(default=None, repr=False)
     # Nor is this, so that a corpus that an earlier version has prepared is used as it stands.
@@ -131,7 +129,6 @@ CATALOGUE: dict[str, Entry] = {
         valid_share=0.09,
         test_share=0.09,
         drop_copies=True,
-        keep_pattern=r"\{[^{}\s]*\}",
         label_share=0.05,
     ),
     # Some 47,000 of the 75,000 English-German pairs have sources of four or more words.
@@ -142,7 +139,6 @@ CATALOGUE: dict[str, Entry] = {
         train=(INTERFACE,),
         valid_share=0.02,
         test_share=0.02,
-        keep_pattern=r"\{[^{}\s]*\}",
         label_share=0.03,
     ),
     "multi30k": Entry(
@@ -189,7 +185,6 @@ CATALOGUE: dict[str, Entry] = {
         "manythings.org/anki and tatoeba.org",
         train=(_HOME_ASSISTANT, _TATOEBA),
         drop_copies=True,
-        keep_pattern=r"\{[^{}\s]*\}",
         label_share=0.03,
     ),
     # 20,000 pairs of Europarl v7: no public address serves this very slice; wmt14 has all of it.

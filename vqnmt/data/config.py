@@ -4,7 +4,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 from dataclasses import InitVar, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -130,9 +129,6 @@ class CorpusConfig(Settings):
     """Largest (longer + 10) / (shorter + 10), lengths in characters, of a training pair. For a
     language pair such as Chinese-English, whose lengths differ by nature, take 6 or more."""
 
-    keep_pattern: str | None = None
-    """Regular expression of strings that the vocabulary keeps whole; None: the catalogue's."""
-
     counts: bool = False
     """name=files only: whether the third column of train.tsv is how often a pair occurs."""
 
@@ -145,14 +141,6 @@ class CorpusConfig(Settings):
         entry = catalogue_entry(self.name)
         self._check_languages(entry)
         self._check_files()
-        if self.keep_pattern is not None:
-            try:
-                re.compile(self.keep_pattern)
-            except re.error as error:
-                raise VqnmtError(
-                    f"corpus.keep_pattern is {self.keep_pattern!r}, which is no regular "
-                    f"expression ({error})"
-                ) from error
 
     def _check_languages(self, entry: Entry) -> None:
         asked = (self.source_language, self.target_language)
@@ -208,7 +196,6 @@ class CorpusConfig(Settings):
             valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
             test_share=entry.test_share if self.test_share is None else self.test_share,
             drop_copies=entry.drop_copies,
-            keep_pattern=entry.keep_pattern if self.keep_pattern is None else self.keep_pattern,
             pairs=entry.pairs,
             label_share=entry.label_share,
         )

@@ -73,7 +73,6 @@ class Corpus:
         train: Training pairs, which stay on disk: `Lines`.
         valid: Validation pairs.
         test: Test sets by name.
-        keep_pattern: Regular expression of strings that the vocabulary keeps whole, or None.
         report: Content of corpus.json.
     """
 
@@ -83,7 +82,6 @@ class Corpus:
     train: ParallelText
     valid: ParallelText
     test: dict[str, ParallelText]
-    keep_pattern: str | None
     report: dict[str, Any]
 
     @property
@@ -173,6 +171,5 @@ def load_corpus(folder: Path | str) -> Corpus:
         ),
         valid=text("valid"),
         test={name: text(f"test.{name}") for name in report["tests"]},
-        keep_pattern=report["keep_pattern"],
         report=report,
     )

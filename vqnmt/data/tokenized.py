@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -19,11 +20,12 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
 from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
 from vqnmt.progress import Progress
+from vqnmt.spans import protect_pair
 
 # Pairs that are encoded at a time: bounds the memory that tokenising needs.
 CHUNK = 10_000
 # Raised whenever the same pairs give other files.
-_FORMAT = 1
+_FORMAT = 2
 _SIDES = ("source", "target")
 _FILES = tuple(f"{side}.{ending}" for side in _SIDES for ending in ("tokens", "offsets.npy"))
 # Stands beside these where pairs have counts.
@@ -63,8 +65,12 @@ def tokenize_pairs(
     fit: PairFilter,
     description: str,
     counts: NDArray[np.int64] | None = None,
+    span_patterns: Sequence[str] = (),
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
+
+    With a vocabulary that has slots, they stand for the spans that a pair shares, and a pair whose
+    placeholders differ is dropped; see `vqnmt.spans.protect_pair`.
 
     Nothing is done where the folder holds just these pairs already. All processes call this, of all
     machines, which see the same folder; the first of them works. What is held of the pairs is
@@ -78,12 +84,13 @@ def tokenize_pairs(
         fit: The limits on a pair.
         description: Whose pairs they are, for the progress report.
         counts: How often each pair occurs, (pairs,); None if that is not known.
+        span_patterns: See `vqnmt.spans.find_spans`.
 
     Raises:
         VqnmtError: The folder cannot be written.
     """
     if PartialState().is_main_process:
-        settings = [repr(fit), vocabulary.checksum(), str(_FORMAT)]
+        settings = [repr(fit), vocabulary.checksum(), str(_FORMAT), *span_patterns]
         if counts is not None:
             settings.append(hashlib.sha256(counts.tobytes()).hexdigest())
         digest = _digest(settings, sources, targets)
@@ -93,7 +100,9 @@ def tokenize_pairs(
             (folder / _COUNTS).unlink(missing_ok=True)
             fitting: list[NDArray[np.bool_]] = []
             with Progress(f"{description} tokens", len(sources), "pairs") as progress:
-                encoded = _encode(sources, targets, vocabulary, fit, fitting, progress)
+                encoded = _encode(
+                    sources, targets, vocabulary, fit, span_patterns, fitting, progress
+                )
                 _write(encoded, folder, kind)
             if counts is not None:
                 with atomic_path(folder / _COUNTS) as path, open(path, "wb") as file:
@@ -107,6 +116,7 @@ def _encode(
     targets: Sequence[str],
     vocabulary: Vocabulary,
     fit: PairFilter,
+    span_patterns: Sequence[str],
     fitting: list[NDArray[np.bool_]],
     progress: Progress,
 ) -> Iterator[tuple[list[list[int]], ...]]:
@@ -117,10 +127,25 @@ def _encode(
     for start in range(0, len(sources), CHUNK):
         lines = (side[start : start + CHUNK] for side in (sources, targets))
         pairs = list(zip(*lines, strict=True))
-        fitting.append(np.array([fit.reason(*pair) is None for pair in pairs]))
-        kept = [pair for pair, fits in zip(pairs, fitting[-1], strict=True) if fits]
+        shown = [pair if fit.reason(*pair) is None else None for pair in pairs]
+        if slots := vocabulary.slots:
+            for i, pair in enumerate(shown):
+                if pair is not None:
+                    first = _first_slot(pair[0], slots)
+                    shared = protect_pair(*pair, slots, span_patterns, first)
+                    shown[i] = shared and (shared[0].text, shared[1])
+        fitting.append(np.array([pair is not None for pair in shown]))
+        kept = [pair for pair in shown if pair is not None]
         yield tuple(vocabulary.encode([pair[i] for pair in kept]) for i in range(len(_SIDES)))
         progress.update(len(pairs))
+
+
+def _first_slot(source: str, slots: int) -> int:
+    """Choose slot 0, as in translation, for every second source, and for the others any one.
+
+    So all slots are learnt, although few sentences have many spans.
+    """
+    return max(zlib.crc32(source.encode()) % (2 * slots) - slots, 0)
 
 
 def _write(

@@ -5,12 +5,12 @@ import io
 import random
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import sentencepiece
@@ -21,23 +21,19 @@ from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
-from vqnmt.settings import Settings, between
+from vqnmt.settings import Settings, between, check
+from vqnmt.spans import SLOT, check_patterns, protect, slot
 from vqnmt.tokens import BOS, EOS, PAD, UNK
-
-# Their names in sentencepiece, unless a text keeps such a string whole.
-_SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
 # Characters that a vocabulary is learnt from, a sample of a larger corpus: sentencepiece needs
 # some 16 bytes for each of them, and more change no common piece.
 _CHARACTERS = 40_000_000
 # Learning from more characters takes half a minute and longer, and is announced.
 _LONG = 10_000_000
-# The name of a byte's piece.
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
-# At most this part of the vocabulary goes to strings that are kept whole.
-_KEPT_PART = 8
 # Pieces of the largest vocabulary: a model has a vector and an output for each of them.
 _MOST_PIECES = 1_000_000
+# Spans of one sentence; one with more is translated in parts.
+_MOST_SLOTS = 100
 # Sentences that are encoded at a time.
 _ENCODED = 10_000
 # With this many sentences the time to start threads is negligible.
@@ -59,6 +55,23 @@ class VocabularyConfig(Settings):
 
     model_type: Literal["unigram", "bpe"] = "unigram"
     """Segmentation model of sentencepiece: unigram or bpe."""
+
+    slots: Annotated[int, between(0, _MOST_SLOTS)] = 8
+    """Pieces that stand for protected spans: placeholders, tags, numbers and others that a
+    translation must not change. With 0 they are text like any other."""
+
+    span_pattern: str | None = None
+    """Regular expression of further strings that are protected."""
+
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that the pattern is a regular expression."""
+        check(self, group)
+        check_patterns(self.span_patterns, f"{group}.span_pattern")
+
+    @property
+    def span_patterns(self) -> list[str]:
+        """The pattern as `vqnmt.spans.find_spans` takes it."""
+        return [self.span_pattern] if self.span_pattern else []
 
 
 class Vocabulary:
@@ -102,7 +115,9 @@ class Vocabulary:
         cls,
         sentences: Iterable[str],
         size: int,
-        keep_pattern: str | None = None,
+        *,
+        slots: int = 0,
+        span_patterns: Sequence[str] = (),
         model_type: str = "unigram",
         seed: int = 1,
         targets: Iterable[str] = (),
@@ -113,10 +128,9 @@ class Vocabulary:
             sentences: Text of both languages; not an iterator, as it is read more than once. It
                 is never held in memory as a whole.
             size: Number of pieces, special ones and 256 bytes included.
-            keep_pattern: Regular expression; its matches in normalised text that occur at least
-                twice become single pieces (at most size / 8, the most frequent first).
-                Placeholders such as {name}. Not those from <0x00> to <0xFF>, which sentencepiece
-                calls bytes: like any other text they are spelt in several pieces.
+            slots: Pieces that stand for protected spans, which teach no others. With 0 there are
+                none, and spans are text like any other.
+            span_patterns: See `vqnmt.spans.find_spans`.
             model_type: "unigram" or "bpe".
             seed: Fixes the sample that is taken of a large corpus.
             targets: Those of the sentences that a model writes. Their pieces get the first ids, so
@@ -135,18 +149,19 @@ class Vocabulary:
             generator = random.Random(seed)
             for sentence in sentences:
                 if (share >= 1 or generator.random() < share) and sentence.strip():
-                    yield normalize(sentence)
+                    yield normalize(slotted(sentence))
+
+        def slotted(sentence: str) -> str:
+            if not slots:
+                return sentence
+            # Pieces are learnt of the text around slots, whatever their numbers.
+            return SLOT.sub(slot(0), protect(sentence, span_patterns).text)
 
         if total > _LONG:  # sentencepiece reports no progress
             amount = f"{min(total, _CHARACTERS):,} characters"
             print(
                 f"vocabulary: learning {size:,} pieces from {amount}", file=sys.stderr, flush=True
             )
-        kept = _kept_whole(text(), keep_pattern, size // _KEPT_PART) if keep_pattern else []
-        # A name that no text holds, where this one keeps the usual one whole.
-        special: dict[str, Any] = {
-            f"{key}_piece": f"▁{name}" if name in kept else name for key, name in _SPECIAL.items()
-        }
         model = io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
         try:
@@ -159,8 +174,7 @@ class Vocabulary:
                 bos_id=BOS,
                 eos_id=EOS,
                 unk_id=UNK,
-                **special,
-                user_defined_symbols=[string.replace(" ", "▁") for string in kept],
+                user_defined_symbols=[slot(number) for number in range(slots)],
                 # Characters rarer than 1 in 10,000 are spelt in bytes instead of each taking
                 # a piece that is hardly ever trained.
                 character_coverage=0.9999,
@@ -177,12 +191,13 @@ class Vocabulary:
         except RuntimeError as error:
             raise _size_error(size, str(error)) from error
         vocabulary = cls(model.getvalue())
-        return cls(_reordered(model.getvalue(), vocabulary._first(targets)))
+        return cls(_reordered(model.getvalue(), vocabulary._first(map(slotted, targets))))
 
     def _first(self, sentences: Iterable[str]) -> NDArray[np.bool_]:
-        """Mark (V,) the special pieces and those of `sentences`."""
+        """Mark (V,) the special pieces, the slots and those of `sentences`."""
         found = np.zeros(len(self), dtype=bool)
         found[: UNK + 1] = True
+        found[[self._pieces.PieceToId(slot(number)) for number in range(self.slots)]] = True
         for lines in chunks(sentences, _ENCODED):
             ids = chain.from_iterable(self.encode(lines))
             found[np.fromiter(ids, dtype=np.int64)] = True
@@ -233,6 +248,12 @@ class Vocabulary:
         rows = [[index for index in row if index > UNK] for row in ids]
         return [clean_output(self._pieces.DecodeIds(row)) for row in rows]
 
+    @cached_property
+    def slots(self) -> int:
+        """How many pieces stand for protected spans: `slot(0)` and the next; 0 in older models."""
+        known = (self._pieces.PieceToId(slot(number)) != UNK for number in range(_MOST_SLOTS))
+        return sum(takewhile(bool, known))
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return each id's piece as sentencepiece writes it, with ▁ for a space."""
         return [self._pieces.IdToPiece(index) for index in ids]
@@ -255,15 +276,6 @@ def _reordered(model: bytes, first: NDArray[np.bool_]) -> bytes:
     del proto.pieces[:]
     proto.pieces.extend(pieces)
     return proto.SerializeToString(deterministic=True)
-
-
-def _kept_whole(text: Iterable[str], pattern: str, limit: int) -> list[str]:
-    expression = re.compile(pattern)
-    matches = (match[0] for sentence in text for match in expression.finditer(sentence))
-    counts = Counter(string for string in matches if string.strip() and not _BYTE.fullmatch(string))
-    # The most frequent first; ties by the string, so that the order of sentences does not matter.
-    ranked = sorted(counts, key=lambda string: (-counts[string], string))
-    return [string for string in ranked[:limit] if counts[string] >= 2]
 
 
 def _size_error(size: int, message: str) -> VqnmtError:

@@ -48,7 +48,8 @@ class Record:
     parameters: int
     """Trainable numbers of the model."""
     metrics: dict[str, Metric]
-    """`bleu.<test set>`, `chrf.<test set>`, `bleu_signature`, `chrf_signature`,
+    """`bleu.<test set>`, `chrf.<test set>`, `placeholder_accuracy.<test set>`,
+    `number_accuracy.<test set>`, `bleu_signature`, `chrf_signature`,
     `latency_ms.median`, `latency_ms.p90`, `speedup_over_ar_beam4` and more."""
 
     @property

@@ -66,12 +66,18 @@ COSTS = (
 def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
-    A row for each system and test set, `valid` last; latency, speed-up and parameters are shown
+    A row for each system and test set, `valid` last; spans and numbers are the percentages of
+    `vqnmt.evaluation.scores.span_accuracies`; latency, speed-up and parameters are shown
     in a system's first row. At most `TABLE_WIDTH` characters wide: longer system names are cut.
     """
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
-    scores = [("BLEU", "bleu", "{:.2f}"), ("chrF++", "chrf", "{:.2f}")]
+    scores = [
+        ("BLEU", "bleu", "{:.2f}"),
+        ("chrF++", "chrf", "{:.2f}"),
+        ("spans", "placeholder_accuracy", "{:.1f}"),
+        ("numbers", "number_accuracy", "{:.1f}"),
+    ]
     if any(key.startswith("exact_match.") for record in records for key in record.metrics):
         scores.append(("exact %", "exact_match", "{:.1f}"))
     header = ["system", *(["test set"] if several else []), *(title for title, _, _ in scores)]

@@ -1,6 +1,7 @@
 """Translation quality: sacreBLEU and chrF++ on detokenised text, with their signatures."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest, Result
 
 from vqnmt.errors import VqnmtError
+from vqnmt.spans import find_spans
 
 # Scripts that 13a would not split: sacrebleu's tokeniser, and the module that it needs.
 _TOKENIZERS = {"zh": ("zh", None), "ja": ("ja-mecab", "MeCab"), "ko": ("ko-mecab", "mecab_ko")}
@@ -98,6 +100,35 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         )
     right = [text in known for text, known in zip(hypotheses, references, strict=True)]
     return 100 * sum(right) / len(right)
+
+
+def span_accuracies(
+    sources: Sequence[str], translations: Sequence[str], patterns: Sequence[str] = ()
+) -> dict[str, float]:
+    """Count how many translations keep what must not change; see `vqnmt.spans`.
+
+    Args:
+        sources: The sources.
+        translations: Their translations.
+        patterns: See `vqnmt.spans.find_spans`.
+
+    Returns:
+        `placeholder_accuracy`: of the sources with placeholders, tags, addresses, code and other
+        spans than numbers, the percentage whose translation has all of these, each as often, and no
+        others. `number_accuracy`: the same of numbers, of which only the digits and the kind of
+        their separators count. A key is left out where no source has such spans.
+    """
+    kept: dict[str, list[bool]] = {"placeholder_accuracy": [], "number_accuracy": []}
+    for pair in zip(sources, translations, strict=True):
+        found = [find_spans(text, patterns) for text in pair]
+        for key, numbers in (("placeholder_accuracy", False), ("number_accuracy", True)):
+            wanted, got = (
+                Counter(span.sign for span in spans if (span.kind == "number") == numbers)
+                for spans in found
+            )
+            if wanted:
+                kept[key].append(wanted == got)
+    return {key: 100 * sum(all_) / len(all_) for key, all_ in kept.items() if all_}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -211,7 +211,8 @@ class Reproduction:
                     kept = (line.replace("\n", " ") for line in lines)
                     atomic_write_lines(self._translations(stage, key), kept)
                 student = entry.student
-                metrics = quality_metrics(texts, self.sets, student.target_language)
+                language, patterns = student.target_language, student.span_patterns
+                metrics = quality_metrics(texts, self.sets, language, patterns)
                 metrics |= latent_quality(student, found["valid"], self.sets["valid"])
                 metrics |= training_metrics(entry.training) | _sizes(student)
                 record = new_record(

@@ -115,13 +115,15 @@ def _quality(systems: dict[str, list[Record]]) -> str:
         )
     ) or ["valid"]
     header = ["system"]
-    header += [f"{kind} {name}" for name in sets for kind in ("BLEU", "chrF++")]
+    kinds = {"BLEU": "bleu", "chrF++": "chrf"}
+    kinds |= {"spans": "placeholder_accuracy", "numbers": "number_accuracy"}
+    header += [f"{kind} {name}" for name in sets for kind in kinds]
     header += ["of beam 4", "speed-up", "paper BLEU", "of beam 4", "speed-up"]
     baseline = systems.get("ar_beam4", [])
     rows = []
     for name, records in systems.items():
         row = [name]
-        row += [_mean(records, f"{kind}.{key}") for key in sets for kind in ("bleu", "chrf")]
+        row += [_mean(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
         row.append(_ratio(records, baseline, f"bleu.{sets[0]}"))
         row.append(Column("", "speedup_over_ar_beam4", "{:.2f}×").cell(records[0]))
         bleu, speedup = PAPER.get(name, (None, None))

@@ -65,6 +65,7 @@ def _export(translator: Translator, model: Path, folder: Path, precision: str) -
             "source_language": translator.source_language,
             "target_language": translator.target_language,
             "max_source_tokens": translator.max_source_tokens,
+            "span_patterns": translator.span_patterns,
             **values,
         }
         translator.vocabulary.save(new / "spm.model")

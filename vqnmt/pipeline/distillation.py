@@ -44,7 +44,7 @@ def distill(
     Memory is some 60 bytes a source, whatever the texts.
 
     Args:
-        teacher: Our own `Translator` or any other.
+        teacher: Our own `Translator` or any other. A translation with `warnings` counts as none.
         sources: Training sentences; one that occurs several times is translated once.
         path: The file of translations. The folder `parts` beside it holds the parts, for this
             teacher, these sources and this beam only.
@@ -70,8 +70,9 @@ def distill(
         for number in mine:
             chosen = [sources[i] for i in parts[number].tolist()]
             translated = teacher.translate(chosen, beam=beam, progress=progress)
-            # A line feed among the bytes that a model spells would shift all lines after it.
-            texts = [clean_output(translation.text) for translation in translated]
+            # A line feed among the bytes that a model spells would shift all lines after it. What
+            # has lost a placeholder teaches to lose them: an empty line is not trained on.
+            texts = [clean_output("" if one.warnings else one.text) for one in translated]
             _write(paths[number], texts)
     state.wait_for_everyone()
     if state.is_main_process:

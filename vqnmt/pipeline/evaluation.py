@@ -128,13 +128,13 @@ def _measure(
     sets: Mapping[str, ParallelText],
 ) -> dict[str, dict[str, Metric]]:
     """Score all sets, and time the first test set."""
-    language = config.corpus.target_language
+    language, patterns = config.corpus.target_language, config.vocabulary.span_patterns
     first = next(name for name in sets if name != "valid")
     timed = speed_metrics(systems, sets[first].sources, config.evaluation)
     metrics = {}
     for name, of_sets in outputs.items():
         texts = {key: [t.text for t in found] for key, found in of_sets.items()}
-        metrics[name] = quality_metrics(texts, sets, language) | timed[name]
+        metrics[name] = quality_metrics(texts, sets, language, patterns) | timed[name]
     return metrics
 
 

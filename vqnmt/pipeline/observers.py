@@ -60,7 +60,7 @@ class BleuObserver:
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate and score the validation set."""
-        found = self.translator.translate(self.valid.sources)
+        found = self.translator.translate(self.valid.sources, repair=False)
         texts = [translation.text for translation in found]
         return {"valid/bleu": self.bleu(texts), **self.further(model, texts)}
 
@@ -120,7 +120,7 @@ class ParallelObserver(BleuObserver):
         found: dict[float, list[Translation]] = {}
         for penalty in penalties:
             with _blank_penalty(model, penalty):
-                found[penalty] = self.translator.translate(self.valid.sources)
+                found[penalty] = self.translator.translate(self.valid.sources, repair=False)
 
         def bleu(penalty: float) -> float:
             return self.bleu([one.text for one in found[penalty]], self.imitated)

@@ -9,7 +9,7 @@ import torch
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
-from vqnmt.evaluation.scores import exact_match, score
+from vqnmt.evaluation.scores import exact_match, score, span_accuracies
 from vqnmt.evaluation.speed import time_in_turn
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import (
@@ -109,7 +109,10 @@ def translate_sets(
 
 
 def quality_metrics(
-    outputs: Mapping[str, Sequence[str]], sets: Mapping[str, ParallelText], language: str
+    outputs: Mapping[str, Sequence[str]],
+    sets: Mapping[str, ParallelText],
+    language: str,
+    span_patterns: Sequence[str] = (),
 ) -> dict[str, Metric]:
     """Score the translations of every set; of labels, whether they equal a reference.
 
@@ -124,6 +127,8 @@ def quality_metrics(
         metrics[f"bleu.{name}"] = scores.bleu
         metrics[f"chrf.{name}"] = scores.chrf
         metrics[f"length_ratio.{name}"] = scores.length_ratio
+        kept = span_accuracies(sets[name].sources, texts, span_patterns)
+        metrics |= {f"{key}.{name}": value for key, value in kept.items()}
         metrics["bleu_signature"] = scores.bleu_signature
         metrics["chrf_signature"] = scores.chrf_signature
     return metrics

@@ -116,7 +116,8 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
                     BothSides(corpus.train),
                     config.size,
                     targets=corpus.train.targets,
-                    keep_pattern=corpus.keep_pattern,
+                    slots=config.slots,
+                    span_patterns=config.span_patterns,
                     model_type=config.model_type,
                     seed=seed,
                 ).save(path)
@@ -432,7 +433,8 @@ def _language_model(
     def bleu(language_model: TrigramModel | None) -> float:
         reader = _translator(config, model, corpus, vocabulary)
         reader.language_model = language_model
-        found = reader.translate(corpus.valid.sources, reading=config.decoding.reading)
+        reading = config.decoding.reading
+        found = reader.translate(corpus.valid.sources, reading=reading, repair=False)
         return observer.bleu([translation.text for translation in found], observer.imitated)
 
     trigrams = TrigramModel.count(targets.tokens, targets.offsets, len(vocabulary))
@@ -457,7 +459,13 @@ def _translator(
     config: PipelineConfig, model: nn.Module, corpus: Corpus, vocabulary: Vocabulary
 ) -> Translator:
     languages = (corpus.source_language, corpus.target_language)
-    return Translator(model, vocabulary, *languages, max_source_tokens=config.max_source_tokens)
+    return Translator(
+        model,
+        vocabulary,
+        *languages,
+        max_source_tokens=config.max_source_tokens,
+        span_patterns=config.vocabulary.span_patterns,
+    )
 
 
 def _train(
@@ -520,7 +528,8 @@ def make_batches(
         VqnmtError: No pair is left.
     """
     fit = config.corpus.pair_filter()
-    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, text.counts)
+    patterns = config.vocabulary.span_patterns
+    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, text.counts, patterns)
     tokens = open_tokens(folder)
     pairs = len(tokens[0])
     if not pairs:
@@ -532,6 +541,6 @@ def make_batches(
     batches = ParallelBatches(*tokens, batch_tokens, config.seed, limit, open_counts(folder))
     print_once(
         f"{name}: trains on {len(batches):,} pairs; dropped: {len(text) - pairs:,} by "
-        f"the filters, {pairs - len(batches):,} over {limit} tokens"
+        f"the filters or as their placeholders differ, {pairs - len(batches):,} over {limit} tokens"
     )
     return batches

@@ -10,17 +10,26 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from vqnmt.data.normalization import is_translatable, normalize
+from vqnmt.data.normalization import normalize
 from vqnmt.data.vocabulary import Vocabulary
-from vqnmt.data.words import join_sentences
 from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import checked
+from vqnmt.spans import (
+    Protected,
+    invented_spans,
+    missing_spans,
+    protect,
+    protect_like,
+    restore,
+)
 from vqnmt.tokens import length_limit
+from vqnmt.translate.parts import Part, around_spans, cut, join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +42,9 @@ ON_LONG = ("refuse", "split")
 
 DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
+
+# Candidates among which a translation with all protected spans is looked for.
+_CANDIDATES = 4
 
 # What ends a sentence whether or not a blank follows: Chinese and Japanese, Arabic, Indian,
 # Armenian, Ethiopian, Myanmar and Khmer signs, and the ellipsis.
@@ -65,6 +77,9 @@ class Translation:
     """How many of the tokens each code writes, in order."""
     teacher_score: float | None = None
     """The score of the `Rescorer`; None without one."""
+    warnings: list[str] = field(default_factory=list)
+    """What may be wrong with it: protected spans that are lost or invented, or how they were kept
+    where the model had lost them."""
 
     def __str__(self) -> str:
         """Return the text."""
@@ -135,6 +150,16 @@ def untranslated(sentence: str) -> Translation:
     return Translation(sentence.strip() if normalize(sentence) else "")
 
 
+def faults(source: str, text: str, patterns: Sequence[str] = ()) -> list[str]:
+    """Say which spans a translation `text` lacks and which it has made up; see `find_spans`."""
+    if not text:
+        return ["nothing is translated"]
+    lost = missing_spans(source, text, patterns)
+    made_up = invented_spans(source, text, patterns)
+    found = [f"lacks {', '.join(lost)}"] if lost else []
+    return [*found, f"has {', '.join(made_up)} of its own"] if made_up else found
+
+
 class BatchTranslator(ABC):
     """A model with its vocabulary, whatever runs the model.
 
@@ -147,8 +172,10 @@ class BatchTranslator(ABC):
             a CPU a padded position costs as much as a token.
         max_source_tokens: The longest source that the model takes.
         length_penalty: See `SearchSettings`.
-        on_long: One of `ON_LONG`: whether a longer source is refused, or split into parts, between
-            sentences if possible, that are translated one by one.
+        on_long: One of `ON_LONG`: whether a longer sentence is refused, or split into parts that
+            are translated one by one.
+        span_patterns: Regular expressions of strings that stay as they are, beside those that
+            `vqnmt.spans` finds.
 
     Raises:
         VqnmtError: A setting is out of range.
@@ -168,6 +195,7 @@ class BatchTranslator(ABC):
         max_source_tokens: int = 256,
         length_penalty: float = 1.0,
         on_long: str = "refuse",
+        span_patterns: Sequence[str] = (),
     ) -> None:
         if on_long not in ON_LONG:
             raise VqnmtError(f"on_long is {on_long!r}; choose one of {', '.join(ON_LONG)}")
@@ -180,6 +208,7 @@ class BatchTranslator(ABC):
         self.batch_tokens, self.spread = batch_tokens, spread
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
+        self.span_patterns = list(span_patterns)
         kind = type(self)
         kind._process = kind._process or os.getpid()
 
@@ -238,6 +267,11 @@ class BatchTranslator(ABC):
             For each row its candidates, in any order; different ones may read alike.
         """
 
+    @property
+    def searches(self) -> bool:
+        """Whether a beam finds further candidates."""
+        return True
+
     def translate(
         self,
         sentences: Sequence[str],
@@ -250,22 +284,28 @@ class BatchTranslator(ABC):
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
+        repair: bool = True,
     ) -> list[Translation]:
         """Translate `sentences`, in order; an empty one stays empty.
 
-        The model sees the form of `normalize`, and what is not `is_translatable`, such as "..." or
-        an address, comes back as it is.
+        A text of several sentences or lines is translated part by part, and white space between
+        them stays. The model sees the form of `normalize`. What has no words, such as "...", an
+        address or a placeholder alone, comes back as it is.
 
         Args:
-            sentences: A list of one sentence each, without line breaks.
+            sentences: A list of texts, of one sentence or more.
             beam: Beam of the search over tokens or codes; 1 is greedy.
             candidates: Translations of each sentence to choose from.
             temperature: See `SearchSettings`.
             language_model: See `SearchSettings`.
             reading: See `SearchSettings`.
             rescorer: Chooses among the candidates; without one their own score does.
-            progress: Told of each sentence done.
-            first_line: Number of the first sentence, for errors.
+            progress: Told of each text done.
+            first_line: Number of the first text, for errors.
+            repair: Whether a part whose translation is empty, or loses or invents a protected span,
+                gets another: the best of four candidates that is intact, the rescorer's, or one of
+                the text around the spans. `Translation.warnings` says what is not intact, and what
+                was translated around its spans.
 
         Raises:
             VqnmtError: Sources are longer than the model takes or no strings, or a setting is out
@@ -279,7 +319,7 @@ class BatchTranslator(ABC):
             language_model=language_model,
             reading=reading or ReadingSettings(),
         )
-        found = self.n_best(sentences, settings, rescorer, progress, first_line)
+        found = self.n_best(sentences, settings, rescorer, progress, first_line, repair)
         return [translations[0] for translations in found]
 
     def n_best(
@@ -289,10 +329,11 @@ class BatchTranslator(ABC):
         rescorer: Rescorer | None = None,
         progress: "Progress | None" = None,
         first_line: int = 1,
+        repair: bool = True,
         *,
         num_return_sequences: int = 1,
     ) -> list[list[Translation]]:
-        """Translate each sentence in up to `settings.candidates` ways that read differently.
+        """Translate each text in up to `settings.candidates` ways that read differently.
 
         For the other arguments see `translate`.
 
@@ -302,11 +343,13 @@ class BatchTranslator(ABC):
             rescorer: Chooses among the candidates.
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
+            repair: See `translate`.
             num_return_sequences: Translations wanted for each sentence, without `settings`.
 
         Returns:
-            For each sentence its translations, no two with the same text, by falling
-            `teacher_score` where there is a rescorer, else by falling `score`.
+            For each text its translations, no two with the same text: first those with all
+            protected spans, then the others, both by falling `teacher_score` where there is a
+            rescorer, else by falling `score`.
         """
         if settings is None:
             checked(Width, num_return_sequences, "num_return_sequences")
@@ -315,32 +358,120 @@ class BatchTranslator(ABC):
             )
         self._refuse_fork()
         sentences = as_sentences(sentences)
-        translatable = [is_translatable(sentence) for sentence in sentences]
-        texts = [one if does else "" for one, does in zip(sentences, translatable, strict=True)]
-        parts, owners = self._fit(self.vocabulary.encode(texts), first_line)
+        parts, owners, rows = self._fit(list(map(self.cut, sentences)), first_line)
+        last = {owner: i for i, (owner, row) in enumerate(zip(owners, rows, strict=True)) if row}
         found: list[list[Translation]] = [[] for _ in parts]
-        for indices in self._batches(parts):
-            rows = [parts[i] for i in indices]
-            for i, translations in zip(indices, self._translate(rows, settings), strict=True):
-                found[i] = translations
-            if rescorer is not None:
-                _rescore(self.vocabulary.decode(rows), [found[i] for i in indices], rescorer)
+        for indices, translations in self._search(parts, rows, settings, rescorer):
+            for i, ranked in zip(indices, translations, strict=True):
+                found[i] = ranked
             if progress is not None:
-                progress.update(
-                    sum(i + 1 == len(owners) or owners[i] != owners[i + 1] for i in indices)
-                )
-        if progress is not None and (done := sum(map(bool, sentences)) - sum(translatable)):
+                progress.update(sum(last[owners[i]] == i for i in indices))
+        if progress is not None and (done := sum(map(bool, sentences)) - len(last)):
             progress.update(done)
-        whole = []
-        for group, sentence, does in zip(
-            _groups(owners, len(sentences)), sentences, translatable, strict=True
-        ):
-            ranks = zip(*(found[i] for i in group), strict=False)
-            joined = found[group[0]]
-            if len(group) > 1:
-                joined = _distinct(sorted(map(_join, ranks), key=lambda one: -_deciding(one)))
-            whole.append(joined or [Translation("") if does else untranslated(sentence)])
-        return whole
+        if repair:
+            self._repair(parts, rows, found, settings, rescorer)
+        groups: list[list[int]] = [[] for _ in sentences]
+        for i, owner in enumerate(owners):
+            groups[owner].append(i)
+        return [
+            _joined([parts[i] for i in group], [found[i] for i in group])
+            if group
+            else [untranslated(sentence)]
+            for sentence, group in zip(sentences, groups, strict=True)
+        ]
+
+    def cut(self, text: str) -> list[Part]:
+        """Cut `text` into what the model translates one by one; none if nothing can be seen."""
+        if not normalize(text):
+            return []
+        return cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+
+    def _search(
+        self,
+        parts: Sequence[Part],
+        rows: list[list[int]],
+        settings: SearchSettings,
+        rescorer: Rescorer | None,
+    ) -> Iterator[tuple[list[int], list[list[Translation]]]]:
+        """Translate the parts whose rows are not empty, by batches; yields their indices too."""
+        for indices in self._batches(rows):
+            found = self.find([rows[i] for i in indices], settings)
+            texts = iter(self.vocabulary.decode([one.tokens for row in found for one in row]))
+            ranked = []
+            for i, row in zip(indices, found, strict=True):
+                for translation in row:
+                    translation.text = restore(next(texts), parts[i].spans)
+                ranked.append(_distinct(sorted(row, key=lambda one: -one.score)))
+            if rescorer is not None:
+                _rescore([parts[i].source for i in indices], ranked, rescorer)
+            for i, row in zip(indices, ranked, strict=True):
+                for translation in row:
+                    translation.warnings = faults(
+                        parts[i].source, translation.text, self.span_patterns
+                    )
+                row.sort(key=lambda one: bool(one.warnings))
+            yield indices, ranked
+
+    def _repair(
+        self,
+        parts: Sequence[Part],
+        rows: Sequence[list[int]],
+        found: list[list[Translation]],
+        settings: SearchSettings,
+        rescorer: Rescorer | None,
+    ) -> None:
+        """Put an intact translation first, or the text around the spans; see `translate`."""
+
+        def failing() -> list[int]:
+            return [
+                i for i, row in enumerate(rows) if row and (not found[i] or found[i][0].warnings)
+            ]
+
+        def put(i: int, translation: Translation) -> None:
+            found[i] = _distinct([translation, *found[i]])[: settings.candidates]
+
+        few = settings.candidates < _CANDIDATES and settings.temperature is None
+        if self.searches and few and (some := failing()):
+            wider = replace(settings, beam=max(settings.beam, _CANDIDATES), candidates=_CANDIDATES)
+            chosen = [parts[i] for i in some], [rows[i] for i in some]
+            for indices, ranked in self._search(*chosen, wider, rescorer):
+                for i, row in zip(indices, ranked, strict=True):
+                    if row and not row[0].warnings:
+                        put(some[i], row[0])
+        if isinstance(rescorer, BatchTranslator) and (some := failing()):
+            others = rescorer.translate([parts[i].source for i in some], beam=4, repair=False)
+            for i, translation in zip(some, others, strict=True):
+                if not translation.warnings:  # its tokens are another vocabulary's
+                    put(i, Translation(translation.text, translation.score))
+        some = failing()
+        texts = [around_spans(parts[i].source, self.span_patterns) for i in some]
+        words = [text[1] for text in chain.from_iterable(texts) if isinstance(text, tuple)]
+        between = iter(
+            self.translate(
+                words, beam=settings.beam, language_model=settings.language_model, repair=False
+            )
+            if words
+            else ()
+        )
+        for i, pieces in zip(some, texts, strict=True):
+            source = parts[i].source
+            spans = [piece for piece in pieces if isinstance(piece, str)]
+            if spans:
+                text = "".join(
+                    piece
+                    if isinstance(piece, str)
+                    else piece[0] + (next(between).text.rstrip(".!?") or piece[1]) + piece[2]
+                    for piece in pieces
+                )
+                warnings = [f"translated around {', '.join(spans)}"]
+                put(
+                    i,
+                    Translation(
+                        text, warnings=[*warnings, *faults(source, text, self.span_patterns)]
+                    ),
+                )
+            elif not (found[i] and found[i][0].text):
+                put(i, Translation(source, warnings=["left as it is: the model wrote nothing"]))
 
     def score(
         self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
@@ -360,7 +491,8 @@ class BatchTranslator(ABC):
                 are not as many lists of candidates as sources.
         """
         self._refuse_fork()
-        rows = self.vocabulary.encode(as_sentences(sentences))
+        sources = [self._shown(text) for text in as_sentences(sentences)]
+        rows = self.vocabulary.encode([source.text for source in sources])
         self._refuse_long(rows, 1)
         if not isinstance(candidates, Sequence) or len(candidates) != len(rows):
             raise VqnmtError(
@@ -369,7 +501,12 @@ class BatchTranslator(ABC):
             )
         texts = [as_sentences(some, f"candidates[{i}]") for i, some in enumerate(candidates)]
         distinct = [list(dict.fromkeys(some)) for some in texts]
-        targets = [self.vocabulary.encode(some) for some in distinct]
+        targets = [
+            self.vocabulary.encode(
+                [protect_like(text, source.spans, self.span_patterns) for text in some]
+            )
+            for some, source in zip(distinct, sources, strict=True)
+        ]
         scores = [[0.0] * len(some) for some in texts]
         for indices in self._batches(rows):
             batch = [rows[i] for i in indices], [targets[i] for i in indices]
@@ -381,6 +518,13 @@ class BatchTranslator(ABC):
                 }
                 scores[i] = [by_text[text] for text in texts[i]]
         return scores
+
+    def _shown(self, text: str) -> Protected:
+        """Put slots in the place of the spans of a whole `text`, if there are enough."""
+        protected = protect(text, self.span_patterns) if self.vocabulary.slots else None
+        if protected is None or len(protected.spans) > self.vocabulary.slots:
+            return Protected(text, [])
+        return protected
 
     def log_probabilities(
         self, rows: list[list[int]], targets: list[list[list[int]]]
@@ -448,14 +592,17 @@ class BatchTranslator(ABC):
             VqnmtError: The model has no codes, `text` has nothing to translate or is too long, or
                 a code is out of range or one too many.
         """
-        row, limit = self._code_row(text)
+        parts, row, limit = self._code_part(text)
         given = self._check_codes(codes, limit)
         end = [] if complete else [self.codebook_size]
         if given + end:
             found, _ = self.force_codes(row, given + end, limit)
         else:
             ((found,),) = self.find([row], SearchSettings())
-        (found.text,) = self.vocabulary.decode([found.tokens])
+        (shown,) = self.vocabulary.decode([found.tokens])
+        found.text = join(
+            parts, [restore(shown, part.spans) if part.shown else part.source for part in parts]
+        )
         return found
 
     def code_alternatives(
@@ -476,7 +623,7 @@ class BatchTranslator(ABC):
         Raises:
             VqnmtError: See `decode_codes`; or `position` or `count` is out of range.
         """
-        row, limit = self._code_row(text)
+        _, row, limit = self._code_part(text)
         given = self._check_codes(codes, limit)
         last = min(len(given), limit - 1)
         if not 0 <= position <= last:
@@ -487,15 +634,25 @@ class BatchTranslator(ABC):
         best = sorted(range(len(here)), key=lambda code: -here[code])[:count]
         return [(code, math.exp(here[code])) for code in best]
 
-    def _code_row(self, text: str) -> tuple[list[int], int]:
-        """Return the tokens of one sentence, and the most codes that its translation may have."""
+    def _code_part(self, text: str) -> tuple[list[Part], list[int], int]:
+        """Return the parts of a text with one sentence, its tokens and the most codes it may have.
+
+        The other parts have no words.
+        """
         most = self.codebook_size  # refuses models without codes
         (text,) = as_sentences([text], "text")
-        (row,) = self.vocabulary.encode([text if is_translatable(text) else ""])
-        if not row:
+        parts = self.cut(text)
+        shown = [part.shown for part in parts if part.shown]
+        if not shown:
             raise VqnmtError(f"{text!r:.40} has no words, so it has none of the {most} codes")
+        if len(shown) > 1:
+            raise VqnmtError(
+                f"{text!r:.40} has {len(shown)} sentences or lines, each with codes of its own: "
+                "give one of them"
+            )
+        (row,) = self.vocabulary.encode(shown)
         self._refuse_long([row], 1)
-        return row, length_limit(len(row)) // self.tokens_per_code + 1
+        return parts, row, length_limit(len(row)) // self.tokens_per_code + 1
 
     def _check_codes(self, codes: Sequence[int], limit: int) -> list[int]:
         for i, code in enumerate(codes):
@@ -513,16 +670,6 @@ class BatchTranslator(ABC):
         pieces = iter(self.vocabulary.pieces(translation.tokens))
         return [[next(pieces) for _ in range(span)] for span in translation.spans]
 
-    def _translate(
-        self, rows: list[list[int]], settings: SearchSettings
-    ) -> list[list[Translation]]:
-        found = self.find(rows, settings)
-        flat = [translation for translations in found for translation in translations]
-        texts = self.vocabulary.decode([translation.tokens for translation in flat])
-        for translation, text in zip(flat, texts, strict=True):
-            translation.text = text
-        return [_distinct(sorted(row, key=lambda one: -one.score)) for row in found]
-
     def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
         """Group the sentences that are not empty by length."""
         order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
@@ -537,24 +684,41 @@ class BatchTranslator(ABC):
             yield order[start:end]
             start = end
 
-    def _fit(self, rows: list[list[int]], first_line: int) -> tuple[list[list[int]], list[int]]:
-        """Refuse or split what is too long; returns parts, and the sentence of each part."""
-        if all(len(row) <= self.max_source_tokens for row in rows):
-            return rows, list(range(len(rows)))
-        if self.on_long == "refuse":
-            self._refuse_long(rows, first_line)
-        pairs = [
-            (part, i)
-            for i, row in enumerate(rows)
-            for part in split_row(row, self.vocabulary.pieces(row), self.max_source_tokens)
-        ]
-        return [part for part, _ in pairs], [i for _, i in pairs]
+    def _fit(
+        self, texts: Sequence[list[Part]], first_line: int
+    ) -> tuple[list[Part], list[int], list[list[int]]]:
+        """Refuse or split what is too long; returns parts, the text of each, and its tokens.
 
-    def _refuse_long(self, rows: list[list[int]], first_line: int) -> None:
+        A part without words has no tokens.
+        """
+        parts = [part for text in texts for part in text]
+        owners = [i for i, text in enumerate(texts) for _ in text]
+        rows = self.vocabulary.encode([part.shown for part in parts])
+        if all(len(row) <= self.max_source_tokens for row in rows):
+            return parts, owners, rows
+        if self.on_long == "refuse":
+            self._refuse_long(rows, first_line, owners)
+        shorter: tuple[list[Part], list[int], list[list[int]]] = ([], [], [])
+        for part, owner, row in zip(parts, owners, rows, strict=True):
+            split = split_row(row, self.vocabulary.pieces(row), self.max_source_tokens)
+            shown = self.vocabulary.decode(split) if len(split) > 1 else [part.shown]
+            for i, text in enumerate(shown):
+                source = restore(text, part.spans) if len(split) > 1 else part.source
+                shorter[0].append(
+                    replace(part, source=source, shown=text, before=None if i else part.before)
+                )
+            shorter[1].extend([owner] * len(split))
+            shorter[2].extend(split)
+        return shorter
+
+    def _refuse_long(
+        self, rows: list[list[int]], first_line: int, owners: Sequence[int] = ()
+    ) -> None:
         long = [i for i, row in enumerate(rows) if len(row) > self.max_source_tokens]
         if long:
+            line = first_line + (owners or range(len(rows)))[long[0]]
             raise VqnmtError(
-                f"line {first_line + long[0]}: the source has {len(rows[long[0]])} tokens and the "
+                f"line {line}: the source has {len(rows[long[0]])} tokens and the "
                 f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
 
@@ -634,11 +798,17 @@ def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
     return list(first.values())
 
 
-def _groups(owners: list[int], count: int) -> list[list[int]]:
-    groups: list[list[int]] = [[] for _ in range(count)]
-    for part, owner in enumerate(owners):
-        groups[owner].append(part)
-    return groups
+def _joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:
+    """Join the translations of a text's parts: the best of each, the second best, and so on."""
+    if len(parts) == 1 and found[0]:
+        return found[0]
+    count = min((len(ranked) for ranked in found if ranked), default=1)
+    rows = [
+        ranked or [Translation(part.source)] * count
+        for part, ranked in zip(parts, found, strict=True)
+    ]
+    joined = [_join(parts, rank) for rank in zip(*rows, strict=False)]
+    return _distinct(sorted(joined, key=lambda one: (bool(one.warnings), -_deciding(one))))
 
 
 def _deciding(translation: Translation) -> float:
@@ -647,15 +817,17 @@ def _deciding(translation: Translation) -> float:
     return translation.score if rescored is None else rescored
 
 
-def _join(parts: Sequence[Translation]) -> Translation:
-    """Join the translations of a sentence's parts; scores become means over all their symbols."""
-    total = sum(part.length for part in parts)
-    scores = [x.teacher_score * x.length for x in parts if x.teacher_score is not None]
+def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
+    """Join the translations of a text's parts; scores become means over all their symbols."""
+    scored = [one for one in rank if one.codes or one.tokens]
+    total = max(sum(one.length for one in scored), 1)
+    rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
     return Translation(
-        normalize(join_sentences([part.text for part in parts])),
-        sum(part.score * part.length for part in parts) / total,
-        [code for part in parts for code in part.codes],
-        [token for part in parts for token in part.tokens],
-        [span for part in parts for span in part.spans],
-        sum(scores) / total if scores else None,
+        join(parts, [one.text for one in rank]),
+        sum(one.score * one.length for one in scored) / total,
+        [code for one in rank for code in one.codes],
+        [token for one in rank for token in one.tokens],
+        [span for one in rank for span in one.spans],
+        sum(rescored) / total if rescored else None,
+        list(dict.fromkeys(warning for one in rank for warning in one.warnings)),
     )

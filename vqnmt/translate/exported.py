@@ -140,6 +140,11 @@ class OnnxTranslator(BatchTranslator):
         language_model = load_language_model(folder, len(vocabulary))
         return cls(session, config, vocabulary, language_model, threads)
 
+    @property
+    def searches(self) -> bool:
+        """Whether a beam finds further candidates."""
+        return self._beams
+
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows.
 
@@ -430,7 +435,7 @@ def _shared(config: ExportConfig) -> dict[str, Any]:
     sentences, ONNX Runtime on one thread translated four times as many sentences a second as with
     one batch for each call, and CTranslate2 twice as many.
     """
-    keys = "source_language", "target_language", "max_source_tokens"
+    keys = "source_language", "target_language", "max_source_tokens", "span_patterns"
     return {"batch_tokens": 512, "spread": 1.5, **{key: getattr(config, key) for key in keys}}
 
 

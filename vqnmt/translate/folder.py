@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 from vqnmt.checksums import AGAIN, check_files, refuse_large
 from vqnmt.errors import VqnmtError
-from vqnmt.settings import Constraint, Settings, between, from_mapping
+from vqnmt.settings import Constraint, Settings, between, check, from_mapping
+from vqnmt.spans import check_patterns
 
 EXPORTED = "vqnmt-export"
 """`model_type` of exports; of models that PyTorch runs it is `vqnmt`."""
@@ -32,6 +33,13 @@ class ModelConfig(Settings):
     source_language: Language
     target_language: Language
     max_source_tokens: Annotated[int, between(1, 1_000_000)]
+    span_patterns: list[str] = dataclasses.field(default_factory=list)
+    """See `BatchTranslator`; older folders have none."""
+
+    def __post_init__(self, group: str) -> None:
+        """Check every field, and that the patterns are regular expressions."""
+        check(self, group)
+        check_patterns(self.span_patterns, "span_patterns")
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

@@ -74,6 +74,7 @@ class VqnmtConfig(PretrainedConfig):
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
         plugins: Modules from outside that define a part of the model; they are imported.
+        span_patterns: See `BatchTranslator`.
         format: See `FORMAT`.
     """
 
@@ -89,6 +90,7 @@ class VqnmtConfig(PretrainedConfig):
         target_language: str = "de",
         max_source_tokens: int = 256,
         plugins: list[str] | None = None,
+        span_patterns: list[str] | None = None,
         format: int = FORMAT,
         **further: Any,
     ) -> None:
@@ -100,6 +102,7 @@ class VqnmtConfig(PretrainedConfig):
         self.target_language = target_language
         self.max_source_tokens = max_source_tokens
         self.plugins = plugins or []
+        self.span_patterns = span_patterns or []
         self.format = format
         super().__init__(**further)
 
@@ -135,10 +138,13 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def around(
-        cls, model: nn.Module, source_language: str, target_language: str, max_source_tokens: int
-    ) -> "VqnmtForConditionalGeneration":
-        """Wrap a trained module; its weights are shared, not copied."""
+    def around(cls, model: nn.Module, **further: Any) -> "VqnmtForConditionalGeneration":
+        """Wrap a trained module; its weights are shared, not copied.
+
+        Args:
+            model: The module.
+            further: Languages, limit and patterns, see `VqnmtConfig`.
+        """
         parts = [model, *(part for part in model.modules() if isinstance(part, Quantizer))]
         parts.append(getattr(model, "output", model))
         architecture = next(
@@ -150,10 +156,8 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 settings=dataclasses.asdict(model.config),  # type: ignore[call-overload]
                 vocabulary_size=model.embedding.num_embeddings,  # type: ignore
                 written_pieces=model.embedding.written,  # type: ignore
-                source_language=source_language,
-                target_language=target_language,
-                max_source_tokens=max_source_tokens,
                 plugins=plugins_of(parts),
+                **further,
             )
         )
         wrapped.model = model

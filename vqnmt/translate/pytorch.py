@@ -24,8 +24,9 @@ from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
-from vqnmt.models import AutoregressiveTransformer, LatentTransformer
+from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
 from vqnmt.plugins import load_plugins
+from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import (
     DTYPES,
     BatchTranslator,
@@ -136,6 +137,7 @@ class Translator(BatchTranslator):
             # launches, so batches are made as large as fit.
             spread=2.0 if chosen == "cpu" else math.inf,
             max_source_tokens=loaded.config.max_source_tokens,
+            span_patterns=loaded.config.span_patterns,
             language_model=loaded.language_model,
         )
 
@@ -148,7 +150,11 @@ class Translator(BatchTranslator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         wrapped = VqnmtForConditionalGeneration.around(
-            self.model, self.source_language, self.target_language, self.max_source_tokens
+            self.model,
+            source_language=self.source_language,
+            target_language=self.target_language,
+            max_source_tokens=self.max_source_tokens,
+            span_patterns=self.span_patterns,
         )
         wrapped.language_model = self.language_model
         with temporary_folder(folder) as new:
@@ -183,6 +189,11 @@ class Translator(BatchTranslator):
     def engine(self) -> str:
         """See `BatchTranslator`."""
         return f"{type(self.model).__name__} in PyTorch on {self.device}"
+
+    @property
+    def searches(self) -> bool:
+        """Whether a beam finds further candidates: a fertility model only draws them."""
+        return not isinstance(self.model, FertilityTransformer)
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
@@ -225,10 +236,9 @@ class Translator(BatchTranslator):
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""
         assert isinstance(self.model, LatentTransformer)
-        rows, target_rows = (
-            self.vocabulary.encode(list(sentences)),
-            self.vocabulary.encode(list(targets)),
-        )
+        pairs = [self._pair(*pair) for pair in zip(sentences, targets, strict=True)]
+        rows = self.vocabulary.encode([source.text for source, _ in pairs])
+        target_rows = self.vocabulary.encode([target for _, target in pairs])
         texts = [""] * len(rows)
         for indices in self._batches(rows):
             tokens = reconstruct(
@@ -237,8 +247,14 @@ class Translator(BatchTranslator):
                 pad([target_rows[i] for i in indices]).to(self.device),
             )
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
-                texts[i] = text
+                texts[i] = restore(text, pairs[i][0].spans)
         return texts
+
+    def _pair(self, source: str, target: str) -> tuple[Protected, str]:
+        """Put slots in the place of the spans that both have, if the model has slots for them."""
+        slots = self.vocabulary.slots
+        found = protect_pair(source, target, slots, self.span_patterns) if slots else None
+        return found or (Protected(source, []), target)
 
 
 def _check_device(name: str) -> None:

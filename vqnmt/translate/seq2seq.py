@@ -15,7 +15,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
 from vqnmt.settings import checked
 from vqnmt.tokens import length_limit
-from vqnmt.translate.base import Translation, as_sentences, untranslated
+from vqnmt.translate.base import Translation, as_sentences, faults, untranslated
 
 # ISO 639-1 to the three-letter codes of NLLB-200, which names some languages by their standard
 # variety. Any other language can be given by the tokenizer's own code.
@@ -101,7 +101,8 @@ class TransformersTranslator:
     ) -> list[Translation]:
         """Translate `sentences`, in order; an empty one stays empty.
 
-        Sentences are normalised and passed through as by `BatchTranslator.translate`.
+        Sentences are normalised and passed through as by `BatchTranslator.translate`. Protected
+        spans are text to the model, and `Translation.warnings` says which it has lost or invented.
 
         Raises:
             VqnmtError: Sources are longer than the model takes or no strings, or `beam` is out of
@@ -140,7 +141,8 @@ class TransformersTranslator:
                 **self._forced,
             )
             for i, text in zip(indices, self._decode(output.tolist()), strict=True):
-                translations[i] = Translation(clean_output(text))
+                text = clean_output(text)
+                translations[i] = Translation(text, warnings=faults(sentences[i], text))
             if progress is not None:
                 progress.update(len(indices))
         if progress is not None:

@@ -1,0 +1,126 @@
+"""A text cut into the parts that a model translates one by one, and joined again.
+
+Parts are sentences, as the library sentencex finds them, and lines; a part has no more protected
+spans than the model has slots. White space between parts stays as it is.
+"""
+
+import re
+from bisect import bisect
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import sentencex
+
+from vqnmt.data.normalization import is_translatable
+from vqnmt.data.words import join_sentences
+from vqnmt.spans import SLOT, Span, find_runs, protect
+
+_LINE_END = re.compile(r"[\n\r]+")
+
+_WORDS = re.compile(r"(\W*+)(.*?)(\W*)", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Part:
+    """A part of a text."""
+
+    before: str | None
+    """White space before it; None: a sentence follows another, as the language writes it."""
+    source: str
+    """The part as it stands in the text."""
+    shown: str
+    """What the model sees: with a slot for each span if it has slots; empty if there are no words
+    besides the spans, so that the part is its own translation."""
+    spans: list[str]
+    """What the slots stand for."""
+
+
+def cut(text: str, language: str, slots: int, patterns: Sequence[str] = ()) -> list[Part]:
+    """Cut `text` into parts.
+
+    Args:
+        text: Any text; white space at its ends is left out.
+        language: Its language code.
+        slots: The most spans in a part; 0: spans stay in the text that the model sees.
+        patterns: See `vqnmt.spans.find_spans`.
+    """
+    runs = find_runs(text, patterns)
+    sentences = _sentence_ends(text, language, runs)
+    others = _full(sentences, runs, slots) if slots else set()
+    parts: list[Part] = []
+    space = ""
+    for start, end in pairwise(sorted({0, len(text), *sentences, *others})):
+        piece = text[start:end]
+        source = piece.strip()
+        leading, _, trailing = piece.partition(source) if source else (piece, "", "")
+        space += leading
+        if not source:
+            continue
+        protected = protect(source, patterns)
+        words = is_translatable(SLOT.sub(" ", protected.text))
+        shown, spans = (protected.text, protected.spans) if slots else (source, [])
+        follows = start in sentences and space in ("", " ")
+        before = None if parts and follows else space if parts else ""
+        parts.append(Part(before, source, shown if words else "", spans))
+        space = trailing
+    return parts
+
+
+def around_spans(source: str, patterns: Sequence[str] = ()) -> list[str | tuple[str, str, str]]:
+    """Cut a source at its spans; none if it has no spans.
+
+    Returns:
+        Its spans, and of the text between them what stands before, in and after its words: signs
+        and white space, words, signs and white space.
+    """
+    runs = find_runs(source, patterns)
+    pieces: list[str | tuple[str, str, str]] = []
+    place = 0
+    for run in runs:
+        pieces += [_words(source[place : run.start]), run.text]
+        place = run.end
+    return [*pieces, _words(source[place:])] if pieces else []
+
+
+def _words(text: str) -> tuple[str, str, str]:
+    match = _WORDS.fullmatch(text)
+    assert match is not None
+    return match[1], match[2], match[3]
+
+
+def join(parts: Sequence[Part], translations: Sequence[str]) -> str:
+    """Join the translations of the parts of a text."""
+    joined = ""
+    for part, translation in zip(parts, translations, strict=True):
+        if part.before is None:
+            joined = join_sentences([joined, translation])
+        else:
+            joined += part.before + translation
+    return joined
+
+
+def _full(sentences: set[int], runs: Sequence[Span], slots: int) -> set[int]:
+    """Find the spans of a sentence for which there are no slots left."""
+    ends, counts = sorted(sentences), Counter[int]()
+    places = set()
+    for run in runs:
+        sentence = bisect(ends, run.start)
+        if counts[sentence] and counts[sentence] % slots == 0:
+            places.add(run.start)
+        counts[sentence] += 1
+    return places
+
+
+def _sentence_ends(text: str, language: str, runs: Sequence[Span]) -> set[int]:
+    """Find where sentences and lines end, but for places within spans."""
+    ends = {match.end() for match in _LINE_END.finditer(text)}
+    place = 0
+    for sentence in sentencex.segment(re.split("[-_]", language)[0], text):
+        place += len(sentence)
+        ends.add(place)
+    if len(ends) > 1:
+        for run in runs:
+            ends -= set(range(run.start + 1, run.end))
+    return ends
