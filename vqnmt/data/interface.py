@@ -1,7 +1,7 @@
 """The projects of `corpus=interface`: their packages, checksums and translation files.
 
-docs/notebook/2026-11-30-interface-text.md lists the licence of each, as its package states it. Versions are the newest whose
-licence allows the use, and whose package is of moderate size.
+docs/notebook/2026-11-30-interface-text.md lists the licence of each, as its package states it.
+Versions are the newest whose licence allows the use, and whose package is of moderate size.
 """
 
 from vqnmt.data.strings import JoinedStrings, PackageStrings
