@@ -80,7 +80,7 @@ class ParallelBatches:
         max_tokens: Pairs with a longer side are left out.
         counts: How often each pair occurs, (pairs,); None: once. One that occurs n times is in
             1 + floor(log2 n) batches of an epoch. Frequencies of strings are Zipfian: by plain
-            counts a few hundred labels would take a third of the training of an interface.
+            counts a few hundred labels would take a quarter of the training of an interface.
 
     Attributes:
         written: How many pieces, the first, make up the targets, but for at most one token in
