@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from defaults import types
+from defaults import open_groups, types
 
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import to_flat
@@ -40,17 +40,16 @@ def for_hydra(name: str, words: Sequence[str]) -> list[str]:
     for word in words:
         _check(word)
     keys = {word.partition("=")[0].lstrip("+") for word in words}
-    fields = types(name) if keys - GROUPS else {}
-    return [_rewritten(word, fields) for word in words]
+    fields, open_ = (types(name), open_groups(name)) if keys - GROUPS else ({}, set())
+    return [_rewritten(word, fields, open_) for word in words]
 
 
-def _rewritten(word: str, fields: dict[str, Any]) -> str:
+def _rewritten(word: str, fields: dict[str, Any], open_: set[str]) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     key, equals, value = word.partition("=")
     plain = key.lstrip("+")
-    group = fields.get(plain.rpartition(".")[0])
-    if key == plain and (hasattr(group, "variants") or typing.get_origin(group) is dict):
+    if key == plain and plain.rpartition(".")[0] in open_:
         key = f"++{key}"  # the settings know which keys the chosen kind has
     if plain in GROUPS:
         is_text = value[:1] != "["
