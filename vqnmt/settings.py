@@ -328,7 +328,7 @@ def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 def field_types(kind: type, path: str = "") -> dict[str, Any]:
     """Return the type of every setting of a dataclass by its dotted key, the nested ones too.
 
-    A group of several kinds has the keys of all of them, and its own key with its class.
+    A group of several kinds has the keys of all of them.
     """
     found: dict[str, Any] = {}
     for variant in _kinds(kind):
@@ -336,11 +336,22 @@ def field_types(kind: type, path: str = "") -> dict[str, Any]:
         for f in dataclasses.fields(variant):
             key = _join(path, f.name)
             if f.init and dataclasses.is_dataclass(hints[f.name]):
-                if hasattr(hints[f.name], "variants"):
-                    found[key] = hints[f.name]
                 found |= field_types(hints[f.name], key)
             elif f.init:
                 found.setdefault(key, hints[f.name])
+    return found
+
+
+def open_groups(kind: type, path: str = "") -> set[str]:
+    """Return the dotted keys of the groups whose own keys depend on another value."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        key, hint = _join(path, f.name), hints[f.name]
+        if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
+            found.add(key)
+        elif dataclasses.is_dataclass(hint):
+            found |= open_groups(hint, key)
     return found
 
 

@@ -28,7 +28,7 @@ CHOICES = sorted(
 )
 IMAGE_SCRIPTS = ("train_image", "reproduce_image")
 # Groups whose keys depend on a choice.
-OPEN = ("student_model.quantizer",)
+OPEN = ("student_model.quantizer", "plugin_student")
 # Where there is no default: the corpus of the user's own files.
 NEEDED = {"corpus=files": ["corpus.train.tsv=text.tsv"]}
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vqnmt import settings
 from vqnmt.settings import field_defaults, field_docs, field_types, to_flat, to_mapping
 
 # Keys that a script has beside the settings of its pipeline; configs/<script>.yaml sets them.
@@ -33,6 +34,11 @@ def _kinds(name: str) -> dict[str, type]:
 def types(name: str) -> dict[str, Any]:
     """Return the type of every setting by its dotted key."""
     return {k: t for path, kind in _kinds(name).items() for k, t in field_types(kind, path).items()}
+
+
+def open_groups(name: str) -> set[str]:
+    """Return the groups whose keys depend on a choice, such as that of the quantizer."""
+    return {key for path, kind in _kinds(name).items() for key in settings.open_groups(kind, path)}
 
 
 def register(name: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqnmt.commands.defaults import types
+from vqnmt.commands.defaults import open_groups, types
 from vqnmt.errors import VqnmtError
 from vqnmt.files import shipped
 from vqnmt.settings import to_flat
@@ -42,21 +42,20 @@ def for_hydra(name: str, words: Sequence[str], folders: Sequence[Path] = ()) -> 
     keys = {word.partition("=")[0].lstrip("+") for word in words}
     # Keys that choose a file.
     groups = {path.name for folder in (CONFIGS, *folders) for path in folder.iterdir()}
-    fields = types(name) if keys - groups else {}
-    rewritten = [_rewritten(word, fields, groups) for word in words]
+    fields, open_ = (types(name), open_groups(name)) if keys - groups else ({}, set())
+    rewritten = [_rewritten(word, fields, open_, groups) for word in words]
     if folders:
         path = ",".join(f"'file://{folder}'" for folder in folders)
         rewritten.append(f"hydra.searchpath=[{path}]")
     return rewritten
 
 
-def _rewritten(word: str, fields: dict[str, Any], groups: set[str]) -> str:
+def _rewritten(word: str, fields: dict[str, Any], open_: set[str], groups: set[str]) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     key, equals, value = word.partition("=")
     plain = key.lstrip("+")
-    group = fields.get(plain.rpartition(".")[0])
-    if key == plain and (hasattr(group, "variants") or typing.get_origin(group) is dict):
+    if key == plain and plain.rpartition(".")[0] in open_:
         key = f"++{key}"  # the settings know which keys the chosen kind has
     if plain in groups:
         is_text = value[:1] != "["

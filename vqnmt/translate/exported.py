@@ -143,7 +143,7 @@ class OnnxTranslator(BatchTranslator):
     @property
     def searches(self) -> bool:
         """Whether a beam finds further candidates."""
-        return self._beams
+        return "beam" in self._optional
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows.
