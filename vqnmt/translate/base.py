@@ -21,12 +21,14 @@ from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import checked
 from vqnmt.spans import (
+    SLOT,
     Protected,
     invented_spans,
     missing_spans,
     protect,
     protect_like,
     restore,
+    slot,
 )
 from vqnmt.tokens import length_limit
 from vqnmt.translate.parts import Part, around_spans, cut, join
@@ -400,13 +402,16 @@ class BatchTranslator(ABC):
             ranked = []
             for i, row in zip(indices, found, strict=True):
                 for translation in row:
-                    translation.text = restore(next(texts), parts[i].spans)
+                    text = next(texts)
+                    translation.text = _restored(text, parts[i].spans)
+                    if any(one >= slot(len(parts[i].spans)) for one in SLOT.findall(text)):
+                        translation.warnings = ["a span that it made up is left out"]
                 ranked.append(_distinct(sorted(row, key=lambda one: -one.score)))
             if rescorer is not None:
                 _rescore([parts[i].source for i in indices], ranked, rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
-                    translation.warnings = faults(
+                    translation.warnings += faults(
                         parts[i].source, translation.text, self.span_patterns
                     )
                 row.sort(key=lambda one: bool(one.warnings))
@@ -694,10 +699,16 @@ class BatchTranslator(ABC):
         parts = [part for text in texts for part in text]
         owners = [i for i, text in enumerate(texts) for _ in text]
         rows = self.vocabulary.encode([part.shown for part in parts])
-        if all(len(row) <= self.max_source_tokens for row in rows):
+        long = {i for i, row in enumerate(rows) if len(row) > self.max_source_tokens}
+        if not long:
             return parts, owners, rows
         if self.on_long == "refuse":
             self._refuse_long(rows, first_line, owners)
+        if not self.vocabulary.slots:  # else a span might be cut in two
+            divided = [self._divided(part) if i in long else [part] for i, part in enumerate(parts)]
+            owners = [owner for owner, some in zip(owners, divided, strict=True) for _ in some]
+            parts = [part for some in divided for part in some]
+            rows = self.vocabulary.encode([part.shown for part in parts])
         shorter: tuple[list[Part], list[int], list[list[int]]] = ([], [], [])
         for part, owner, row in zip(parts, owners, rows, strict=True):
             split = split_row(row, self.vocabulary.pieces(row), self.max_source_tokens)
@@ -710,6 +721,11 @@ class BatchTranslator(ABC):
             shorter[1].extend([owner] * len(split))
             shorter[2].extend(split)
         return shorter
+
+    def _divided(self, part: Part) -> list[Part]:
+        """Cut a part at its spans."""
+        first, *others = cut(part.source, self.source_language, 0, self.span_patterns, apart=True)
+        return [replace(first, before=part.before), *others]
 
     def _refuse_long(
         self, rows: list[list[int]], first_line: int, owners: Sequence[int] = ()
@@ -796,6 +812,12 @@ def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
     for translation in ranked:
         first.setdefault(translation.text, translation)
     return list(first.values())
+
+
+def _restored(text: str, spans: Sequence[str]) -> str:
+    """Put the spans in the place of their slots; slots that are made up are left out."""
+    beyond = slot(len(spans))
+    return restore(normalize(SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)), spans)
 
 
 def _joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:

@@ -37,7 +37,9 @@ class Part:
     """What the slots stand for."""
 
 
-def cut(text: str, language: str, slots: int, patterns: Sequence[str] = ()) -> list[Part]:
+def cut(
+    text: str, language: str, slots: int, patterns: Sequence[str] = (), *, apart: bool = False
+) -> list[Part]:
     """Cut `text` into parts.
 
     Args:
@@ -45,10 +47,13 @@ def cut(text: str, language: str, slots: int, patterns: Sequence[str] = ()) -> l
         language: Its language code.
         slots: The most spans in a part; 0: spans stay in the text that the model sees.
         patterns: See `vqnmt.spans.find_spans`.
+        apart: Whether spans are parts of their own.
     """
     runs = find_runs(text, patterns)
     sentences = _sentence_ends(text, language, runs)
     others = _full(sentences, runs, slots) if slots else set()
+    if apart:
+        others = {place for run in runs for place in (run.start, run.end)}
     parts: list[Part] = []
     space = ""
     for start, end in pairwise(sorted({0, len(text), *sentences, *others})):
