@@ -5,13 +5,20 @@ import dataclasses
 import pytest
 import torch
 
+from vqnmt.data.corpus import ParallelText
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.experiments.reproduction import Reproduction, Row
 from vqnmt.models import CtcConfig, FertilityConfig, FertilityTransformer, LatentConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.config import DecodingConfig, EvaluationConfig
-from vqnmt.pipeline.systems import BASELINE, System, speed_metrics, system_name
+from vqnmt.pipeline.systems import (
+    BASELINE,
+    System,
+    quality_metrics,
+    speed_metrics,
+    system_name,
+)
 from vqnmt.translate.generation import find_translations
 from vqnmt.translate.pytorch import Translator
 
@@ -109,3 +116,13 @@ def test_what_systems_share_must_not_differ() -> None:
 def test_unknown_student_is_named() -> None:
     with pytest.raises(VqnmtError, match="student is 'nat'; choose one of latent, autoregressive"):
         PipelineConfig(run="run", student="nat")
+
+
+def test_labels_are_scored_by_exact_match() -> None:
+    sentences = ParallelText(["a b c d"], ["e f g h"])
+    labels = ParallelText(["On", "Off"], ["An", "Aus"], references=[["An", "Ein"], ["Aus"]])
+    sets = {"test": sentences, "labels": labels}
+    found = quality_metrics({"test": ["e f g h"], "labels": ["Ein", "aus"]}, sets, "de")
+    assert found["exact_match.labels"] == 50.0
+    assert found["bleu.test"] == pytest.approx(100.0)
+    assert not any(key in found for key in ("bleu.labels", "chrf.labels", "exact_match.test"))
