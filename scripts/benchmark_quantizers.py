@@ -92,7 +92,7 @@ def theirs(name: str, size: Size, inputs: Inputs) -> tuple[nn.Module, Callable[[
         dim=size.dim,
         codebook_size=size.codes,
         decay=config.decay,
-        eps=config.epsilon,
+        eps=getattr(config, "epsilon", 1e-5),
         commitment_weight=config.beta,
         ema_update=not learnt,
         learnable_codebook=learnt,

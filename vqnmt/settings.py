@@ -350,7 +350,7 @@ def open_groups(kind: type, path: str = "") -> set[str]:
         key, hint = _join(path, f.name), hints[f.name]
         if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
             found.add(key)
-        elif dataclasses.is_dataclass(hint):
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= open_groups(hint, key)
     return found
 

@@ -124,7 +124,7 @@ class DistributedModel:
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",
-            log_with=list(trackers),
+            log_with=list(trackers) or None,
             project_dir=folder,
             # A curriculum may leave parts of a model unused for a while.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],

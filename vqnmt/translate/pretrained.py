@@ -134,7 +134,7 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 f"config.json: written_pieces is {written!r}; it must be a whole number above "
                 f"{UNK} and at most vocabulary_size, {config.vocabulary_size}"
             )
-        self.model.embedding.written = written  # type: ignore[union-attr]
+        self.model.embedding.written = written
         self.post_init()
 
     @classmethod
