@@ -109,6 +109,9 @@ def test_what_fails_its_check_is_left_empty_and_named() -> None:
     assert "2 failed the check of placeholders and are left empty (line 10, line 23)" in (
         report.summary("app.po")
     )
+    # A line without translation leaves its whole unit empty, margins and all.
+    found, report = run(PO, "app.po", translate=lambda texts: ["" for _ in texts])
+    assert found == PO and len(report.failed) == 3
     found, report = run('{"a": "x %s", "b": "y"}', "a.json", translate=lambda texts: texts[::-1])
     assert json.loads(found) == {"a": "", "b": ""} and len(report.failed) == 2
 

@@ -296,7 +296,10 @@ def split_lines(text: str) -> list[str]:
 
 
 def keep_lines(translate: Translate) -> Translate:
-    """Return a function that translates texts line by line, and keeps line breaks and margins."""
+    """Return a function that translates texts line by line, and keeps line breaks and margins.
+
+    Where a line has no translation, its text has none.
+    """
 
     def whole(texts: list[str]) -> list[str]:
         parts = [split_lines(text) for text in texts]
@@ -304,6 +307,8 @@ def keep_lines(translate: Translate) -> Translate:
         known = dict(zip(lines, translate(lines), strict=True))
         return [
             "".join(part if i % 2 else known.get(part, "") for i, part in enumerate(row))
+            if all(known[part] for part in row[::2] if part)
+            else ""
             for row in parts
         ]
 

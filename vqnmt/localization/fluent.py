@@ -17,7 +17,7 @@ def read_fluent(text: str) -> list[Unit]:
         FormatError: An entry is no Fluent.
     """
     units: list[Unit] = []
-    line, place = 1, 0
+    line, place, indent = 1, 0, line_end(text) + "    "
     for entry in FluentParser(with_spans=True).parse(text).body:
         start = _start(entry)
         line, place = line + text.count("\n", place, start), start
@@ -29,7 +29,7 @@ def read_fluent(text: str) -> list[Unit]:
             named = [(name, entry.value)]
             named += [(f"{name}.{one.id.name}", one.value) for one in entry.attributes]
             for key, pattern in named:
-                units += [_unit(text, line, key, leaf) for leaf in _leaves(pattern)]
+                units += [_unit(text, line, key, leaf, indent) for leaf in _leaves(pattern)]
     return units
 
 
@@ -57,14 +57,13 @@ def _leaves(pattern: ast.Pattern | None) -> Iterator[ast.Pattern]:
             yield from _leaves(variant.value)
 
 
-def _unit(text: str, line: int, key: str, pattern: ast.Pattern) -> Unit:
+def _unit(text: str, line: int, key: str, pattern: ast.Pattern, indent: str) -> Unit:
     source = "".join(
         element.value if isinstance(element, ast.TextElement) else _written(text, element)
         for element in pattern.elements
     )
     assert pattern.span is not None
     start, end = pattern.span.start, pattern.span.end
-    indent = line_end(text) + "    "
 
     def edits(targets: Sequence[str], origin: str) -> list[Edit]:
         lines = targets[0].split("\n")

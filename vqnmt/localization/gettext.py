@@ -33,7 +33,8 @@ def read_po(text: str) -> list[Unit]:
     Raises:
         FormatError: A line is none of a PO file.
     """
-    return [_unit(entry, text) for entry in _entries(text) if entry.texts.get("msgid")]
+    end = line_end(text)
+    return [_unit(entry, end) for entry in _entries(text) if entry.texts.get("msgid")]
 
 
 def _entries(text: str) -> Iterator[_Entry]:
@@ -76,12 +77,11 @@ def _entries(text: str) -> Iterator[_Entry]:
         yield entry
 
 
-def _unit(entry: _Entry, text: str) -> Unit:
+def _unit(entry: _Entry, end: str) -> Unit:
     one, many = entry.texts["msgid"], entry.texts.get("msgid_plural")
     forms = sorted(entry.places)
     # The first of several forms is the singular's; a language with one form counts with it too.
     sources = [one if form == 0 and (many is None or len(forms) > 1) else many for form in forms]
-    end = line_end(text)
 
     def edits(targets: Sequence[str], origin: str) -> list[Edit]:
         made = [
