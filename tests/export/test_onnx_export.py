@@ -15,7 +15,7 @@ import torch
 from tests.quantizers.fitting import fitting_config
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
-from vqnmt.decode.settings import SearchSettings
+from vqnmt.decode.settings import ReadingSettings, SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
 from vqnmt.export.graph import quantize_rows
@@ -128,6 +128,26 @@ def test_the_graph_translates_as_the_model_does(variant, language_model: bool) -
             assert translation.tokens == tokens
             assert translation.spans == spans
             assert translation.score == pytest.approx(codes.score(1.0), rel=1e-4)
+
+
+def test_the_graph_is_read_as_widely_as_the_model() -> None:
+    model, rows, read = build(), random_rows(), []
+    exported = engine(model)
+    for reading in (ReadingSettings(), ReadingSettings(beam=8, pieces=16, least_likely=0.001)):
+        settings = SearchSettings(reading=reading)
+        expected = find_translations(model, padded(rows), settings, trigrams(model))
+        found = exported.find(rows, settings)
+        same_candidates(found, expected)
+        read.append([translations[0].tokens for translations in found])
+    assert read[0] != read[1]
+    few = ReadingSettings(pieces=VOCABULARY + 1)
+    assert len(exported.find(rows, SearchSettings(reading=few))) == len(rows)
+
+
+def test_an_export_without_the_wider_reading_says_so() -> None:
+    settings = SearchSettings(reading=ReadingSettings(pieces=9))
+    with pytest.raises(VqnmtError, match=r"pieces is 9, but this export gives 8 .* again"):
+        load_translator(PRETRAINED, threads=1).n_best(["Turn on the light"], settings)
 
 
 SEARCHES = [

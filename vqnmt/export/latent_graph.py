@@ -5,6 +5,10 @@ keys and values for all layers, the loop over the codes keeps its KV cache, and 
 positions of all candidates. Shapes: B sentences, R rows (one for each sentence, or for each
 candidate or hypothesis, those of a sentence next to each other), S source positions, L codes,
 T = L * 2^n_c decoder positions, P output positions, d model width.
+
+The graph is written operator by operator. What that buys: three parts by `torch.onnx.export`, with
+a pass of 35 lines that makes `DynamicQuantizeMatMul` of each product, give the same codes but take
+12 to 32% longer at batch 1. `tests/export` holds the graph to the model.
 """
 
 import math
