@@ -79,7 +79,7 @@ class ImageEvaluationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ImagePipelineConfig:
-    """One run of `scripts/train_image.py`: one system."""
+    """One run of `vqnmt images`: one system."""
 
     run: str
     """Run folder; starting the same command again resumes there."""

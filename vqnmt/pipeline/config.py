@@ -86,7 +86,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PipelineConfig:
-    """One run of `scripts/train_nmt.py`."""
+    """One run of `vqnmt train`."""
 
     run: str
     """Run folder; starting the same command again resumes there."""
