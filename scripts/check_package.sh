@@ -48,7 +48,7 @@ if [ -n "${2:-}" ]; then
     packages=$("$root/$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     "$root/$2/bin/python" -m venv --without-pip "$work/all"
     inside=$("$work/all/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$python" -m zipfile -e "$wheel" "$inside"
+    "$work/light/bin/python" -m zipfile -e "$wheel" "$inside"
     echo "$packages" >"$inside/packages.pth"
 else
     say "installing [all]"
