@@ -23,7 +23,16 @@ class Stopped(VqnmtError):
 
 EXTRAS = {
     "train": (
-        *("accelerate", "hydra", "matplotlib", "omegaconf", "PIL", "sacrebleu", "safetensors"),
+        *(
+            "accelerate",
+            "huggingface_hub",
+            "hydra",
+            "matplotlib",
+            "omegaconf",
+            "PIL",
+            "sacrebleu",
+            "safetensors",
+        ),
         *("tensorboard", "torch", "transformers"),
     ),
     "export": ("ctranslate2", "onnx"),

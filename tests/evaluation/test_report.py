@@ -193,7 +193,7 @@ def test_model_card(records):
         ("homeassistant en-de test", "chrf"): 60.5,
     }
     assert 'vqnmt.load_translator("DIR")' in body
-    assert "python scripts/translate.py --model DIR < in.txt > out.txt" in body
+    assert "vqnmt translate --model DIR < in.txt > out.txt" in body
     assert "nrefs:1|tok:13a" in body and "30.50" in body
     assert "- Takes at most 128 tokens." in body
     assert "the Home Assistant authors" in body

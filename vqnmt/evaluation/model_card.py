@@ -1,7 +1,8 @@
 """The model card (README.md) of a saved model folder, in the Hub's format."""
 
-import json
 from collections.abc import Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.report import CorpusFacts, corpus_section, results_table, signatures
@@ -12,7 +13,6 @@ _HUB_LICENCES = {
     *(f"cc-by-{version}" for version in ("2.0", "2.5", "3.0", "4.0")),
     *(f"cc-by-{kind}-{version}" for kind in ("sa", "nc", "nc-sa") for version in ("3.0", "4.0")),
 }
-
 _METRICS = {"bleu": "BLEU", "chrf": "chrF++", "exact_match": "exact match"}
 
 
@@ -34,7 +34,7 @@ def model_card(
         limits: Further limits than those of every model of this kind, a sentence each.
     """
     pair = f"{corpus.source_language} to {corpus.target_language}"
-    quality = "Not measured yet: `python scripts/evaluate.py` scores a saved model."
+    quality = "Not measured yet: `vqnmt evaluate` scores a saved model."
     if records:
         quality = f"{results_table(records)}\n\n{signatures(records)}"
     limits = [
@@ -50,9 +50,9 @@ def model_card(
         f"{description} It translates from {pair}.",
         "## Use",
         '```python\nimport vqnmt\n\ntranslator = vqnmt.load_translator("DIR")\n'
-        'print(translator.translate(["..."])[0].text)\n```',
-        "From a checkout, one line in, one line out:",
-        "```sh\npython scripts/translate.py --model DIR < in.txt > out.txt\n```",
+        'print(translator("..."))\n```',
+        "One line in, one line out:",
+        "```sh\nvqnmt translate --model DIR < in.txt > out.txt\n```",
         "## Training data",
         corpus_section(corpus),
         "## Quality",
@@ -64,39 +64,34 @@ def model_card(
 
 
 def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) -> str:
-    """Return the YAML block; every scalar is a JSON string or number, which YAML contains."""
-    lines = ["---", "language:"]
-    lines += [f"- {json.dumps(code)}" for code in (corpus.source_language, corpus.target_language)]
+    """Return the YAML block."""
     identifier = "-".join(corpus.licence.lower().split())
-    if identifier in _HUB_LICENCES:
-        lines.append(f"license: {identifier}")
-    else:
-        lines += ["license: other", f"license_name: {_scalar(corpus.licence)}"]
-    lines += ["library_name: vqnmt", "pipeline_tag: translation"]
-    lines += ["tags:", "- translation", "- vqnmt", "- vq-vae", "- non-autoregressive"]
-    lines += ["metrics:", "- bleu", "- chrf"]
+    named = {"license": identifier}
+    if identifier not in _HUB_LICENCES:
+        named = {"license": "other", "license_name": corpus.licence}
     results = [
-        (record, kind, key.split(".", 1)[1], value)
+        EvalResult(
+            task_type="translation",
+            dataset_type=corpus.name,
+            dataset_name=f"{record.corpus} {test_set}",
+            dataset_split=test_set,  # results of one dataset and split are one entry
+            metric_type=kind,
+            metric_name=_METRICS[kind],
+            metric_value=value,
+        )
         for record in records
         for key, value in record.metrics.items()
-        if (kind := key.split(".")[0]) in _METRICS and "." in key
+        for kind, _, test_set in [key.partition(".")]
+        if kind in _METRICS and test_set
     ]
-    if results:
-        lines += ["model-index:", f"- name: {_scalar(title)}", "  results:"]
-    for record, kind, test_set, value in results:
-        lines += [
-            "  - task:",
-            "      type: translation",
-            "    dataset:",
-            f"      name: {_scalar(f'{record.corpus} {test_set}')}",
-            f"      type: {_scalar(corpus.name)}",
-            "    metrics:",
-            f"    - type: {kind}",
-            f"      name: {_scalar(_METRICS[kind])}",
-            f"      value: {_scalar(value)}",
-        ]
-    return "\n".join([*lines, "---"])
-
-
-def _scalar(value: float | int | str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    data = ModelCardData(
+        language=[corpus.source_language, corpus.target_language],
+        library_name="vqnmt",
+        pipeline_tag="translation",
+        tags=["translation", "vqnmt", "vq-vae", "non-autoregressive"],
+        metrics=list(_METRICS),
+        model_name=title,
+        eval_results=results or None,
+        **named,
+    )
+    return f"---\n{data.to_yaml()}\n---"

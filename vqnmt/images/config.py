@@ -64,7 +64,7 @@ class ImageEvaluationConfig(Settings):
 
 @dataclass(kw_only=True, slots=True)
 class ImagePipelineConfig(Settings):
-    """One run of `scripts/train_image.py`: one system."""
+    """One run of `vqnmt images`: one system."""
 
     run: Name
     """Run folder; starting the same command again resumes there."""

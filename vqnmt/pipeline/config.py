@@ -96,7 +96,7 @@ class EvaluationConfig(Settings):
 
 @dataclass(kw_only=True, slots=True)
 class PipelineConfig(Settings):
-    """One run of `scripts/train_nmt.py`."""
+    """One run of `vqnmt train`."""
 
     run: Name
     """Run folder; starting the same command again resumes there."""

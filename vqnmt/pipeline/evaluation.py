@@ -9,7 +9,7 @@ from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Example, Picture, write_report
-from vqnmt.files import atomic_write_text, remove_leftovers
+from vqnmt.files import atomic_write_lines, atomic_write_text, remove_leftovers
 from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
 from vqnmt.pipeline.systems import (
@@ -79,6 +79,11 @@ def evaluate(
             if "labels" in sets:
                 sets["seen_labels"] = seen_labels(corpus.train)
             outputs = {key: translate_sets(key, one, sets) for key, one in systems.items()}
+            for key, found in outputs.items():
+                for set_name, translations in found.items():
+                    place = run.folder / "hypotheses" / f"{key}.{set_name}.txt"
+                    place.parent.mkdir(exist_ok=True)
+                    atomic_write_lines(place, [one.text for one in translations])
             metrics = _measure(config, systems, outputs, sets)
             metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid)
             records = []

@@ -75,7 +75,7 @@ def load_exported(folder: Path | str, threads: int | None = None) -> BatchTransl
     """Load an exported folder, whichever engine it is for.
 
     Args:
-        folder: What scripts/export.py has written.
+        folder: What `vqnmt export` has written.
         threads: Threads of one translation; None takes one for each core that this process may
             use.
 

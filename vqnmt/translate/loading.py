@@ -12,6 +12,9 @@ from vqnmt.translate.folder import EXPORTED, read_values
 PRETRAINED = "pretrained/en-de"
 """The model that comes with vqnmt."""
 
+HUB = "hf://"
+"""Before the name of a repository on the Hub."""
+
 
 def load_translator(
     folder: Path | str | None = None,
@@ -23,8 +26,8 @@ def load_translator(
     """Load a model folder of any kind: one for PyTorch, or an exported one.
 
     Args:
-        folder: What `vqnmt train` or `vqnmt export` has written; None takes the model that comes
-            with vqnmt, English to German.
+        folder: What `vqnmt train` or `vqnmt export` has written, or "hf://user/repo" for a copy of
+            it on the Hub; None takes the model that comes with vqnmt, English to German.
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: Threads of one translation by an exported model; None takes one for each core.
         dtype: What PyTorch computes in, one of `DTYPES`; None takes `fp32`.
@@ -33,7 +36,11 @@ def load_translator(
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
             not installed, or an option is not for this folder or this machine.
     """
-    folder = shipped(PRETRAINED) if folder is None else Path(folder)
+    if folder is None:
+        folder = shipped(PRETRAINED)
+    elif isinstance(folder, str) and folder.startswith(HUB):
+        folder = _fetched(folder)
+    folder = Path(folder)
     checked(Threads | None, threads, "threads")
     if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.translate.exported import load_exported
@@ -52,3 +59,19 @@ def load_translator(
         raise missing_extra(error) or error from None
 
     return Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
+
+
+def _fetched(name: str) -> Path:
+    """Fetch a repository of the Hub, unless its copy in the cache is current; return its folder."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None
+    try:
+        return Path(snapshot_download(name.removeprefix(HUB)))
+    except Exception as error:  # its errors, and those of its connections, share no other base
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise VqnmtError(
+            f"{name}: cannot be fetched from the Hub ({first}): check the name, and that this "
+            "machine reaches the Hub"
+        ) from error

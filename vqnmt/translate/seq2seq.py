@@ -1,4 +1,4 @@
-"""Sequence-to-sequence checkpoints of transformers as translators: teachers from elsewhere."""
+"""Models from elsewhere as translators: checkpoints of transformers, and CTranslate2's of them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vqnmt.data.normalization import clean_output, is_translatable, normalize
+from vqnmt.data.workers import available_cores
 from vqnmt.decode.settings import Width
 from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
@@ -28,14 +29,15 @@ _THREE_LETTERS = (
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def _loading(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        own = "teacher=own, " if place.startswith("teacher=") else ""
         raise VqnmtError(
-            f"teacher={name}: transformers cannot load it as a sequence-to-sequence model "
-            f"({first}): give teacher=own, a folder or a name on the Hub"
+            f"{place}: it cannot be loaded as a sequence-to-sequence model with its tokenizer "
+            f"({first}): give {own}a folder or a name on the Hub"
         ) from error
 
 
@@ -45,7 +47,7 @@ def check_checkpoint(name: str) -> None:
     Raises:
         VqnmtError: It has no config.
     """
-    with _loading(name):
+    with _loading(f"teacher={name}"):
         AutoConfig.from_pretrained(name)
 
 
@@ -62,6 +64,7 @@ class TransformersTranslator:
         target_language: Language code of the target, likewise.
         prefix: Text before every source, such as "translate English to German: " for T5.
         batch_size: Sentences translated at a time.
+        option: The option that has named the checkpoint, for errors.
 
     Raises:
         VqnmtError: The checkpoint cannot be loaded, or does not know a language.
@@ -75,14 +78,14 @@ class TransformersTranslator:
         *,
         prefix: str = "",
         batch_size: int = 32,
+        option: str = "teacher=",
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        with _loading(name):
+        self.place, self.prefix, self.batch_size = f"{option}{name}", prefix, batch_size
+        self.source_language, self.target_language = source_language, target_language
+        self.max_source_tokens: int | None = None
+        with _loading(self.place):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(name).to(device).eval()
-        self.name, self.prefix, self.batch_size = name, prefix, batch_size
-        # Models with relative or computed positions have no such limit.
-        self.max_source_tokens = getattr(self.model.config, "max_position_embeddings", None)
+            self._load(name)
         self._languages = language_ids(self.tokenizer)
         self._forced: dict[str, int] = {}
         if self._languages:
@@ -91,9 +94,29 @@ class TransformersTranslator:
                 try:
                     codes[key] = language_code(asked, list(self._languages))
                 except VqnmtError as error:
-                    raise VqnmtError(f"teacher={name}: corpus.{key}_language {error}") from None
+                    setting = f"corpus.{key}_language" if "=" in option else f"--{key}-language"
+                    raise VqnmtError(f"{self.place}: {setting} {error}") from None
             self.tokenizer.src_lang = codes["source"]
             self._forced = {"forced_bos_token_id": self._languages[codes["target"]]}
+
+    def _load(self, name: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(name).to(device).eval()
+        # Models with relative or computed positions have no such limit.
+        self.max_source_tokens = getattr(self.model.config, "max_position_embeddings", None)
+
+    def _generate(self, rows: list[list[int]], beam: int) -> list[list[int]]:
+        """Translate rows of one length."""
+        source = torch.tensor(rows, device=self.model.device)  # (B, S)
+        output = self.model.generate(
+            input_ids=source,
+            attention_mask=torch.ones_like(source),
+            num_beams=beam,
+            do_sample=False,
+            max_new_tokens=length_limit(source.shape[1]),
+            **self._forced,
+        )
+        return output.tolist()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def translate(
@@ -125,22 +148,14 @@ class TransformersTranslator:
         ]
         for batch in batches:
             indices = [i for i, _ in batch]
-            source = torch.tensor([row for _, row in batch], device=self.model.device)  # (B, S)
-            length = source.shape[1]
+            length = len(batch[0][1])
             if self.max_source_tokens is not None and length > self.max_source_tokens:
                 raise VqnmtError(
-                    f"teacher={self.name}: a source has {length} tokens and the model takes "
+                    f"{self.place}: a source has {length} tokens and the model takes "
                     f"{self.max_source_tokens}: lower corpus.max_words"
                 )
-            output = self.model.generate(
-                input_ids=source,
-                attention_mask=torch.ones_like(source),
-                num_beams=beam,
-                do_sample=False,
-                max_new_tokens=length_limit(length),
-                **self._forced,
-            )
-            for i, text in zip(indices, self._decode(output.tolist()), strict=True):
+            output = self._generate([row for _, row in batch], beam)
+            for i, text in zip(indices, self._decode(output), strict=True):
                 text = clean_output(text)
                 translations[i] = Translation(text, warnings=faults(sentences[i], text))
             if progress is not None:
@@ -155,6 +170,34 @@ class TransformersTranslator:
         rows = [[token for token in row if token not in codes] for row in rows]
         texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return texts
+
+
+class ConvertedTranslator(TransformersTranslator):
+    """A checkpoint of transformers that has been converted to CTranslate2.
+
+    Its folder has the tokenizer's files too, as ctranslate2's converter copies them with
+    `--copy_files`.
+    """
+
+    def _load(self, name: str) -> None:
+        import ctranslate2
+
+        self._engine = ctranslate2.Translator(name, device="cpu", intra_threads=available_cores())
+
+    def _generate(self, rows: list[list[int]], beam: int) -> list[list[int]]:
+        to_tokens, to_ids = (
+            self.tokenizer.convert_ids_to_tokens,
+            self.tokenizer.convert_tokens_to_ids,
+        )
+        prefix = [to_tokens(index) for index in self._forced.values()]
+        results = self._engine.translate_batch(
+            [to_tokens(row) for row in rows],
+            target_prefix=[prefix for _ in rows] if prefix else None,
+            beam_size=beam,
+            max_decoding_length=length_limit(len(rows[0])),
+            max_input_length=0,
+        )
+        return [to_ids(result.hypotheses[0]) for result in results]
 
 
 def language_ids(tokenizer: Any) -> dict[str, int]:
