@@ -72,7 +72,7 @@ def test_labels_have_a_column_of_their_own(make_record):
     table = cells(results_table([make_record("student", metrics=metrics), make_record("old")]))
     assert table[0][:5] == ["system", "test set", "BLEU", "chrF++", "exact %"]
     assert table[2][:5] == ["student", "test", "20.00", "40.00", "-"]
-    assert table[4] == ["student", "labels", "-", "-", "45.2", "", "", "", ""]
+    assert table[4] == ["student", "labels", "-", "-", "45.25", "", "", "", ""]
     assert len(table) == 5
     card = model_card(
         title="t", description="d", corpus=CORPUS, records=[make_record("s", metrics=metrics)]

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqnmt.evaluation.records import Record
-from vqnmt.evaluation.tables import PARAMETERS, TABLE_WIDTH, Column, markdown_table
+from vqnmt.evaluation.tables import (
+    PARAMETERS,
+    TABLE_WIDTH,
+    Column,
+    markdown_table,
+    quality_columns,
+)
 from vqnmt.files import atomic_write_text
 
 
@@ -66,31 +72,23 @@ COSTS = (
 def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
-    A row for each system and test set, `valid` last; spans and numbers are the percentages of
-    `vqnmt.evaluation.scores.span_accuracies`; latency, speed-up and parameters are shown
+    A row for each system and test set, `valid` last; latency, speed-up and parameters are shown
     in a system's first row. At most `TABLE_WIDTH` characters wide: longer system names are cut.
     """
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
-    scores = [
-        ("BLEU", "bleu", "{:.2f}"),
-        ("chrF++", "chrf", "{:.2f}"),
-        ("spans", "placeholder_accuracy", "{:.1f}"),
-        ("numbers", "number_accuracy", "{:.1f}"),
-    ]
-    if any(key.startswith("exact_match.") for record in records for key in record.metrics):
-        scores.append(("exact %", "exact_match", "{:.1f}"))
-    header = ["system", *(["test set"] if several else []), *(title for title, _, _ in scores)]
+    qualities = quality_columns(records)
+    header = ["system", *(["test set"] if several else []), *qualities]
     header += [column.title for column in COSTS]
     rows: list[list[str]] = []
     seen: set[int] = set()
     for test_set in test_sets or [""]:
         for index, record in enumerate(records):
-            columns = [Column("", f"{key}.{test_set}", form) for _, key, form in scores]
-            if index in seen and not any(column.value in record.metrics for column in columns):
+            keys = [f"{key}.{test_set}" for key in qualities.values()]
+            if index in seen and not any(key in record.metrics for key in keys):
                 continue
             row = [_label(record, records), *([test_set] if several else [])]
-            row += [column.cell(record) for column in columns]
+            row += [Column("", key, "{:.2f}").cell(record) for key in keys]
             row += [column.cell(record) if index not in seen else "" for column in COSTS]
             seen.add(index)
             rows.append(row)

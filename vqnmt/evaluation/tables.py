@@ -37,6 +37,22 @@ PARAMETERS = Column("param.", lambda record: _size(record.parameters))
 MINUTES = Column("min.", lambda record: record.wall_seconds / 60, "{:.1f}")
 
 
+def quality_columns(records: Sequence[Record]) -> dict[str, str]:
+    """Map the headings of scores to the keys of their metrics, which a test set's name follows.
+
+    Placeholders and numbers, see `vqnmt.evaluation.scores.span_accuracies`, and labels have columns
+    where one of the records has them.
+    """
+    columns = {"BLEU": "bleu", "chrF++": "chrf"}
+    further = {
+        "spans %": "placeholder_accuracy",
+        "numbers %": "number_accuracy",
+        "exact %": "exact_match",
+    }
+    keys = {key.split(".")[0] for record in records for key in record.metrics}
+    return columns | {title: key for title, key in further.items() if key in keys}
+
+
 def record_table(records: Sequence[Record], columns: Sequence[Column], text_columns: int) -> str:
     """Lay out `records` as a Markdown table, one row each; see `markdown_table`."""
     rows = [[column.cell(record) for column in columns] for record in records]

@@ -12,6 +12,7 @@ from vqnmt.evaluation.tables import (
     SYSTEM,
     Column,
     markdown_table,
+    quality_columns,
     record_table,
 )
 
@@ -115,8 +116,8 @@ def _quality(systems: dict[str, list[Record]]) -> str:
         )
     ) or ["valid"]
     header = ["system"]
-    kinds = {"BLEU": "bleu", "chrF++": "chrf"}
-    kinds |= {"spans": "placeholder_accuracy", "numbers": "number_accuracy"}
+    kinds = quality_columns([record for records in systems.values() for record in records])
+    kinds.pop("exact %", None)  # of labels, which are no set of this table
     header += [f"{kind} {name}" for name in sets for kind in kinds]
     header += ["of beam 4", "speed-up", "paper BLEU", "of beam 4", "speed-up"]
     baseline = systems.get("ar_beam4", [])
