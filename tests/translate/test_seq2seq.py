@@ -14,6 +14,9 @@ from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
     M2M100Tokenizer,
+    MarianConfig,
+    MarianMTModel,
+    MarianTokenizer,
     MBart50Tokenizer,
     MBartConfig,
     MBartForConditionalGeneration,
@@ -25,7 +28,12 @@ from transformers import (
 )
 
 from vqnmt.errors import VqnmtError
-from vqnmt.translate.seq2seq import TransformersTranslator, language_code, language_ids
+from vqnmt.translate.seq2seq import (
+    ConvertedTranslator,
+    TransformersTranslator,
+    language_code,
+    language_ids,
+)
 
 TEXT = [f"ba do fi gu ka le {number}" for number in range(40)]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -225,3 +233,59 @@ def test_language_codes(language: str, codes: list[str], expected: str | None) -
         return
     with pytest.raises(VqnmtError, match=f"is {language}, for which it has (no|2) codes: "):
         language_code(language, codes)
+
+
+def test_a_converted_checkpoint_translates_as_the_checkpoint_does(
+    tmp_path: Path, pieces: Path, script: Callable
+) -> None:
+    """CTranslate2 and PyTorch are each other's oracle, and `evaluate` takes both."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    folder, converted = tmp_path / "checkpoint", tmp_path / "converted"
+    own = list(json.loads((pieces / "vocab.json").read_text()))[len(SPECIAL) :]
+    names = ["</s>", "<unk>", *own, "<pad>"]  # padding last, as in Marian's own
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    spm = str(pieces / "spm.model")
+    tokenizer = MarianTokenizer(spm, spm, str(tmp_path / "vocab.json"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    size = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_layers": 1}
+    size |= {"decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    size |= {"vocab_size": len(names), "max_position_embeddings": 64, "eos_token_id": 0}
+    size |= {"forced_eos_token_id": None}  # CTranslate2 does not force it at the limit
+    size |= {"pad_token_id": len(names) - 1, "decoder_start_token_id": len(names) - 1}
+    MarianMTModel(MarianConfig(**size)).save_pretrained(folder)
+    files = [path.name for path in folder.iterdir() if path.suffix in (".json", ".spm")]
+    files = [name for name in files if name not in ("config.json", "generation_config.json")]
+    converter = ctranslate2.converters.TransformersConverter(str(folder), copy_files=files)
+    converter.convert(str(converted))
+    lines = ["ba do fi", "gu", "", "ka le ba do"]
+    expected = [
+        one.text for one in TransformersTranslator(str(folder), "de", "en").translate(lines)
+    ]
+    found = ConvertedTranslator(str(converted), "de", "en").translate(lines)
+    assert [one.text for one in found] == expected
+    sources, references = tmp_path / "a.de", tmp_path / "a.en"
+    sources.write_text("ba do fi\ngu\nka le 7 ba do\n")
+    references.write_text("ba do fi\ngu\nka le 7 ba do\n")
+    files = ("--source", sources, "--reference", references, "--output", tmp_path / "out")
+    printed = set()
+    for model in (folder, converted):
+        languages = ("--source-language", "de", "--target-language", "en")
+        outcome = script("evaluate", "--model", model, *languages, *files)
+        assert outcome.status == 0, outcome.err
+        printed.add(outcome.out)
+        # What it has written is scored as it was.
+        again = script("evaluate", "--model", tmp_path / "out", "--target-language", "en", *files)
+        printed.add(again.out)
+        refused = script("evaluate", "--model", model, *files)
+        assert refused.status == 2 and "is no model of vqnmt: give --source-language" in refused.err
+    assert len(printed) == 1 and printed.pop().startswith("BLEU ")
+    (tmp_path / "short").write_text("one line\n")
+    short = script("evaluate", "--model", tmp_path / "short", *files)
+    assert short.status == 2 and "cannot score 1 translations against 3 references" in short.err
+    (converted / "tokenizer_config.json").unlink()
+    for place in converted.glob("*.json"):
+        if place.name not in ("config.json", "shared_vocabulary.json"):
+            place.unlink()
+    bare = script("evaluate", "--model", converted, *languages, *files)
+    assert bare.status == 2 and bare.err.count("\n") == 1 and "with its tokenizer" in bare.err
