@@ -222,6 +222,9 @@ def test_many_lines_take_constant_memory_and_time() -> None:
     class Repeater:
         on_long = "refuse"
 
+        def __init__(self) -> None:
+            self.span_patterns: list[str] = []
+
         def n_best(self, lines, *_: object) -> list[list[Translation]]:
             return [[Translation(line)] for line in lines]
 

@@ -177,7 +177,7 @@ def test_candidates_of_every_model(
     torch.manual_seed(1)
     settings = SearchSettings(candidates=6, temperature=temperature, length_penalty=length_penalty)
     most = 0
-    for row in untrained.n_best(TEXT[:6], settings):
+    for row in untrained.n_best(TEXT[:6], settings, repair=False):
         scores = [one.score for one in row]
         assert scores == sorted(scores, reverse=True)
         assert len({one.text for one in row}) == len(row)

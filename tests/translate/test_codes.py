@@ -44,7 +44,7 @@ def by_hand(folder: Path, codes: list[int]) -> list[list[float]]:
     with torch.inference_mode():
         row = torch.tensor(translator.vocabulary.encode([TEXT]))
         vectors = model.quantizer.codes_to_vectors(torch.tensor([codes]))
-        return model._predict(vectors, *model.encode(row))[0].log_softmax(-1).tolist()
+        return model.predict(vectors, *model.encode(row))[0].log_softmax(-1).tolist()
 
 
 def test_the_codes_decode_to_the_translation(translator: BatchTranslator) -> None:

@@ -33,7 +33,7 @@ def folders(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, folders, tmp_path: Path) -> Path:
     """Return a copy of a model folder, to be damaged."""
-    ignored = shutil.ignore_patterns("training", "tokens", "stage.json")
+    ignored = shutil.ignore_patterns("training", "tokens", "reward", "stage.json")
     return shutil.copytree(folders[request.param], tmp_path / "model", ignore=ignored)
 
 

@@ -63,17 +63,11 @@ def test_the_score_of_a_split_line_is_the_mean_over_its_symbols(finished_run) ->
     teacher.on_long = "split"
     line = " ".join(["leka file bafi dofi."] * 20)
     with_parts = teacher(line)
-    rows, _ = teacher._fit(teacher.vocabulary.encode([line]), 1)
+    _, _, rows = teacher._fit([teacher.cut(line)], 1)
     assert len(rows) > 1
-    parts = [teacher._translate([row], teacher_settings())[0][0] for row in rows]
+    parts = [teacher.find([row], SearchSettings())[0][0] for row in rows]
     total = sum(part.score * (len(part.tokens) + 1) for part in parts)
     assert with_parts.score == pytest.approx(total / sum(len(p.tokens) + 1 for p in parts))
-
-
-def teacher_settings():
-    from vqnmt.decode.settings import SearchSettings
-
-    return SearchSettings()
 
 
 def test_names_are_loaded_when_they_are_asked_for() -> None:

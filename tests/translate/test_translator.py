@@ -192,9 +192,9 @@ def test_n_best_stand_in_order(finished_run, name: str) -> None:
     drawn = translator.n_best(sources, SearchSettings(candidates=5, temperature=1.0))
     assert drawn[-1] == [Translation("")]
     for row, most in (*zip(found, [3] * 4, strict=False), *zip(drawn, [5] * 4, strict=False)):
-        scores = [translation.score for translation in row]
+        ranks = [(bool(translation.warnings), -translation.score) for translation in row]
         assert 0 < len({translation.text for translation in row}) == len(row) <= most
-        assert scores == sorted(scores, reverse=True)
+        assert ranks == sorted(ranks)
     assert len({t.text for row in drawn for t in row}) > 5
 
 

@@ -24,7 +24,12 @@ from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
-from vqnmt.models import AutoregressiveTransformer, FertilityTransformer, LatentTransformer
+from vqnmt.models import (
+    AutoregressiveTransformer,
+    CtcTransformer,
+    FertilityTransformer,
+    LatentTransformer,
+)
 from vqnmt.plugins import load_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import (
@@ -192,8 +197,8 @@ class Translator(BatchTranslator):
 
     @property
     def searches(self) -> bool:
-        """Whether a beam finds further candidates: a fertility model only draws them."""
-        return not isinstance(self.model, FertilityTransformer)
+        """Whether a beam finds further candidates; a model without search draws them or has one."""
+        return not isinstance(self.model, FertilityTransformer | CtcTransformer)
 
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows by the model's own search or samples."""
