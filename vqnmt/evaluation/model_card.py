@@ -1,6 +1,7 @@
 """The model card (README.md) of a saved model folder, in the Hub's format."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -66,7 +67,7 @@ def model_card(
 def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) -> str:
     """Return the YAML block."""
     identifier = "-".join(corpus.licence.lower().split())
-    named = {"license": identifier}
+    named: dict[str, Any] = {"license": identifier}
     if identifier not in _HUB_LICENCES:
         named = {"license": "other", "license_name": corpus.licence}
     results = [

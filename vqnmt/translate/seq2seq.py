@@ -116,7 +116,7 @@ class TransformersTranslator:
             max_new_tokens=length_limit(source.shape[1]),
             **self._forced,
         )
-        return output.tolist()  # type: ignore[no-any-return]
+        return output.tolist()
 
     @torch.inference_mode()
     def translate(
@@ -185,10 +185,8 @@ class ConvertedTranslator(TransformersTranslator):
         self._engine = ctranslate2.Translator(name, device="cpu", intra_threads=available_cores())
 
     def _generate(self, rows: list[list[int]], beam: int) -> list[list[int]]:
-        to_tokens, to_ids = (
-            self.tokenizer.convert_ids_to_tokens,
-            self.tokenizer.convert_tokens_to_ids,
-        )
+        tokenizer: Any = self.tokenizer
+        to_tokens, to_ids = tokenizer.convert_ids_to_tokens, tokenizer.convert_tokens_to_ids
         prefix = [to_tokens(index) for index in self._forced.values()]
         results = self._engine.translate_batch(
             [to_tokens(row) for row in rows],
