@@ -346,7 +346,7 @@ def open_groups(kind: type, path: str = "") -> set[str]:
     """Return the dotted keys of the groups whose own keys depend on another value."""
     found: set[str] = set()
     hints = typing.get_type_hints(kind)
-    for f in dataclasses.fields(kind):
+    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
         key, hint = _join(path, f.name), hints[f.name]
         if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
             found.add(key)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import vqnmt
+from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.translate.base import Translation
 

@@ -367,11 +367,12 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
-    older = {}
+    older: dict[str, Any] = {}
     if config.student == "latent":
-        settings["reward_training"] = dataclasses.asdict(config.reward_training)
-        # A student of before this training is as good as done.
-        older = {f"reward_training.{key}": None for key in settings["reward_training"]}
+        reward = dataclasses.asdict(config.reward_training)
+        settings["reward_training"] = reward
+        # Students of earlier versions had no such training; they count as done.
+        older = {f"reward_training.{key}": None for key in reward}
     ignored = undecided(config.student_training, "student_training")
     ignored += undecided(config.student_settings, key)
     uses_teacher = config.warm_start or config.student == "fertility"
