@@ -229,12 +229,21 @@ def test_text_to_batches(
         if isinstance(corpus, VqnmtError):
             return
         train = corpus.train
-        vocabulary = attempt(Vocabulary.train, BothSides(train), size, pattern, kind)
+        vocabulary = attempt(
+            Vocabulary.train,
+            BothSides(train),
+            size,
+            slots=4,
+            span_patterns=[pattern] if pattern else [],
+            model_type=kind,
+        )
         if isinstance(vocabulary, VqnmtError):
             assert f"vocabulary.size is {size}" in str(vocabulary)
             advised = re.search(r"set vocabulary\.size=(\d+)", str(vocabulary))
             assert advised, vocabulary
-            vocabulary = Vocabulary.train(BothSides(train), int(advised[1]), pattern, kind)
+            vocabulary = Vocabulary.train(
+                BothSides(train), int(advised[1]), slots=4, model_type=kind
+            )
         fit = CorpusConfig().pair_filter()
         tokenize_pairs(*(train.sources, train.targets), vocabulary, folder / "tokens", fit, "fuzz")
         tokens = open_tokens(folder / "tokens")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vqnmt.commands.train import train
     from vqnmt.errors import VqnmtError
     from vqnmt.export.folder import export_model
-    from vqnmt.translate.base import Translation
     from vqnmt.translate.loading import load_translator
     from vqnmt.translate.pretrained import (
         VqnmtConfig,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         VqnmtTokenizer,
     )
     from vqnmt.translate.pytorch import Translator
+    from vqnmt.translate.translation import Translation
 
 # Packages that vqnmt uses report to their makers: ONNX Runtime looks up a host and leaves a device
 # id in the user's cache. They read these variables when they are imported, which comes after this.

@@ -30,12 +30,14 @@ EXTRAS = {
             "matplotlib",
             "omegaconf",
             "PIL",
+            "polib",
             "sacrebleu",
             "safetensors",
         ),
         *("tensorboard", "torch", "transformers"),
     ),
     "export": ("ctranslate2", "onnx"),
+    "localization": ("fluent", "moz"),
     "quantizers": ("vector_quantize_pytorch",),
 }
 """The packages that each extra of the installation adds, by the names that are imported."""

@@ -251,9 +251,9 @@ def test_pairs_share_slots_and_are_dropped_where_placeholders_differ(tmp_path):
     assert targets[0] == f"um {found[1]} {found[0]} an"
     # The pattern decides the tokens.
     before = (tmp_path / "tokens.json").read_text()
-    tokenize_pairs(
-        *zip(*pairs, strict=True), vocabulary, tmp_path, PairFilter(), "test", ["turn on"]
-    )
+    sides = zip(*pairs, strict=True)
+    patterns = ["turn on"]
+    tokenize_pairs(*sides, vocabulary, tmp_path, PairFilter(), "test", span_patterns=patterns)
     assert (tmp_path / "tokens.json").read_text() != before
 
 

@@ -22,7 +22,6 @@ from vqnmt.export.graph import quantize_rows
 from vqnmt.export.latent_graph import latent_graph
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
-from vqnmt.translate.base import Translation
 from vqnmt.translate.exported import (
     FORMAT,
     LatentExportConfig,
@@ -33,6 +32,7 @@ from vqnmt.translate.folder import EXPORTED
 from vqnmt.translate.generation import LatentTranslation, find_translations
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
+from vqnmt.translate.translation import Translation
 
 ROOT = Path(__file__).parent.parent.parent
 PRETRAINED = ROOT / "pretrained" / "en-de"

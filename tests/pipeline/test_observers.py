@@ -23,7 +23,7 @@ class Writer:
     def __init__(self, model: LatentTransformer) -> None:
         self.model = model
 
-    def translate(self, sentences: list[str]) -> list[Translation]:
+    def translate(self, sentences: list[str], repair: bool) -> list[Translation]:
         words = REFERENCE.split()[: 5 + int(self.model.blank_penalty)]
         return [Translation(" ".join(words), codes=[1]) for _ in sentences]
 

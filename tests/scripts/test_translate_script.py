@@ -20,8 +20,8 @@ import pytest
 
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.commands import translate
-from vqnmt.translate.base import Translation
 from vqnmt.translate.pytorch import Translator
+from vqnmt.translate.translation import Translation
 
 ROOT = Path(__file__).parent.parent.parent
 PRETRAINED = ROOT / "pretrained" / "en-de"

@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.serve.test_server import served
 from vqnmt.errors import VqnmtError
-from vqnmt.translate.base import Translation
+from vqnmt.translate.translation import Translation
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(

@@ -27,8 +27,8 @@ from libretranslatepy import LibreTranslateAPI
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.app import create_app
 from vqnmt.serve.settings import ServerSettings
-from vqnmt.translate.base import Translation
 from vqnmt.translate.loading import load_translator
+from vqnmt.translate.translation import Translation
 
 ROOT = Path(__file__).parent.parent.parent
 PRETRAINED = ROOT / "pretrained" / "en-de"

@@ -24,8 +24,10 @@ from vqnmt.models import (
 )
 from vqnmt.progress import Progress
 from vqnmt.quantizers import QuantizerConfig
-from vqnmt.translate.base import BatchTranslator, Translation, split_row
+from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.parts import split_row
 from vqnmt.translate.pytorch import Translator
+from vqnmt.translate.translation import Translation
 
 TEXT = [f"The café {i} of room {i % 7} is closed. Turn on light {i % 9}!" for i in range(200)]
 TEXT += [f"咖啡馆{i}关门了。请在{i % 7}号房间开灯！" for i in range(200)]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.spans import SLOT, missing_spans, slot
-from vqnmt.translate.base import BatchTranslator, Translation
+from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.parts import cut, join
+from vqnmt.translate.translation import Translation
 
 LINES = [f"Press the button {i % 7} of {{name}}, then wait. Done already" for i in range(100)]
 A, B = slot(0), slot(1)

@@ -9,7 +9,7 @@ import pytest
 import vqnmt
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.translate.base import Translation
+from vqnmt.translate.translation import Translation
 
 TEXTS = ["bale gudo", "", "leka file bafi dofi"]
 

@@ -24,10 +24,11 @@ from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
-from vqnmt.translate.base import Translation, split_row
+from vqnmt.translate.parts import split_row
 from vqnmt.translate.pretrained import VqnmtForConditionalGeneration
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 from vqnmt.translate.rescoring import score_targets
+from vqnmt.translate.translation import Translation
 
 ROOT = Path(__file__).parent.parent.parent
 SYSTEMS = [("teacher", 1), ("teacher", 4), ("student", 1), ("student", 3)]

@@ -29,13 +29,9 @@ from vqnmt.errors import VqnmtError
 from vqnmt.localization.files import refuse_strings, translate_file
 from vqnmt.spans import check_patterns
 from vqnmt.streams import count_lines, open_file, read_lines, unpacked
-from vqnmt.translate.base import (
-    DTYPES,
-    ON_LONG,
-    BatchTranslator,
-    Translation,
-)
+from vqnmt.translate.base import DTYPES, ON_LONG, BatchTranslator
 from vqnmt.translate.loading import load_translator
+from vqnmt.translate.translation import Translation
 
 # Lines translated together from a file or a full pipe: bounds the memory.
 CHUNK = 1000

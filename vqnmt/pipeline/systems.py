@@ -21,9 +21,9 @@ from vqnmt.pipeline.config import (
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.training.stage import Stage
-from vqnmt.translate.base import TextTranslator, Translation
 from vqnmt.translate.pytorch import Translator
 from vqnmt.translate.seq2seq import TransformersTranslator
+from vqnmt.translate.translation import TextTranslator, Translation
 
 BASELINE = "ar_beam4"
 

@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from accelerate import PartialState

@@ -37,7 +37,8 @@ from vqnmt.serve.documents import (
 )
 from vqnmt.serve.languages import NAMES, Identifier
 from vqnmt.serve.settings import ServerSettings
-from vqnmt.translate.base import BatchTranslator, Translation
+from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.translation import Translation
 
 MOST_ALTERNATIVES = 10
 _log = logging.getLogger("vqnmt.serve")

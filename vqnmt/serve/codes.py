@@ -5,7 +5,8 @@ from typing import Any
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.spans import SLOT
-from vqnmt.translate.base import BatchTranslator, Translation
+from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.translation import Translation
 
 
 def inspect_codes(

@@ -7,13 +7,12 @@ through, refuses or splits long sources, and chooses among candidates by score o
 
 import math
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from vqnmt.data.normalization import normalize
 from vqnmt.data.vocabulary import Vocabulary
@@ -23,15 +22,20 @@ from vqnmt.settings import checked
 from vqnmt.spans import (
     SLOT,
     Protected,
-    invented_spans,
-    missing_spans,
     protect,
     protect_like,
     restore,
     slot,
 )
 from vqnmt.tokens import length_limit
-from vqnmt.translate.parts import Part, around_spans, cut, join
+from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
+from vqnmt.translate.translation import (
+    Rescorer,
+    Translation,
+    as_sentences,
+    faults,
+    untranslated,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,119 +51,6 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 # Candidates among which a translation with all protected spans is looked for.
 _CANDIDATES = 4
-
-# What ends a sentence whether or not a blank follows: Chinese and Japanese, Arabic, Indian,
-# Armenian, Ethiopian, Myanmar and Khmer signs, and the ellipsis.
-_FULL_STOPS = "。．｡！？…؟۔।॥։።፧။៕។"
-_CLOSERS = "\"'”’»›」』）)】〉》\\]］}｝"
-_SENTENCE_END = re.compile(f"[{_FULL_STOPS}][{_CLOSERS}]*$")
-_SENTENCE_END_BEFORE_BLANK = re.compile(f"[.!?][{_CLOSERS}]*$")
-# In a script without blanks, where a word ends too.
-_WORD_END = re.compile(f"[{_FULL_STOPS}、，､；：][{_CLOSERS}]*$")
-# Signs that a part may not begin with.
-_HANGS_ON = re.compile(f"[{_FULL_STOPS}、，､；：.!?,;:{_CLOSERS}]")
-
-
-@dataclass(slots=True)
-class Translation:
-    """A translated sentence."""
-
-    text: str
-    """The translation; empty for an empty source. What a model has written keeps the invariants
-    of `clean_output`."""
-    score: float = 0.0
-    """Log-probability in nats of the tokens (autoregressive) or of the codes (latent), divided by
-    their number, the end included, to the power of `length_penalty`. Candidates are compared by it,
-    and with a penalty of 1, the default, so can sentences be: it is the mean over their symbols."""
-    codes: list[int] = field(default_factory=list)
-    """The latent codes, one for 2^n_c tokens each; an autoregressive model has none."""
-    tokens: list[int] = field(default_factory=list)
-    """The pieces of the translation."""
-    spans: list[int] = field(default_factory=list)
-    """How many of the tokens each code writes, in order."""
-    teacher_score: float | None = None
-    """The score of the `Rescorer`; None without one."""
-    warnings: list[str] = field(default_factory=list)
-    """What may be wrong with it: protected spans that are lost or invented, or how they were kept
-    where the model had lost them."""
-
-    def __str__(self) -> str:
-        """Return the text."""
-        return self.text
-
-    @property
-    def length(self) -> int:
-        """How many symbols `score` is the mean of: codes, or tokens, and the end."""
-        return len(self.codes or self.tokens) + 1
-
-
-class TextTranslator(Protocol):
-    """A system that can be timed, scored and used as a teacher."""
-
-    def translate(
-        self, sentences: Sequence[str], *, beam: int = 1, progress: "Progress | None" = None
-    ) -> list[Translation]:
-        """Translate `sentences`, in order."""
-
-
-class Rescorer(Protocol):
-    """A model that chooses among the candidate translations of a sentence."""
-
-    def score(
-        self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
-    ) -> list[list[float]]:
-        """Score the candidate translations of each sentence; the highest is the best."""
-
-
-def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
-    """Return the sentences that a caller has given as a list.
-
-    Args:
-        given: Any iterable of strings, but no string.
-        name: What to call it in errors.
-
-    Raises:
-        VqnmtError: It is a string or no iterable, or an item is no string or no Unicode text;
-            names the item.
-    """
-    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
-        raise VqnmtError(
-            f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
-            "one sentence a list of one, or call the translator itself"
-        )
-    sentences = list(given)
-    for i, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise VqnmtError(
-                f"{name}[{i}] is {sentence!r:.40} of type {type(sentence).__name__}: give strings "
-                "(bytes must be decoded first)"
-            )
-        try:
-            sentence.encode()
-        except UnicodeEncodeError as error:
-            raise VqnmtError(
-                f"{name}[{i}] has a lone surrogate, U+{ord(sentence[error.start]):X}, at place "
-                f'{error.start}: read the text with errors="replace"'
-            ) from None
-    return sentences
-
-
-def untranslated(sentence: str) -> Translation:
-    """Return a source that is not `is_translatable` as its own translation.
-
-    White space at its ends is dropped; a source without visible characters becomes empty.
-    """
-    return Translation(sentence.strip() if normalize(sentence) else "")
-
-
-def faults(source: str, text: str, patterns: Sequence[str] = ()) -> list[str]:
-    """Say which spans a translation `text` lacks and which it has made up; see `find_spans`."""
-    if not text:
-        return ["nothing is translated"]
-    lost = missing_spans(source, text, patterns)
-    made_up = invented_spans(source, text, patterns)
-    found = [f"lacks {', '.join(lost)}"] if lost else []
-    return [*found, f"has {', '.join(made_up)} of its own"] if made_up else found
 
 
 class BatchTranslator(ABC):
@@ -737,62 +628,6 @@ class BatchTranslator(ABC):
                 f"line {line}: the source has {len(rows[long[0]])} tokens and the "
                 f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
-
-
-def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
-    """Split tokens into parts of at most `limit`.
-
-    A part ends after the last sentence that fits, or else after the last word, or else after the
-    last character, or else within a character. Words end before a blank, and in scripts without
-    blanks after punctuation.
-
-    Args:
-        row: Token ids.
-        pieces: Their pieces, words beginning with ▁, bytes as <0x41>.
-        limit: Tokens a part.
-
-    Raises:
-        VqnmtError: `limit` is below 1.
-    """
-    if limit < 1:
-        raise VqnmtError(f"max_source_tokens is {limit}; it must be 1 or more")
-    texts = _spelt(pieces)
-
-    def rank(place: int) -> int:
-        """Say how well the text can be cut before piece `place`."""
-        if not texts[place - 1]:
-            return 0  # within a character
-        before = "".join(texts[max(start, place - 8) : place])
-        blank = pieces[place].startswith("▁")
-        if not blank and _HANGS_ON.match("".join(texts[place : place + 4])):
-            return 1
-        if _SENTENCE_END.search(before) or (blank and _SENTENCE_END_BEFORE_BLANK.search(before)):
-            return 3
-        return 2 if blank or _WORD_END.search(before) else 1
-
-    parts, start = [], 0
-    while len(row) - start > limit:
-        end = max(range(start + limit, start, -1), key=rank)  # the last of equal ones
-        parts.append(row[start:end])
-        start = end
-    return [*parts, row[start:]]
-
-
-def _spelt(pieces: list[str]) -> list[str]:
-    """Return what each piece adds to the text; the last byte of a character adds all of it."""
-    texts, pending = [], b""
-    for piece in pieces:
-        byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
-        if byte is None:
-            texts.append(piece.replace("▁", " "))
-            continue
-        pending = pending[-3:] + bytes.fromhex(byte[1])
-        try:
-            texts.append(pending.decode())
-            pending = b""
-        except UnicodeDecodeError:
-            texts.append("")
-    return texts
 
 
 def _rescore(

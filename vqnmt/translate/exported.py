@@ -21,8 +21,9 @@ from vqnmt.decode.settings import ReadingSettings, SearchSettings, Threads
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import between, checked
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
-from vqnmt.translate.base import BatchTranslator, Translation
+from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import EXPORTED, MOST_PIECES, ModelConfig, read_config
+from vqnmt.translate.translation import Translation
 
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1

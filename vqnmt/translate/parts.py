@@ -15,11 +15,23 @@ import sentencex
 
 from vqnmt.data.normalization import is_translatable
 from vqnmt.data.words import join_sentences
+from vqnmt.errors import VqnmtError
 from vqnmt.spans import SLOT, Span, find_runs, protect
 
 _LINE_END = re.compile(r"[\n\r]+")
 
 _WORDS = re.compile(r"(\W*+)(.*?)(\W*)", re.DOTALL)
+
+# What ends a sentence whether or not a blank follows: Chinese and Japanese, Arabic, Indian,
+# Armenian, Ethiopian, Myanmar and Khmer signs, and the ellipsis.
+_FULL_STOPS = "。．｡！？…؟۔।॥։።፧။៕។"
+_CLOSERS = "\"'”’»›」』）)】〉》\\]］}｝"
+_SENTENCE_END = re.compile(f"[{_FULL_STOPS}][{_CLOSERS}]*$")
+_SENTENCE_END_BEFORE_BLANK = re.compile(f"[.!?][{_CLOSERS}]*$")
+# In a script without blanks, where a word ends too.
+_WORD_END = re.compile(f"[{_FULL_STOPS}、，､；：][{_CLOSERS}]*$")
+# Signs that a part may not begin with.
+_HANGS_ON = re.compile(f"[{_FULL_STOPS}、，､；：.!?,;:{_CLOSERS}]")
 
 
 @dataclass(slots=True)
@@ -129,3 +141,59 @@ def _sentence_ends(text: str, language: str, runs: Sequence[Span]) -> set[int]:
         for run in runs:
             ends -= set(range(run.start + 1, run.end))
     return ends
+
+
+def split_row(row: list[int], pieces: list[str], limit: int) -> list[list[int]]:
+    """Split tokens into parts of at most `limit`.
+
+    A part ends after the last sentence that fits, or else after the last word, or else after the
+    last character, or else within a character. Words end before a blank, and in scripts without
+    blanks after punctuation.
+
+    Args:
+        row: Token ids.
+        pieces: Their pieces, words beginning with ▁, bytes as <0x41>.
+        limit: Tokens a part.
+
+    Raises:
+        VqnmtError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise VqnmtError(f"max_source_tokens is {limit}; it must be 1 or more")
+    texts = _spelt(pieces)
+
+    def rank(place: int) -> int:
+        """Say how well the text can be cut before piece `place`."""
+        if not texts[place - 1]:
+            return 0  # within a character
+        before = "".join(texts[max(start, place - 8) : place])
+        blank = pieces[place].startswith("▁")
+        if not blank and _HANGS_ON.match("".join(texts[place : place + 4])):
+            return 1
+        if _SENTENCE_END.search(before) or (blank and _SENTENCE_END_BEFORE_BLANK.search(before)):
+            return 3
+        return 2 if blank or _WORD_END.search(before) else 1
+
+    parts, start = [], 0
+    while len(row) - start > limit:
+        end = max(range(start + limit, start, -1), key=rank)  # the last of equal ones
+        parts.append(row[start:end])
+        start = end
+    return [*parts, row[start:]]
+
+
+def _spelt(pieces: list[str]) -> list[str]:
+    """Return what each piece adds to the text; the last byte of a character adds all of it."""
+    texts, pending = [], b""
+    for piece in pieces:
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+        if byte is None:
+            texts.append(piece.replace("▁", " "))
+            continue
+        pending = pending[-3:] + bytes.fromhex(byte[1])
+        try:
+            texts.append(pending.decode())
+            pending = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts

@@ -32,12 +32,7 @@ from vqnmt.models import (
 )
 from vqnmt.plugins import load_plugins
 from vqnmt.spans import Protected, protect_pair, restore
-from vqnmt.translate.base import (
-    DTYPES,
-    BatchTranslator,
-    TextTranslator,
-    Translation,
-)
+from vqnmt.translate.base import DTYPES, BatchTranslator
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -52,6 +47,7 @@ from vqnmt.translate.pretrained import (
     VqnmtForConditionalGeneration,
 )
 from vqnmt.translate.rescoring import score_targets
+from vqnmt.translate.translation import TextTranslator, Translation
 
 __all__ = ["MODEL_FILES", "TextTranslator", "Translation", "Translator", "check_model_folder"]
 

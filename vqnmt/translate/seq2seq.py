@@ -16,7 +16,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.progress import Progress
 from vqnmt.settings import checked
 from vqnmt.tokens import length_limit
-from vqnmt.translate.base import Translation, as_sentences, faults, untranslated
+from vqnmt.translate.translation import Translation, as_sentences, faults, untranslated
 
 # ISO 639-1 to the three-letter codes of NLLB-200, which names some languages by their standard
 # variety. Any other language can be given by the tokenizer's own code.
