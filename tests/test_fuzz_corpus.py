@@ -212,12 +212,9 @@ def test_damaged_folder_of_a_corpus(data: st.DataObject) -> None:
     pairs=st.lists(st.tuples(LINES, LINES), min_size=2, max_size=9),
     size=st.integers(280, 340),
     kind=st.sampled_from(["unigram", "bpe"]),
-    pattern=st.sampled_from([None, r"\{\w+\}", r"\S+", "", "."]),
     budget=st.integers(1, 300),
 )
-def test_text_to_batches(
-    pairs: list[tuple[str, str]], size: int, kind: str, pattern: str | None, budget: int
-) -> None:
+def test_text_to_batches(pairs: list[tuple[str, str]], size: int, kind: str, budget: int) -> None:
     """Vocabulary, tokens and plan of whatever text has been let through."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -229,21 +226,12 @@ def test_text_to_batches(
         if isinstance(corpus, VqnmtError):
             return
         train = corpus.train
-        vocabulary = attempt(
-            Vocabulary.train,
-            BothSides(train),
-            size,
-            slots=4,
-            span_patterns=[pattern] if pattern else [],
-            model_type=kind,
-        )
+        vocabulary = attempt(Vocabulary.train, BothSides(train), size, model_type=kind)
         if isinstance(vocabulary, VqnmtError):
             assert f"vocabulary.size is {size}" in str(vocabulary)
             advised = re.search(r"set vocabulary\.size=(\d+)", str(vocabulary))
             assert advised, vocabulary
-            vocabulary = Vocabulary.train(
-                BothSides(train), int(advised[1]), slots=4, model_type=kind
-            )
+            vocabulary = Vocabulary.train(BothSides(train), int(advised[1]), model_type=kind)
         fit = CorpusConfig().pair_filter()
         tokenize_pairs(*(train.sources, train.targets), vocabulary, folder / "tokens", fit, "fuzz")
         tokens = open_tokens(folder / "tokens")

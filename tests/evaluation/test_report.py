@@ -78,7 +78,9 @@ def test_labels_have_a_column_of_their_own(make_record):
         title="t", description="d", corpus=CORPUS, records=[make_record("s", metrics=metrics)]
     )
     results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
-    assert results[2]["metrics"] == [{"type": "exact_match", "name": "exact match", "value": 45.25}]
+    (labels,) = results[1]["metrics"]
+    assert (labels["type"], labels["name"]) == ("exact_match", "exact match")
+    assert labels["value"] == 45.25
 
 
 def test_table_of_one_test_set_and_missing_numbers(make_record):

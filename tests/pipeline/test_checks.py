@@ -21,7 +21,10 @@ FIVE_PARTS = ["++student_model.quantizer.parts=5", "student_model.quantizer.code
         (["quantizer=product", *FIVE_PARTS], "quantizer.parts is 5: it must divide 32"),
         (["student=fertility", "fertility_student.transformer.dim=16"], "warm_start is true"),
         (["student=autoregressive", "autoregressive_student.transformer.dim=16"], "warm_start"),
-        (["teacher=nowhere/at/all"], "teacher=nowhere/at/all: transformers cannot load it"),
+        (
+            ["teacher=nowhere/at/all"],
+            "teacher=nowhere/at/all: it cannot be loaded as a sequence-to-sequence model",
+        ),
         (["records={file}"], "records={file}: {file} cannot be written (Not a directory)"),
         (["records={file}/below"], "records={file}/below: {file} cannot be written"),
         (["records=/proc/none"], "records=/proc/none: /proc cannot be written"),

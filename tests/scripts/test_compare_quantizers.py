@@ -86,7 +86,7 @@ def test_collapse_records_and_pictures(compared) -> None:
     # One panel for each codebook and stream, and the settings of the codebook that is not ours.
     for record in records:
         stream = "gaussian" if record.corpus == "gaussian" else "encoder"
-        assert f"<!-- {record.system} on {stream}: " in drawn
+        assert f"<!-- {record.system} on {stream} " in drawn
     assert "decay=0.8, kmeans_init=False, threshold_ema_dead_code=0" in drawn
 
 

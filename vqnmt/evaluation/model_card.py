@@ -90,7 +90,7 @@ def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) ->
         library_name="vqnmt",
         pipeline_tag="translation",
         tags=["translation", "vqnmt", "vq-vae", "non-autoregressive"],
-        metrics=list(_METRICS),
+        metrics=list(dict.fromkeys(["bleu", "chrf", *(one.metric_type for one in results)])),
         model_name=title,
         eval_results=results or None,
         **named,
