@@ -346,12 +346,12 @@ def open_groups(kind: type, path: str = "") -> set[str]:
     """Return the dotted keys of the groups whose own keys depend on another value."""
     found: set[str] = set()
     hints = typing.get_type_hints(kind)
-    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for f in dataclasses.fields(kind):
         key, hint = _join(path, f.name), hints[f.name]
         if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
             found.add(key)
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= open_groups(hint, key)
+            found |= open_groups(hint, key)  # type: ignore[arg-type]
     return found
 
 

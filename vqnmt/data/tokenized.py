@@ -131,8 +131,9 @@ def _encode(
         if slots := vocabulary.slots:
             for i, pair in enumerate(shown):
                 if pair is not None:
-                    first = _first_slot(pair[0], slots)
-                    shared = protect_pair(*pair, slots, span_patterns, first)
+                    source, target = pair
+                    first = _first_slot(source, slots)
+                    shared = protect_pair(source, target, slots, span_patterns, first)
                     shown[i] = shared and (shared[0].text, shared[1])
         fitting.append(np.array([pair is not None for pair in shown]))
         kept = [pair for pair in shown if pair is not None]
