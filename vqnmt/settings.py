@@ -351,7 +351,7 @@ def open_groups(kind: type, path: str = "") -> set[str]:
         if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
             found.add(key)
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= open_groups(hint, key)  # type: ignore[arg-type]
+            found |= open_groups(hint, key)
     return found
 
 
