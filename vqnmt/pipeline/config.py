@@ -67,9 +67,9 @@ class RewardConfig(Settings):
     """How the predictor of a latent student is trained for reward, after the student."""
 
     group: InitVar[str] = "reward_training"
-    steps: Annotated[int, between(0, 1_000_000)] = 800
+    steps: Annotated[int, between(0, 1_000_000)] = 400
     """Optimiser steps of 32 sources; 0 leaves the predictor as it is."""
-    sources: Annotated[int, between(1, 10_000_000)] = 8000
+    sources: Annotated[int, between(1, 10_000_000)] = 4000
     """Training sources, drawn once, for which candidates are searched."""
     candidates: Annotated[int, between(2, 100)] = 8
     """Code sequences of each source, the best of a beam search of this width."""
