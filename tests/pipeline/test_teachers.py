@@ -60,7 +60,7 @@ def test_own_model_folder_is_the_teacher(
         (
             "teacher",
             ["student_model.transformer.dim=16"],
-            "warm_start is true, but embedding.weight has shape (310, 32) in the teacher",
+            "warm_start is true, but embedding.weight has shape (318, 32) in the teacher",
         ),
     ],
     ids=["latent", "prefix", "languages", "vocabulary", "alignments", "width"],
