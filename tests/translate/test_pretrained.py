@@ -5,10 +5,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import vqnmt
+from vqnmt.spans import find_spans, invented_spans, missing_spans
+from vqnmt.translate.base import BatchTranslator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "pretrained" / "en-de"
+TEXTS = [
+    "Hi {first_name}, {n} of {total} files are left",
+    "Moved %(count)d items to %s",
+    "Copied %1$s to %2$s",
+    "{n, plural, one {# photo} other {# photos}} by {author}",
+    "Read the <a href='/terms' target=\"_blank\">terms</a> before you go on.",
+    "Press <kbd>Ctrl</kbd> + <kbd>S</kbd> &amp; wait",
+    "Write to admin@example.org or open https://example.org/a?b=1&c=2.",
+    "The server 10.0.0.7 answers on port 8080.",
+    "Run `make install` first",
+    "It is 21.5 °C and 45% at 08:30 on 2026-11-30",
+    "See [the manual](https://example.org/manual)!",
+    "First line\\nSecond line",
+    "${USER} has $5.00 left",
+    "{{ count }} results",
+    "Version 2.10.3 needs 512 MB",
+    "{0}{1}{2}",
+]
 
 
 def test_size() -> None:
@@ -53,3 +75,22 @@ def test_the_script_takes_it_by_default() -> None:
         check=True,
     )
     assert "heute" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def translator() -> BatchTranslator:
+    return vqnmt.load_translator()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_span_comes_through_and_none_is_made_up(translator, text) -> None:
+    assert find_spans(text)
+    found = translator(text)
+    assert missing_spans(text, found.text) == [] and invented_spans(text, found.text) == []
+
+
+def test_texts_of_several_lines_keep_their_lines(translator) -> None:
+    text = "Turn on the light.\n\n  Open the door. The window is closed.\n"
+    lines = translator(text).text.split("\n")
+    assert [bool(line.strip()) for line in lines] == [True, False, True]
+    assert lines[2].startswith("  ")
