@@ -1,9 +1,9 @@
 """From plain mappings (YAML, JSON) to the typed, self-checking settings, and back.
 
-A dataclass of which there are several kinds, such as the settings of a quantizer, has the class
-methods `resolve(values, default)`, which chooses the kind that a mapping is for and completes it
-with the values that differ at its place, and `variants()`, which lists all kinds. Its method
-`unread()` lists the keys that former versions wrote, but that it has not.
+A dataclass with several kinds, such as the settings of a quantizer, has two class methods:
+`resolve(values, default)` chooses the kind that a mapping is for and completes it with the values
+that differ at its place, and `variants()` lists all kinds. Its method `unread()` lists the keys that
+earlier versions wrote and that it does not have.
 """
 
 import ast

@@ -21,8 +21,8 @@ from vqnmt.tokens import BOS, EOS, PAD
 
 Search = Callable[..., tuple[list[int], list[int]]]
 
-# Python reads so many sentences in the time that numba and the compiled code take to load from the
-# cache, and to be compiled.
+# The sentences that Python reads in the time in which numba loads the compiled code from its cache,
+# and in the time in which numba compiles it.
 _LOADED, _COMPILED = 256, 1024
 _asked = 0
 _lock = threading.Lock()

@@ -115,8 +115,8 @@ def span_accuracies(
     Returns:
         `placeholder_accuracy`: of the sources with placeholders, tags, addresses, code and other
         spans than numbers, the percentage whose translation has all of these, each as often, and no
-        others. `number_accuracy`: the same of numbers, of which only the digits and the kind of
-        their separators count. A key is left out where no source has such spans.
+        others. `number_accuracy`: the same of numbers; only their digits and the kind of their
+        separators count. A key is left out where no source has such spans.
     """
     kept: dict[str, list[bool]] = {"placeholder_accuracy": [], "number_accuracy": []}
     for pair in zip(sources, translations, strict=True):

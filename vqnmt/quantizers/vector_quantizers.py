@@ -95,8 +95,8 @@ class VectorQuantizer(Quantizer):
 
         z = W_in z_e + b_in,    z <- z / ||z||,    z_q = W_out Q(z) + b_out,
 
-    of which each part is there if its setting asks for it. Losses and statistics are those of
-    the codebook's space, and Q passes the gradient straight through, or rotated, to z.
+    Each part is there if its setting asks for it. Losses and statistics are those of the
+    codebook's space, and Q passes the gradient straight through, or rotated, to z.
 
     `_assign` and `_nearest` get z, `(N, c)`.
 
