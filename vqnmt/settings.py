@@ -2,8 +2,8 @@
 
 A dataclass with several kinds, such as the settings of a quantizer, has two class methods:
 `resolve(values, default)` chooses the kind that a mapping is for and completes it with the values
-that differ at its place, and `variants()` lists all kinds. Its method `unread()` lists the keys that
-earlier versions wrote and that it does not have.
+that differ at its place, and `variants()` lists all kinds. Its method `unread()` lists the keys
+that earlier versions wrote and that it does not have.
 """
 
 import ast
