@@ -71,21 +71,22 @@ def test_a_quantizer_in_one_file_trains_scores_and_exports(
     assert outcome.status == 0, outcome.err
     assert "signs_ctc_nc3" in {record.system for record in read_records(Path("run/results.json"))}
     pair = ["--source", "run/corpus/valid.en", "--reference", "run/corpus/valid.de"]
-    outcome = script("evaluate", "--model", "run/student", *pair)
+    plugin = ["--plugins", "sign_quantizer"]
+    outcome = script("evaluate", "--model", "run/student", *pair, *plugin)
     assert outcome.status == 0 and outcome.out.startswith("BLEU"), outcome.err
-    outcome = script("export", "--model", "run/student", "--out", "exported")
+    outcome = script("export", "--model", "run/student", "--out", "exported", *plugin)
     assert outcome.status == 0, outcome.err
     sources = Path("run/corpus/valid.en").read_text().splitlines()
     before = [t.text for t in load_translator("run/student").translate(sources)]
     assert [t.text for t in load_translator("exported").translate(sources)] == before
-    # The folder remembers the module, which must be found when the model is loaded; an exported
-    # folder needs it no more.
-    for model, where in (("run/student", tmp_path), ("exported", tmp_path / "run")):
-        code = f"import vqnmt; print(vqnmt.load_translator({str(tmp_path / model)!r}))"
-        assert python(code, where).returncode == 0
+    # The folder remembers the module but does not have it imported, even where it is found; an
+    # exported folder needs it no more.
+    for model, first in (("run/student", "import sign_quantizer; "), ("exported", "")):
+        code = f"{first}import vqnmt; print(vqnmt.load_translator({str(tmp_path / model)!r}))"
+        assert python(code, tmp_path).returncode == 0
     code = f"import vqnmt; vqnmt.load_translator({str(tmp_path / 'run/student')!r})"
-    found = python(code, tmp_path / "run")
-    assert "plugins names sign_quantizer, but there is no such module: install" in found.stderr
+    found = python(code, tmp_path)
+    assert "the model needs the plug-in 'sign_quantizer', and no code is run" in found.stderr
 
 
 def test_the_example_computes_what_it_says(tmp_path: Path) -> None:

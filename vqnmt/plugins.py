@@ -43,6 +43,24 @@ def load_plugins(names: Iterable[str] = ()) -> None:
         _import(name, functools.partial(importlib.import_module, name), "mend it")
 
 
+def require_plugins(names: Iterable[str]) -> None:
+    """Refuse a model whose plug-ins are not imported yet, besides those of installed packages.
+
+    The names come from a model folder, which may be anybody's: it must not choose what is run.
+
+    Raises:
+        VqnmtError: Names the module and how to import it.
+    """
+    _load_installed()
+    for name in names:
+        if name not in sys.modules:
+            raise VqnmtError(
+                f"the model needs the plug-in {name!r:.80}, and no code is run because a model "
+                "folder names it: give --plugins MODULE, in training plugins=[MODULE], or import "
+                "it in Python"
+            )
+
+
 def load_named(values: Mapping[str, Any]) -> None:
     """Import the plug-ins that the key `plugins` of settings names; see `load_plugins`.
 

@@ -35,7 +35,8 @@ INSTALLED += [Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "pl
 
 # For argparse: --key and --no-key.
 SWITCH = argparse.BooleanOptionalAction
-# The help of --language-model.
+# The help of --plugins and of --language-model.
+PLUGINS = "a module that a model needs, installed or in the current folder"
 READER = "whether a student that has a trigram model reads its output with its help"
 
 # Keys of places in the file system, which change no result.
@@ -50,6 +51,20 @@ class Options(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--plugins", action="append", default=[], metavar="MODULE", help=PLUGINS)
+
+    def parse_args(self, *given: Any) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the options, and import the plug-ins that they name.
+
+        Raises:
+            VqnmtError: An option is wrong, or a plug-in cannot be imported.
+        """
+        options = super().parse_args(*given)
+        if options.plugins:
+            from vqnmt.plugins import load_plugins
+
+            load_plugins(options.plugins)
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print below its usage.

@@ -34,7 +34,7 @@ from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
 from vqnmt.models.parallel import ParallelTransformer
 from vqnmt.models.registry import ARCHITECTURES, build_model
-from vqnmt.plugins import load_plugins, plugins_of
+from vqnmt.plugins import plugins_of, require_plugins
 from vqnmt.quantizers import Quantizer
 from vqnmt.settings import between, from_mapping
 from vqnmt.tokens import BOS, EOS, PAD, UNK
@@ -119,7 +119,7 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: VqnmtConfig) -> None:
         super().__init__(config)
-        load_plugins(config.plugins)
+        require_plugins(config.plugins)
         if config.architecture not in ARCHITECTURES:
             raise VqnmtError(
                 f"config.json: architecture is {config.architecture!r}; this version knows "

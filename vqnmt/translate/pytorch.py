@@ -30,7 +30,7 @@ from vqnmt.models import (
     FertilityTransformer,
     LatentTransformer,
 )
-from vqnmt.plugins import load_plugins
+from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
 from vqnmt.translate.folder import read_config
@@ -280,7 +280,7 @@ def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
     """Load a saved model; the file must have exactly its weights, of its shapes."""
     place, known = folder / "model.safetensors", dataclasses.asdict(config)
     try:
-        load_plugins(config.plugins)  # not on the device of the next line
+        require_plugins(config.plugins)  # not on the device of the next line
         with torch.device("meta"):  # takes no memory, whatever sizes config.json names
             model = VqnmtForConditionalGeneration(VqnmtConfig(**known))
         wanted = {name: list(value.shape) for name, value in model.state_dict().items()}

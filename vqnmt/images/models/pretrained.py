@@ -15,7 +15,7 @@ from vqnmt.images.models.integers import IntegerVAE
 from vqnmt.images.models.pixels import ImageTransformer
 from vqnmt.images.models.vae import GaussianVAE
 from vqnmt.images.models.vqvae import VQVAE
-from vqnmt.plugins import load_plugins, plugins_of
+from vqnmt.plugins import plugins_of, require_plugins
 from vqnmt.quantizers import Quantizer
 from vqnmt.settings import from_mapping
 
@@ -76,7 +76,7 @@ def load_image_model(folder: Path | str) -> ImageModel:
         found = content["format"]
         if found != FORMAT:
             raise VqnmtError(f"{path}: format is {found}, this version reads {FORMAT}: train anew")
-        load_plugins(content.get("plugins", []))
+        require_plugins(content.get("plugins", []))
         config = from_mapping(ImageModelConfig, content["model"], "model")
         model = build_image_model(config, content["image_size"])
         model.load_state_dict(load_file(path.with_name("model.safetensors")))
