@@ -32,14 +32,14 @@ def test_a_table_can_show_a_part_of_its_records(monkeypatch):
     def shown(options):
         return updated(f"<!-- records: results/translation/{options} -->\n<!-- end -->")
 
-    whole, test = shown("homeassistant-en-de.json"), shown("homeassistant-en-de.json test")
+    whole, test = shown("homeassistant_tatoeba-en-de.json"), shown("homeassistant_tatoeba-en-de.json test")
     assert "| valid " in whole
     assert "valid" not in test
     assert test.count("\n| ar_") + test.count("\n| vq_") == 4
     scores = shown("multi30k-en-de.json systems scores")
     assert scores.count("| best ") == 1
     assert scores.split("\n\n")[1] in shown("multi30k-en-de.json systems")
-    two = shown("homeassistant-en-de.json test rows=ar_greedy,vq_ctc_skd_nc3")
+    two = shown("homeassistant_tatoeba-en-de.json test rows=ar_greedy,vq_ctc_skd_nc3")
     assert re.findall(r"^\| (\w+)", two, re.MULTILINE) == ["system", "ar_greedy", "vq_ctc_skd_nc3"]
 
 

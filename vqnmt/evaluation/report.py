@@ -17,6 +17,10 @@ from vqnmt.evaluation.tables import (
 from vqnmt.files import atomic_write_text
 
 
+# What a table leaves of a system's name, however many columns there are.
+_NAME = 20
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusFacts:
     """Facts about the text that a run was trained on, for the report and the model card."""
@@ -73,7 +77,8 @@ def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
     A row for each system and test set, `valid` last; latency, speed-up and parameters are shown
-    in a system's first row. At most `TABLE_WIDTH` characters wide: longer system names are cut.
+    in a system's first row. It is at most `TABLE_WIDTH` characters wide: longer system names are
+    cut, but keep `_NAME` characters.
     """
     test_sets = _test_sets(records)
     several = len(test_sets) > 1
@@ -95,8 +100,9 @@ def results_table(records: Sequence[Record]) -> str:
     width = TABLE_WIDTH - sum(
         max(map(len, column)) + 3 for column in list(zip(header, *rows, strict=True))[1:]
     )
+    most = max(width - 4, _NAME)
     for row in rows:
-        row[0] = row[0] if len(row[0]) <= width - 4 else row[0][: max(width - 5, 0)] + "…"
+        row[0] = row[0] if len(row[0]) <= most else row[0][: most - 1] + "…"
     return markdown_table(header, rows, text_columns=2 if several else 1)
 
 
