@@ -32,7 +32,10 @@ def test_a_table_can_show_a_part_of_its_records(monkeypatch):
     def shown(options):
         return updated(f"<!-- records: results/translation/{options} -->\n<!-- end -->")
 
-    whole, test = shown("homeassistant_tatoeba-en-de.json"), shown("homeassistant_tatoeba-en-de.json test")
+    whole, test = (
+        shown("homeassistant_tatoeba-en-de.json"),
+        shown("homeassistant_tatoeba-en-de.json test"),
+    )
     assert "| valid " in whole
     assert "valid" not in test
     assert test.count("\n| ar_") + test.count("\n| vq_") == 4

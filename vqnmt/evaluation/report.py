@@ -16,7 +16,6 @@ from vqnmt.evaluation.tables import (
 )
 from vqnmt.files import atomic_write_text
 
-
 # What a table leaves of a system's name, however many columns there are.
 _NAME = 20
 
