@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# The folder that holds `tests`, which is not installed.
+sys.path.append(str(Path(__file__).parent.parent.parent))
+
 from conftest import (
     FIVE,
     PARTS,

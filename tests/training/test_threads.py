@@ -41,7 +41,7 @@ from vqnmt.models import (
     LatentTransformer,
 )
 from vqnmt.quantizers import Quantizer, QuantizerConfig, build_quantizer
-from vqnmt.quantizers.config import NAMES as QUANTIZERS
+from vqnmt.quantizers.config import CONFIGS
 from vqnmt.training.loop import Trainer
 from vqnmt.training.metrics import read_metrics
 from vqnmt.training.process import one_order
@@ -59,6 +59,7 @@ pytestmark = [
 ]
 
 PIECES = 500
+QUANTIZERS = tuple(CONFIGS)
 TEXT_MODELS = ("autoregressive", "ctc", "fertility", "cross_entropy")
 SIZE = TransformerConfig(dim=128, feedforward=256, heads=4)
 
@@ -79,12 +80,7 @@ class LargeBatches(TinyBatches):
 
 
 def quantizer_config(name: str) -> QuantizerConfig:
-    sizes: dict[str, Any] = {"codebook_size": 64, "kmeans_vectors": 64}
-    if name == "fsq":
-        sizes["levels"] = (8, 8)
-    if name in ("product", "residual"):
-        sizes |= {"parts": 2}
-    return fitting_config(name=name, **sizes)
+    return fitting_config(name, codebook_size=64, kmeans_vectors=64, levels=(8, 8), parts=2)
 
 
 def text_model(name: str, transformer: TransformerConfig = SIZE) -> nn.Module:
