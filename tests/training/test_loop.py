@@ -63,9 +63,10 @@ def assert_same_weights(one: dict, other: dict) -> None:
 # --- repeatable ------------------------------------------------------------------------------
 
 
-def test_tests_run_on_one_thread():
-    assert torch.get_num_threads() == 1
-    assert os.environ["OMP_NUM_THREADS"] == "1"  # of the processes that tests start
+def test_tests_run_on_one_thread_unless_asked_otherwise():
+    threads = os.environ["VQNMT_TEST_THREADS"]
+    assert torch.get_num_threads() == int(threads)
+    assert os.environ["OMP_NUM_THREADS"] == threads  # of the processes that tests start
 
 
 @MODELS
