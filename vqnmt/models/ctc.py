@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.layers import Decoder, DecoderState, Encoder, Losses, TransformerConfig, Upsample
-from vqnmt.models.outputs import Ctc, best_alignment, own_classes
+from vqnmt.models.outputs import Ctc, best_alignment, own_scores
 from vqnmt.models.parallel import ParallelTransformer, read_likely, uniform_copy
 from vqnmt.models.shared import TiedEmbedding
 from vqnmt.settings import Settings, between
@@ -99,9 +99,7 @@ class CtcTransformer(ParallelTransformer):
         """
         hidden, output_mask = self.decode(positions, mask, state)
         target = F.pad(target, (0, int(target.shape[1] == 0)))
-        own, classes = own_classes(target)  # (B, T + 1), (B, T)
-        vectors = F.embedding(own, self.embedding.weight)
-        scores = torch.einsum("bpd,bcd->bpc", hidden, vectors).float()  # (B, P, T + 1)
+        scores, own, classes = own_scores(self.embedding.weight, hidden, target)
         aligned, possible = best_alignment(scores, classes, output_mask)
         tokens = own.gather(1, aligned)  # (B, P)
         best = self.embedding.logits(hidden).max(dim=-1).indices

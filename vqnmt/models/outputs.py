@@ -81,10 +81,7 @@ class Ctc:
         their scores: T + 1 classes instead of W.
         """
         target = F.pad(target, (0, int(target.shape[1] == 0)), value=PAD)  # all may be empty
-        own, classes = own_classes(target)  # (B, T + 1), (B, T)
-        # Several threads would sum the gradient of `weight[own]` in random order.
-        vectors = F.embedding(own, weight)  # (B, T + 1, d)
-        scores = torch.einsum("bpd,bcd->bpc", hidden, vectors).float()  # (B, P, T + 1)
+        scores, _, classes = own_scores(weight, hidden, target)  # (B, P, T + 1), _, (B, T)
         logits = F.linear(hidden[mask], weight).float()  # (positions, W)
         # `logsumexp` in place; the function needs two copies and another `exp` in backward.
         most = logits.detach().amax(dim=-1)
@@ -143,6 +140,23 @@ def own_classes(target: Tensor) -> tuple[Tensor, Tensor]:
     first = equal.to(torch.int8).argmax(dim=2)  # (B, T): index of the first equal token
     classes = torch.where(target == PAD, 0, first + 1)
     return F.pad(target, (1, 0), value=PAD), classes
+
+
+def own_scores(weight: Tensor, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Score the blank and the sentence's own tokens at each position.
+
+    Args:
+        weight: Vectors of the pieces (V, d).
+        hidden: Decoder output (B, P, d).
+        target: (B, T), T 1 or more.
+
+    Returns:
+        Logits (B, P, T + 1), fp32; and what `own_classes` returns, (B, T + 1) and (B, T).
+    """
+    own, classes = own_classes(target)
+    # Several threads would sum the gradient of `weight[own]` in random order.
+    vectors = F.embedding(own, weight)  # (B, T + 1, d)
+    return torch.einsum("bpd,bcd->bpc", hidden, vectors).float(), own, classes
 
 
 def best_alignment(scores: Tensor, classes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
