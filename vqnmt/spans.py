@@ -244,20 +244,33 @@ def missing_spans(source: str, translation: str, patterns: Iterable[str] = ()) -
 
     A number may be written as in another language: 21,5 as 21.5, 45% as 45 percent.
     """
-    patterns = list(patterns)
-    left = Counter(span.sign for span in find_spans(translation, patterns))
-    missing = []
-    for span in find_spans(source, patterns):
-        if left[span.sign] > 0:
-            left[span.sign] -= 1
-        else:
-            missing.append(span.text)
-    return missing
+    return compare_spans(source, translation, patterns)[0]
 
 
 def invented_spans(source: str, translation: str, patterns: Iterable[str] = ()) -> list[str]:
     """List the spans of `translation` that `source` lacks; see `missing_spans`."""
-    return missing_spans(translation, source, patterns)
+    return compare_spans(source, translation, patterns)[1]
+
+
+def compare_spans(
+    source: str, translation: str, patterns: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return what `missing_spans` and what `invented_spans` return, finding the spans once."""
+    patterns = list(patterns)
+    wanted, given = find_spans(source, patterns), find_spans(translation, patterns)
+    return _lacking(wanted, given), _lacking(given, wanted)
+
+
+def _lacking(wanted: Iterable[Span], given: Iterable[Span]) -> list[str]:
+    """List the texts of the spans that are not among `given`, one that occurs twice twice."""
+    left = Counter(span.sign for span in given)
+    lacking = []
+    for span in wanted:
+        if left[span.sign] > 0:
+            left[span.sign] -= 1
+        else:
+            lacking.append(span.text)
+    return lacking
 
 
 def _number(text: str) -> str:

@@ -10,7 +10,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
 from vqnmt.localization.units import MACHINE, MEMORY, Edit, FormatError, Unit, apply_edits
 from vqnmt.localization.xml import read_android, read_tmx, read_xliff
-from vqnmt.spans import invented_spans, missing_spans
+from vqnmt.spans import compare_spans
 from vqnmt.streams import open_file
 
 Translate = Callable[[list[str]], list[str]]
@@ -316,7 +316,7 @@ def keep_lines(translate: Translate) -> Translate:
 
 
 def _same_spans(source: str, target: str) -> bool:
-    return not (missing_spans(source, target) or invented_spans(source, target))
+    return not any(compare_spans(source, target))
 
 
 def _read(kind: Format, text: str, name: str, languages: tuple[str, str]) -> list[Unit]:

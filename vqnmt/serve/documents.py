@@ -24,7 +24,7 @@ from vqnmt.localization.files import (
     split_lines,
     translate_strings,
 )
-from vqnmt.spans import invented_spans, missing_spans
+from vqnmt.spans import compare_spans
 
 ENDINGS = (*(ending for one in FORMATS for ending in one.endings), ".xml", ".txt", ".html")
 # What ends a sentence in HTML, and what is never translated.
@@ -69,7 +69,7 @@ def _translate_block(block: str, lookup: Lookup) -> str:
         part if i % 2 or not part.strip() else lookup(part).replace("<", "&lt;")
         for i, part in enumerate(parts)
     )
-    return apart if missing_spans(block, whole) or invented_spans(block, whole) else whole
+    return apart if any(compare_spans(block, whole)) else whole
 
 
 def translate_document(

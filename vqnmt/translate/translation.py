@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vqnmt.data.normalization import normalize
 from vqnmt.errors import VqnmtError
-from vqnmt.spans import invented_spans, missing_spans
+from vqnmt.spans import compare_spans
 
 if TYPE_CHECKING:
     from vqnmt.progress import Progress
@@ -108,7 +108,6 @@ def faults(source: str, text: str, patterns: Sequence[str] = ()) -> list[str]:
     """Say which spans a translation `text` lacks and which it has made up; see `find_spans`."""
     if not text:
         return ["nothing is translated"]
-    lost = missing_spans(source, text, patterns)
-    made_up = invented_spans(source, text, patterns)
+    lost, made_up = compare_spans(source, text, patterns)
     found = [f"lacks {', '.join(lost)}"] if lost else []
     return [*found, f"has {', '.join(made_up)} of its own"] if made_up else found
