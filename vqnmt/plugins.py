@@ -61,14 +61,21 @@ def require_plugins(names: Iterable[str]) -> None:
             )
 
 
-def load_named(values: Mapping[str, Any]) -> None:
-    """Import the plug-ins that the key `plugins` of settings names; see `load_plugins`.
+class NamesPlugins:
+    """Base of settings whose key `plugins` names modules to import; see `load_plugins`."""
 
-    What is no list of names is left to the check of the settings' types.
-    """
-    names = values.get("plugins")
-    if isinstance(names, list):
-        load_plugins(name for name in names if isinstance(name, str))
+    __slots__ = ()
+
+    @classmethod
+    def resolve(cls, values: Mapping[str, Any], default: Any) -> tuple[type, Mapping[str, Any]]:
+        """Import the plug-ins before the other values are read, see `vqnmt.settings`.
+
+        What is no list of names is left to the check of the settings' types.
+        """
+        names = values.get("plugins")
+        if isinstance(names, list):
+            load_plugins(name for name in names if isinstance(name, str))
+        return cls, values
 
 
 def plugins_of(parts: Iterable[object]) -> list[str]:

@@ -1,13 +1,12 @@
 """All settings of the image pipeline, and their defaults."""
 
-from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from vqnmt.images.data import ImageDataConfig
 from vqnmt.images.models import ImageModelConfig
-from vqnmt.plugins import load_named
+from vqnmt.plugins import NamesPlugins
 from vqnmt.settings import (
     NO_NUMBER,
     Fraction,
@@ -63,7 +62,7 @@ class ImageEvaluationConfig(Settings):
 
 
 @dataclass(kw_only=True, slots=True)
-class ImagePipelineConfig(Settings):
+class ImagePipelineConfig(NamesPlugins, Settings):
     """One run of `vqnmt images`: one system."""
 
     run: Name
@@ -91,14 +90,6 @@ class ImagePipelineConfig(Settings):
     records: str | None = None
     """Folder that gets the run records too, by data set; null keeps them in the run folder
     alone."""
-
-    @classmethod
-    def resolve(
-        cls, values: Mapping[str, Any], default: Any
-    ) -> tuple[type["ImagePipelineConfig"], Mapping[str, Any]]:
-        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
-        load_named(values)
-        return cls, values
 
     @property
     def records_paths(self) -> list[Path]:

@@ -1,6 +1,5 @@
 """All settings of the translation pipeline, and their defaults."""
 
-from collections.abc import Mapping
 from dataclasses import InitVar, asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from vqnmt.decode.settings import ReadingSettings, Temperature, Width
 from vqnmt.errors import VqnmtError
 from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
 from vqnmt.models.registry import ARCHITECTURES
-from vqnmt.plugins import load_named
+from vqnmt.plugins import NamesPlugins
 from vqnmt.settings import (
     NO_NUMBER,
     Name,
@@ -95,7 +94,7 @@ class EvaluationConfig(Settings):
 
 
 @dataclass(kw_only=True, slots=True)
-class PipelineConfig(Settings):
+class PipelineConfig(NamesPlugins, Settings):
     """One run of `vqnmt train`."""
 
     run: Name
@@ -189,14 +188,6 @@ class PipelineConfig(Settings):
                 f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "
                 "empty, or name a transformers teacher"
             )
-
-    @classmethod
-    def resolve(
-        cls, values: Mapping[str, Any], default: Any
-    ) -> tuple[type["PipelineConfig"], Mapping[str, Any]]:
-        """Import the plug-ins before the other values are read, see `vqnmt.settings`."""
-        load_named(values)
-        return cls, values
 
     @property
     def student_key(self) -> str:
