@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +91,7 @@ class _Builder:
         self.dropped: dict[str, Counter[str]] = {}
         self.outputs: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
         # Sources that the split has given to valid and test.
-        self.keys: dict[str, set[str]] = {"valid": set(), "test.test": set()}
+        self.keys: dict[str, set[str]] = {"valid": set(), "test": set()}
         # The mark of each training pair and how often it has occurred, duplicates apart: they are
         # few, and cost more.
         self.marks, self.counts = array("Q"), array("Q")
@@ -119,8 +120,8 @@ class _Builder:
                 self._copy_official(part, pairs)
             seen: set[int] = set()  # hashes instead of texts: some 80 bytes a pair
             read = 0
-            for judged in self._judged(expected):
-                self._place(judged, seen)
+            for test, judged in self._judged(expected):
+                self._place(judged, seen, test)
                 read += len(judged["marks"])
             self._check_not_empty(read)
             # From here on the folder's old files go; without corpus.json they are not valid.
@@ -132,16 +133,21 @@ class _Builder:
         self._write_report(fingerprint, read)
 
     def _parts(self) -> list[str]:
-        return ["train", "valid", *(f"test.{name}" for name in self.entry.tests or ["test"])]
+        names = self.entry.tests or dict.fromkeys(self._split_tests())
+        return ["train", "valid", *(f"test.{name}" for name in names)]
+
+    def _split_tests(self) -> tuple[str, ...]:
+        """Name the test set that each piece of the training text gives."""
+        return self.entry.test_names or ("test",) * len(self.entry.train)
 
     def _files(self) -> Iterator[Path | RemoteFile]:
         for pieces in (self.entry.train, self.entry.valid, *self.entry.tests.values()):
             for piece in pieces:
                 yield from piece.files(*self.languages)
 
-    def _counted_pairs(self) -> Iterator[CountedPair]:
-        """Read the training text with its counts, 1 where it states none."""
-        for piece in self.entry.train:
+    def _counted_pairs(self, pieces: Iterable[Piece]) -> Iterator[CountedPair]:
+        """Read training text with its counts, 1 where it states none."""
+        for piece in pieces:
             if self.config.counts and isinstance(piece, LocalTsv):
                 yield from read_counted_tsv(piece.path, piece.most_bytes)
             else:
@@ -189,15 +195,20 @@ class _Builder:
             else:  # as it is: white space included
                 self._write(part, [source.encode()], [target.encode()])
 
-    def _judged(self, expected: int | None) -> Iterator[Arrays]:
-        """Judge the training text, a large one by all cores, chunk by chunk and in order."""
+    def _judged(self, expected: int | None) -> Iterator[tuple[str, Arrays]]:
+        """Judge the training text, a large one by all cores, chunk by chunk and in order.
+
+        Each chunk comes with the name of the test set that is split off it.
+        """
         processes = available_cores() if (expected or 0) >= _SEVERAL_PROCESSES else 1
-        chunks = _chunks(self._counted_pairs())
+        named = zip(self._split_tests(), self.entry.train, strict=True)
         with Progress(f"corpus {self.config.name}", expected, "pairs") as progress:
             try:
-                for judged in map_in_order(self.corpus_filter, chunks, processes):
-                    yield judged
-                    progress.update(len(judged["marks"]))
+                for test, group in groupby(named, key=lambda one: one[0]):
+                    chunks = _chunks(self._counted_pairs(piece for _, piece in group))
+                    for judged in map_in_order(self.corpus_filter, chunks, processes):
+                        yield test, judged
+                        progress.update(len(judged["marks"]))
             except BrokenExecutor as error:
                 raise VqnmtError(
                     f"corpus {self.config.name}, after pair {progress.done:,}: a process that "
@@ -205,7 +216,7 @@ class _Builder:
                     "again with more"
                 ) from error
 
-    def _place(self, judged: Arrays, seen: set[int]) -> None:
+    def _place(self, judged: Arrays, seen: set[int], test: str) -> None:
         """Write or drop the pairs of a chunk; `seen` has the marks of those before them."""
         dropped = self.dropped["train"]
         train: tuple[list[bytes], list[bytes]] = ([], [])
@@ -233,7 +244,7 @@ class _Builder:
                 self.marks.append(mark)
                 self.counts.append(count)
             elif part != "labels":
-                self._hold_out("test.test" if part == "test" else part, source, target)
+                self._hold_out(f"test.{test}" if part == "test" else part, source, target)
         self._write("train", *train)
 
     def _expected(self) -> int | None:
@@ -254,11 +265,11 @@ class _Builder:
 
     def _hold_out(self, part: str, source: bytes, target: bytes) -> None:
         """Keep the first translation of a source that the split gives to valid or test."""
-        key = sentence_key(source.decode())
-        if key in self.keys[part]:
+        key, known = sentence_key(source.decode()), self.keys[part.partition(".")[0]]
+        if key in known:
             self.dropped[part]["further translation"] += 1
         else:
-            self.keys[part].add(key)
+            known.add(key)
             self._write(part, [source], [target])
 
     def _hold_label_out(self, source: str, target: str, count: int) -> None:

@@ -198,6 +198,7 @@ class CorpusConfig(Settings):
             drop_copies=entry.drop_copies,
             pairs=entry.pairs,
             label_share=entry.label_share,
+            test_names=entry.test_names,
         )
 
     def fingerprint(self) -> str:
