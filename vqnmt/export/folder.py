@@ -138,6 +138,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
             "compression": config.compression,
             "positions_per_code": 2**config.compression * config.upsampling,
             "output": config.output,
+            "joint_end": config.joint_end,
             "blank_penalty": float(module.blank_penalty),
             "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }

@@ -220,6 +220,12 @@ class Translator(BatchTranslator):
         return self.model.end_of_codes
 
     @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        return self.model.config.joint_end
+
+    @property
     def tokens_per_code(self) -> int:
         """See `BatchTranslator`."""
         assert isinstance(self.model, LatentTransformer)
@@ -271,9 +277,11 @@ def _check_device(name: str) -> None:
 
 def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
     if isinstance(candidate, Hypothesis):
-        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
+        score, ended = candidate.score(length_penalty), candidate.ended
+        return Translation("", score, tokens=candidate.symbols, ended=ended)
     codes, tokens, spans = candidate
-    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
+    score = codes.score(length_penalty)
+    return Translation("", score, codes.symbols, tokens, spans, ended=codes.ended)
 
 
 def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
