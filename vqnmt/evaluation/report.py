@@ -131,8 +131,8 @@ def write_report(
     Raises:
         VqnmtError: The file cannot be written.
     """
-    parts = [f"# {_escape(title)}", results_table(records), _measurement(records)]
-    parts += [f"![{_escape(picture.alt)}]({picture.file})" for picture in pictures]
+    parts = [f"# {literal(title)}", results_table(records), _measurement(records)]
+    parts += [f"![{literal(picture.alt)}]({picture.file})" for picture in pictures]
     if examples:
         parts.append(f"## {len(examples)} translations side by side")
         parts += [_example(number, example) for number, example in enumerate(examples, 1)]
@@ -149,9 +149,9 @@ def write_report(
 def corpus_section(corpus: CorpusFacts) -> str:
     """Describe a corpus in Markdown: name, languages, licence, attribution and counts."""
     lines = [
-        f"{_escape(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
-        f"Licence: {_escape(corpus.licence)}."
-        + (f" Attribution: {_escape(corpus.attribution)}" if corpus.attribution else ""),
+        f"{literal(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
+        f"Licence: {literal(corpus.licence)}."
+        + (f" Attribution: {literal(corpus.attribution)}" if corpus.attribution else ""),
         _pairs("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
     ]
     if corpus.dropped:
@@ -183,7 +183,7 @@ def _measurement(records: Sequence[Record]) -> str:
     machines = dict.fromkeys(
         ", ".join(f"{key} {value}" for key, value in record.hardware.items()) for record in records
     )
-    facts += [f"- Hardware: {_escape(machine)}" for machine in machines]
+    facts += [f"- Hardware: {literal(machine)}" for machine in machines]
     runs = dict.fromkeys((record.commit, record.training_commit, record.seed) for record in records)
     for commit, training, seed in runs:
         trained = f" (of the training: {training})" if training not in ("", commit) else ""
@@ -223,11 +223,11 @@ def _label(record: Record, records: Sequence[Record]) -> str:
 
 def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
     """Lay out pairs of free text as a Markdown table."""
-    cells = [[_escape(one), _escape(other)] for one, other in rows]
-    return markdown_table([_escape(left), _escape(right)], cells, text_columns=2)
+    cells = [[literal(one), literal(other)] for one, other in rows]
+    return markdown_table([literal(left), literal(right)], cells, text_columns=2)
 
 
-def _escape(text: str) -> str:
+def literal(text: str) -> str:
     """Keep free text (placeholders, Markdown and HTML of the corpus) literal on one line."""
     text = " ".join(text.split())
     # An underscore inside a word is literal already.
