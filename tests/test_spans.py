@@ -45,7 +45,7 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
         ("%s%s, %sx%d and %dx%(a)s of %HOME%", ["%s", "%s", "%s", "%d", "%d", "%(a)s", "%HOME%"]),
         ("in {n, plural, one {# {x}} other {#}} here", ["{n, plural, one {# {x}} other {#}}"]),
         ('A <a href="x?a=1&b=2">page</a><br/>', ['<a href="x?a=1&b=2">', "</a>", "<br/>"]),
-        ("&lt;b&#62; Save &As", ["&lt;", "&#62;", "&"]),
+        ("&lt;b&#62; Save &As, &Öffnen & –", ["&lt;", "&#62;", "&", "&"]),
         ("Run `a {b}` or [the docs](/x_(y)) now", ["`a {b}`", "[", "](/x_(y))"]),
         (
             "See https://x.org/a?b=c, www.y.de. (mailto:z)",

@@ -47,7 +47,7 @@ _KINDS = {
     ),
     "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",  # the last never ends
     "entity": r"&(?:[A-Za-z]\w*|#\d+|#[xX][0-9a-fA-F]+);",
-    "accelerator": r"&(?=\w)",
+    "accelerator": r"&(?=[\w\u00c0-\u1fff\u3040-\ud7ff])",  # &Öffnen
     "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
     "url": (
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
