@@ -107,7 +107,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
     """
     config, seed = run.config.vocabulary, run.config.seed
     settings = {"vocabulary": dataclasses.asdict(config), "seed": seed}
-    stage = run.stage("vocabulary", settings, after="corpus")
+    stage = run.stage("vocabulary", settings, after="corpus", older={"vocabulary.formality": None})
     path = _vocabulary_path(run)
     with PartialState().main_process_first():
         if not stage.has(path.name):
@@ -118,6 +118,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
                     targets=corpus.train.targets,
                     slots=config.slots,
                     span_patterns=config.span_patterns,
+                    formality=config.formality,
                     model_type=config.model_type,
                     seed=seed,
                 ).save(path)
@@ -529,8 +530,11 @@ def make_batches(
         VqnmtError: No pair is left.
     """
     fit = config.corpus.pair_filter()
-    patterns = config.vocabulary.span_patterns
-    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, text.counts, patterns)
+    tokenize_pairs(
+        *(text.sources, text.targets, vocabulary, folder, fit, name, text.counts),
+        span_patterns=config.vocabulary.span_patterns,
+        formality=config.corpus.target_language if config.vocabulary.formality else "",
+    )
     tokens = open_tokens(folder)
     pairs = len(tokens[0])
     if not pairs:

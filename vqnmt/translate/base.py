@@ -18,6 +18,7 @@ from vqnmt.data.normalization import normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import TAGS
 from vqnmt.settings import checked
 from vqnmt.spans import (
     SLOT,
@@ -102,6 +103,7 @@ class BatchTranslator(ABC):
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
         self.span_patterns = list(span_patterns)
+        self._formality: str | None = None
         kind = type(self)
         kind._process = kind._process or os.getpid()
 
@@ -109,6 +111,26 @@ class BatchTranslator(ABC):
         """Say what it is."""
         pair = f"{self.source_language} to {self.target_language}"
         return f"<{type(self).__name__}: {pair}, {self.engine}, {len(self.vocabulary):,} pieces>"
+
+    @property
+    def formality(self) -> str | None:
+        """Register of all translations: "informal" or "formal"; None leaves it to the model.
+
+        Raises:
+            VqnmtError: Another value, or a model that has not learnt it, is given.
+        """
+        return self._formality
+
+    @formality.setter
+    def formality(self, value: str | None) -> None:
+        if value is not None and value not in TAGS:
+            raise VqnmtError(f"formality is {value!r}; choose one of {', '.join(TAGS)}, or None")
+        if value is not None and not self.vocabulary.formality:
+            raise VqnmtError(
+                f"formality is {value!r}, but this model has not learnt it: train one with "
+                "vocabulary.formality=true"
+            )
+        self._formality = value
 
     @property
     def engine(self) -> str:
@@ -277,7 +299,11 @@ class BatchTranslator(ABC):
         """Cut `text` into what the model translates one by one; none if nothing can be seen."""
         if not normalize(text):
             return []
-        return cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        parts = cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        if self.formality:
+            for part in parts:
+                part.shown += TAGS[self.formality] if part.shown else ""
+        return parts
 
     def _search(
         self,
