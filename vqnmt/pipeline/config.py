@@ -90,7 +90,7 @@ class EvaluationConfig(Settings):
     throughput_batches: list[PositiveInt] = field(default_factory=list)
     """Sizes of the batches in which the same sentences are timed again; [] for none."""
     examples: NonNegativeInt = 10
-    """Translations that the report shows side by side."""
+    """Translations of validation sentences, and of labels, that the report shows side by side."""
 
 
 @dataclass(kw_only=True, slots=True)
