@@ -344,7 +344,7 @@ def test_prose_is_no_string_file() -> None:
         ("<xliff version='1.2'><file>", "app.xlf", r"app\.xlf, line 1: no well-formed XML"),
         ("<xliff version='9'/>", "app.xlf", r"line 1: <xliff version='9'> is no XLIFF"),
         ('{"a": "b",\n}', "app.json", r"app\.json, line 2: no JSON"),
-        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "app.json", r"line 1: its values are nested"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "a.json", "line 1: its values are nested"),
         ("ok = a\nbad\n", "app.ftl", r"app\.ftl, line 2: no Fluent"),
         ("text", "app.docx", r"app\.docx: no known string file: give one of gettext PO"),
     ],
