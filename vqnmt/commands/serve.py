@@ -4,10 +4,9 @@ vqnmt serve
 vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 """
 
-from pathlib import Path
-
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
 
+from vqnmt.data.readers import read_lines
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
@@ -57,11 +56,8 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     """Read the API keys of a file; empty lines and comments are none."""
     if path is None:
         return ()
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VqnmtError(f"--api-keys {path}: cannot be read ({error})") from error
-    keys = tuple(line.strip() for line in lines if line.strip() and line[0] != "#")
+    lines = map(str.strip, read_lines(path))
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise VqnmtError(f"--api-keys {path}: has no key: give one a line")
     return keys
