@@ -179,7 +179,7 @@ CATALOGUE: dict[str, Entry] = {
         attribution="manythings.org/anki and tatoeba.org",
         train=(_TATOEBA,),
     ),
-    # Everyday sentences and interface strings, under licences that allow any use: 0.01 of those that
+    # Everyday sentences and interface strings under licences that allow any use: 0.01 of those that
     # are long enough are about 1,300.
     "homeassistant_tatoeba": Entry(
         languages=("en", "de"),
