@@ -3,12 +3,13 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -267,6 +268,16 @@ def test_api_keys_and_origins() -> None:
         for origin, allowed in (("https://a.example", True), ("https://b.example", False)):
             answer = requests.get(f"{url}/languages", headers={"Origin": origin}, timeout=60)
             assert ("access-control-allow-origin" in answer.headers) is allowed
+
+
+def test_an_address_that_is_not_free_is_told_before_a_model_is_loaded(script: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = script("serve", "--port", port, "--model", "nowhere")
+        assert outcome.status == 2 and outcome.err.count("\n") == 1
+        assert f"--port {port}: the server cannot listen there (Address already in" in outcome.err
+    outcome = script("serve", "--host", "192.0.2.1", "--model", "nowhere")
+    assert outcome.status == 2 and "--host 192.0.2.1 --port 5000" in outcome.err
 
 
 def test_keys_are_lines_of_a_file_but_for_comments(tmp_path: Path) -> None:

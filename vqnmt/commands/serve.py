@@ -4,6 +4,8 @@ vqnmt serve
 vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 """
 
+import socket
+
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
 
 from vqnmt.data.readers import read_lines
@@ -43,10 +45,23 @@ def main(arguments: list[str]) -> None:
         from vqnmt.serve.app import create_app
     except ImportError as error:
         raise VqnmtError(f"serving needs {error.name}: pip install vqnmt[serve]") from error
+    _check_address(options.host, options.port)
     models = options.model or [None]
     translators = [load_translator(one, options.device, options.threads) for one in models]
     app = create_app(translators, settings)
     uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that is not free or not of this machine, before a model is loaded."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise VqnmtError(
+            f"--host {host} --port {port}: the server cannot listen there ({error.strerror}): give "
+            "another, such as --port 5001"
+        ) from error
 
 
 LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
