@@ -17,12 +17,11 @@ from vqnmt.commands.command_line import PLACE, READER, SWITCH, WIDTH, Options
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
-from vqnmt.data.readers import hold, read_parallel
+from vqnmt.data.readers import hold, read_lines, read_parallel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.scores import exact_match, score, span_accuracies
-from vqnmt.files import atomic_write_lines
+from vqnmt.files import atomic_write_lines, check_writable
 from vqnmt.progress import Progress
-from vqnmt.streams import open_file, read_lines, unpacked
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import read_values
 from vqnmt.translate.loading import load_translator
@@ -57,6 +56,8 @@ def main(arguments: list[str]) -> None:
         raise VqnmtError("give --source and --reference, or --corpus, but not both")
     if options.set and not options.corpus:
         raise VqnmtError(f"--set is {options.set}, but only a --corpus has sets: leave it out")
+    if options.output:
+        check_writable(Path(options.output).parent, "--output")
     system = _load(options)
     text = _corpus_text(options, system) if options.corpus else _file_text(options)
     texts = (
@@ -91,10 +92,13 @@ def _load(options: argparse.Namespace) -> System:
     """Load whatever `--model` names."""
     place = Path(options.model)
     if place.is_file():
-        with open_file(place) as stream:
-            chunks = read_lines(unpacked(stream, str(place)), str(place), 1000)
-            lines = [line for chunk in chunks for line in chunk]
-        return Finished(lines, options.source_language or "", options.target_language or "")
+        languages = options.source_language or "", options.target_language or ""
+        if options.corpus and not all(languages):
+            raise VqnmtError(
+                f"--model {place} holds translations, whose languages a --corpus must know: give "
+                "--source-language and --target-language with it"
+            )
+        return Finished(list(read_lines(place)), *languages)
     converted = (place / "model.bin").is_file()
     if not place.is_dir() or (not converted and _is_ours(place)):
         return load_translator(options.model)

@@ -243,9 +243,7 @@ class Translator(BatchTranslator):
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""
         assert isinstance(self.model, LatentTransformer)
-        pairs = [self._pair(*pair) for pair in zip(sentences, targets, strict=True)]
-        rows = self.vocabulary.encode([source.text for source, _ in pairs])
-        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        rows, target_rows, spans = self.encode_pairs(sentences, targets)
         texts = [""] * len(rows)
         for indices in self._batches(rows):
             tokens = reconstruct(
@@ -254,14 +252,24 @@ class Translator(BatchTranslator):
                 pad([target_rows[i] for i in indices]).to(self.device),
             )
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
-                texts[i] = restore(text, pairs[i][0].spans)
+                texts[i] = restore(text, spans[i])
         return texts
 
-    def _pair(self, source: str, target: str) -> tuple[Protected, str]:
-        """Put slots in the place of the spans that both have, if the model has slots for them."""
-        slots = self.vocabulary.slots
-        found = protect_pair(source, target, slots, self.span_patterns) if slots else None
-        return found or (Protected(source, []), target)
+    def encode_pairs(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
+        """Encode sources and translations with slots for the spans that they share, as in training.
+
+        Returns:
+            The tokens of the sources and of the targets, and the spans of each pair's slots.
+        """
+        slots, patterns, pairs = self.vocabulary.slots, self.span_patterns, []
+        for source, target in zip(sentences, targets, strict=True):
+            found = protect_pair(source, target, slots, patterns) if slots else None
+            pairs.append(found or (Protected(source, []), target))
+        rows = self.vocabulary.encode([source.text for source, _ in pairs])
+        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        return rows, target_rows, [source.spans for source, _ in pairs]
 
 
 def _check_device(name: str) -> None:
