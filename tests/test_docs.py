@@ -1,6 +1,9 @@
 """What README and docs say agrees with the records, the configs and the scripts."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from vqnmt.commands.command_line import load_config
@@ -59,6 +62,23 @@ def test_links_lead_somewhere(page):
         path = page.parent / name if name else page
         assert path.exists(), target
         assert not anchor or anchor in headings(path), target
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly(tmp_path):
+    """Every link, anchor and name of the Python reference is found, README.md's among them."""
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    first = (tmp_path / "index.html").read_text("utf-8")
+    assert 'href="latency/"' in first and 'id="more"' in first
+    assert (tmp_path / "results/latency/multi30k-en-de-threads-1.png").is_file()
 
 
 def test_reference_is_short():
