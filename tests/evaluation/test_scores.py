@@ -93,7 +93,7 @@ COMET = """#!/bin/sh
 printf '%s\\n' "$@" >arguments
 cat "$2" "$4" "$6" >texts
 printf '{}' >&2
-printf '/somewhere/-t\\tscore: 0.8125\\n'
+printf '/somewhere/translations\\tscore: 0.8125\\n'
 exit {}
 """
 
@@ -111,8 +111,9 @@ def test_comet_of_another_environment(tmp_path, monkeypatch):
         comet("a/model", ["a"], ["b"], ["c"])
     program(tmp_path)
     assert comet("a/model", ["a\rb", "c"], ["x", ""], ["ü", "y"]) == 0.8125
-    *_, model, name, quiet, system = Path("arguments").read_text().splitlines()
-    assert (model, name, quiet, system) == ("--model", "a/model", "--quiet", "--only_system")
+    words = Path("arguments").read_text().splitlines()
+    assert words[:6:2] == ["--sources", "--translations", "--references"]
+    assert words[6:] == ["--model", "a/model", "--quiet", "--only_system"]
     assert Path("texts").read_text("utf-8") == "a b\nc\nx\n\nü\ny\n"
     program(tmp_path, r"Traceback:\nKeyError: a/model\n", 1)
     with pytest.raises(VqnmtError, match=r"model a/model, and says: KeyError: a/model; check"):

@@ -122,12 +122,13 @@ def comet(
     command = comet_command()
     with tempfile.TemporaryDirectory() as folder:
         files = []
-        for option, texts in (("-s", sources), ("-t", hypotheses), ("-r", references)):
-            place = Path(folder, option)
+        named = {"sources": sources, "translations": hypotheses, "references": references}
+        for name, texts in named.items():
+            place = Path(folder, name)
             # It reads a sentence from each line, and a carriage return ends a line.
             lines = [re.sub(r"[\r\n]", " ", text) + "\n" for text in texts]
             place.write_text("".join(lines), encoding="utf-8")
-            files += [option, str(place)]
+            files += [f"--{name}", str(place)]
         done = subprocess.run(
             [command, *files, "--model", model, "--quiet", "--only_system"],
             stdin=subprocess.DEVNULL,
