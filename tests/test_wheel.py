@@ -100,6 +100,8 @@ def test_the_light_runtime_translates_from_any_folder(
     [
         (["train"], "train"),
         (["images"], "train"),
+        (["serve"], "serve"),
+        (["translate", "app.po", "-o", "app.de.po"], "localization"),
         (["export", "--model", "x", "--out", "y"], "train"),
         (["evaluate", "--source", "x", "--reference", "y"], "train"),
     ],
@@ -107,6 +109,7 @@ def test_the_light_runtime_translates_from_any_folder(
 def test_what_needs_an_extra_names_it(
     installed: Path, tmp_path: Path, arguments: list[str], extra: str
 ) -> None:
+    (tmp_path / "app.po").write_text('msgid ""\nmsgstr ""\n\nmsgid "Open"\nmsgstr ""\n')
     result = run(installed / "bin" / "vqnmt", *arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert re.fullmatch(rf"error: .* pip install 'vqnmt\[{extra}\]'\n", result.stderr)
