@@ -39,12 +39,10 @@ def main(arguments: list[str]) -> None:
         api_keys=read_keys(options.api_keys),
         origins=tuple(options.origin),
     )
-    try:
-        import uvicorn
+    import uvicorn
 
-        from vqnmt.serve.app import create_app
-    except ImportError as error:
-        raise VqnmtError(f"serving needs {error.name}: pip install vqnmt[serve]") from error
+    from vqnmt.serve.app import create_app
+
     _check_address(options.host, options.port)
     models = options.model or [None]
     translators = [load_translator(one, options.device, options.threads) for one in models]
