@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vqnmt.data.normalization import normalize
@@ -77,6 +78,8 @@ class BatchTranslator(ABC):
 
     # Where this engine's threads run: in the process that has loaded a model first.
     _process: int | None = None
+    folder: Path | None = None
+    """What `load_translator` has loaded it from."""
 
     def __init__(
         self,

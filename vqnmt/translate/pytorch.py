@@ -33,6 +33,7 @@ from vqnmt.models import (
 from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -175,7 +176,8 @@ class Translator(BatchTranslator):
             # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
-            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            for name in (LANGUAGE_MODEL, CODE_INDEX):  # of another model
+                (folder / name).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
