@@ -11,6 +11,7 @@ from vqnmt.evaluation.tables import (
     PARAMETERS,
     TABLE_WIDTH,
     Column,
+    controls_table,
     markdown_table,
     quality_columns,
 )
@@ -70,6 +71,14 @@ COSTS = (
     Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
     PARAMETERS,
 )
+
+
+CONTROLS = (
+    "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
+    "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
+    "told by the true codes beyond the predicted ones, and of the true codes by the predictor."
+)
+"""What the table of controls shows."""
 
 
 def results_table(records: Sequence[Record]) -> str:
@@ -132,6 +141,8 @@ def write_report(
         VqnmtError: The file cannot be written.
     """
     parts = [f"# {_escape(title)}", results_table(records), _measurement(records)]
+    if controls := controls_table(records):
+        parts += ["## What the codes carry", CONTROLS, controls]
     parts += [f"![{_escape(picture.alt)}]({picture.file})" for picture in pictures]
     if examples:
         parts.append(f"## {len(examples)} translations side by side")
