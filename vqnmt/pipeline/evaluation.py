@@ -48,7 +48,7 @@ _BASELINES = (BASELINE, "ar_greedy")
 # Sets of which the report shows translations: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
-_INDEXED = 20_000
+_INDEXED = 5000
 
 
 def evaluate(
