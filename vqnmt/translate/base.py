@@ -30,6 +30,7 @@ from vqnmt.spans import (
     slot,
 )
 from vqnmt.tokens import length_limit
+from vqnmt.translate.candidates import distinct, joined, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
 from vqnmt.translate.translation import (
     Rescorer,
@@ -292,7 +293,7 @@ class BatchTranslator(ABC):
         for i, owner in enumerate(owners):
             groups[owner].append(i)
         return [
-            _joined([parts[i] for i in group], [found[i] for i in group])
+            joined([parts[i] for i in group], [found[i] for i in group])
             if group
             else [untranslated(sentence)]
             for sentence, group in zip(sentences, groups, strict=True)
@@ -323,12 +324,12 @@ class BatchTranslator(ABC):
             for i, row in zip(indices, found, strict=True):
                 for translation in row:
                     text = next(texts)
-                    translation.text = _restored(text, parts[i].spans)
+                    translation.text = restored(text, parts[i].spans)
                     if any(one >= slot(len(parts[i].spans)) for one in SLOT.findall(text)):
                         translation.warnings = ["a span that it made up is left out"]
-                ranked.append(_distinct(sorted(row, key=lambda one: -one.score)))
+                ranked.append(distinct(sorted(row, key=lambda one: -one.score)))
             if rescorer is not None:
-                _rescore([parts[i].source for i in indices], ranked, rescorer)
+                rescore([parts[i].source for i in indices], ranked, rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
                     translation.warnings += faults(
@@ -353,7 +354,7 @@ class BatchTranslator(ABC):
             ]
 
         def put(i: int, translation: Translation) -> None:
-            found[i] = _distinct([translation, *found[i]])[: settings.candidates]
+            found[i] = distinct([translation, *found[i]])[: settings.candidates]
 
         few = settings.candidates < _CANDIDATES and settings.temperature is None
         if self.searches and few and (some := failing()):
@@ -678,63 +679,3 @@ class BatchTranslator(ABC):
                 f"line {line}: the source has {len(rows[long[0]])} tokens and the "
                 f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
-
-
-def _rescore(
-    sentences: Sequence[str], found: Sequence[list[Translation]], rescorer: Rescorer
-) -> None:
-    """Give every candidate its teacher score, and put the best of each sentence first."""
-    texts = [[translation.text for translation in row] for row in found]
-    for row, scores in zip(found, rescorer.score(sentences, texts), strict=True):
-        for translation, score in zip(row, scores, strict=True):
-            translation.teacher_score = score
-        row.sort(key=lambda translation: -(translation.teacher_score or 0.0))
-
-
-def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
-    """Keep the first of the translations with the same text."""
-    first: dict[str, Translation] = {}
-    for translation in ranked:
-        first.setdefault(translation.text, translation)
-    return list(first.values())
-
-
-def _restored(text: str, spans: Sequence[str]) -> str:
-    """Put the spans in the place of their slots; slots that are made up are left out."""
-    beyond = slot(len(spans))
-    return restore(normalize(SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)), spans)
-
-
-def _joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:
-    """Join the translations of a text's parts: the best of each, the second best, and so on."""
-    if len(parts) == 1 and found[0]:
-        return found[0]
-    count = min((len(ranked) for ranked in found if ranked), default=1)
-    rows = [
-        ranked or [Translation(part.source)] * count
-        for part, ranked in zip(parts, found, strict=True)
-    ]
-    joined = [_join(parts, rank) for rank in zip(*rows, strict=False)]
-    return _distinct(sorted(joined, key=lambda one: (bool(one.warnings), -_deciding(one))))
-
-
-def _deciding(translation: Translation) -> float:
-    """Return the score by which a translation is compared."""
-    rescored = translation.teacher_score
-    return translation.score if rescored is None else rescored
-
-
-def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
-    """Join the translations of a text's parts; scores become means over all their symbols."""
-    scored = [one for one in rank if one.codes or one.tokens]
-    total = max(sum(one.length for one in scored), 1)
-    rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
-    return Translation(
-        join(parts, [one.text for one in rank]),
-        sum(one.score * one.length for one in scored) / total,
-        [code for one in rank for code in one.codes],
-        [token for one in rank for token in one.tokens],
-        [span for one in rank for span in one.spans],
-        sum(rescored) / total if rescored else None,
-        list(dict.fromkeys(warning for one in rank for warning in one.warnings)),
-    )
