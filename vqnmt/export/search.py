@@ -254,8 +254,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
         log_p = graph.op("Where", forbidden, never, log_p)
     else:  # a sequence at its limit ends as it is, in a step that is not counted
         over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
-        forced = np.where(np.arange(stepper.symbols) < stepper.end, -np.inf, 0)
-        forced = graph.constant(forced.astype(np.float32)[None, None])
+        forced = graph.op("Where", stepper.going(graph), never, graph.constant(np.float32(0)))
         log_p = graph.op("Where", over, forced, log_p)
     normaliser = _normaliser(graph, graph.op("Min", length, bounds))  # (B, 1)
     totals = graph.op("Add", graph.op("Unsqueeze", "scores", two), log_p)
