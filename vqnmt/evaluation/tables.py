@@ -79,6 +79,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_co
     return "\n".join(lines)
 
 
+def seeds_note(records: Sequence[Record]) -> str:
+    """Say how many seeds the figures of a table are of: what stands in its head."""
+    seeds = sorted({record.seed for record in records})
+    if len(seeds) == 1:
+        return "One seed"
+    return (
+        f"Seeds {', '.join(map(str, seeds))}: a row with ± is the mean and standard deviation of "
+        "its seeds, each other row is one seed"
+    )
+
+
 def mean_cell(records: Sequence[Record], key: str, form: str = "{:.2f}") -> str:
     """Return the mean of a metric over `records`, the seeds of one system, with its spread.
 
@@ -87,7 +98,8 @@ def mean_cell(records: Sequence[Record], key: str, form: str = "{:.2f}") -> str:
     values = [float(record.metrics[key]) for record in records if key in record.metrics]
     if not values:
         return MISSING
-    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    unsigned = form.replace("+", "")
+    spread = f" ± {unsigned.format(statistics.stdev(values))}" if len(values) > 1 else ""
     return form.format(statistics.fmean(values)) + spread
 
 
