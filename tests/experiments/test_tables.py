@@ -215,7 +215,7 @@ def test_what_codes_carry_has_a_row_for_each_kind_of_codes(make_record):
     ]
     table = translation_tables(records).split("\n\n")[2]
     assert table == controls_table(records)
-    assert cells(table, 0)[4:] == ["bits of the target", "told", "bits of codes"]
+    assert cells(table, 0)[4:] == ["bits of the target", "saved", "bits of codes"]
     zero = " ± 0.0"
     assert cells(table, 2) == [
         *("best", "oracle", "40.00 ± 0.00", "60.00 ± 0.00"),

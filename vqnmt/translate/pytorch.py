@@ -252,7 +252,7 @@ class Translator(BatchTranslator):
         assert isinstance(self.model, LatentTransformer)
         pairs = self._pairs(sentences, targets)
         texts = [""] * len(pairs)
-        for indices, source, target in self.paired_batches(sentences, targets):
+        for indices, source, target in self._batches_of_pairs(pairs):
             codes = None if given is None else [given[i] for i in indices]
             tokens = reconstruct(self.model, source, target, codes)
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
@@ -267,7 +267,11 @@ class Translator(BatchTranslator):
         Yields:
             Which strings, their sources (B, S) and targets (B, T), padded.
         """
-        pairs = self._pairs(sentences, targets)
+        yield from self._batches_of_pairs(self._pairs(sentences, targets))
+
+    def _batches_of_pairs(
+        self, pairs: Sequence[tuple[Protected, str]]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         rows = self.vocabulary.encode([source.text for source, _ in pairs])
         target_rows = self.vocabulary.encode([target for _, target in pairs])
         for indices in self._batches(rows):
