@@ -21,7 +21,7 @@ from vqnmt.commands.command_line import Options, run
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
-from vqnmt.evaluation.tables import controls_table
+from vqnmt.evaluation.tables import controls_table, seeds_note
 from vqnmt.experiments.tables import (
     ablation_table,
     classes_table,
@@ -82,15 +82,14 @@ def updated(text: str) -> str:
         rows = lay_out(records) if records else ""
         if not rows:
             return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
-        seeds = ", ".join(sorted({str(record.seed) for record in records}))
         hardware = records[0].hardware
         for option in options:
             if option.startswith("rows="):
                 rows = kept_rows(rows, option.removeprefix("rows=").split(","))
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
         threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
-        note = f"Seed {seeds}; {device}{hardware['processor']}, {threads}."
-        return f"{match[1]}\n{rows}\n\n{note}\n\n{match[4]}"
+        note = f"{seeds_note(records)}; {device}{hardware['processor']}, {threads}."
+        return f"{match[1]}\n{note}\n\n{rows}\n\n{match[4]}"
 
     return BLOCK.sub(table, text)
 

@@ -73,9 +73,8 @@ def by_hand(student: Translator, valid: ParallelText) -> dict[str, float]:
             force_codes(model, torch.tensor([row]), [*given, size], 99, None)[0].tokens
             for row, given in zip(rows, some, strict=True)
         ]
-        texts = [
-            restore(text, []) for text in vocabulary.decode(tokens)
-        ]  # an untrained one's slots
+        # An untrained student writes slots that no span belongs in.
+        texts = [restore(text, []) for text in vocabulary.decode(tokens)]
         scores = score(texts, valid.targets, "de")
         found |= {f"bleu_{kind}.valid": scores.bleu, f"chrf_{kind}.valid": scores.chrf}
     bits = dict.fromkeys(("code", "oracle", "predicted", "constant"), 0.0)

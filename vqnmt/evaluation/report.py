@@ -82,7 +82,8 @@ COSTS = (
 CONTROLS = (
     "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
     "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
-    "told by the true codes beyond the predicted ones, and of the true codes by the predictor."
+    "saved by the true codes instead of predicted ones, and of the true codes by the predictor, "
+    "which bounds what they can tell."
 )
 """What the table of controls shows."""
 

@@ -13,6 +13,7 @@ from vqnmt.evaluation.tables import (
     PARAMETERS,
     SYSTEM,
     Column,
+    controls_table,
     markdown_table,
     mean_cell,
     quality_columns,
@@ -69,12 +70,13 @@ def system_records(records: Sequence[Record]) -> list[Record]:
 
 
 def translation_tables(records: Sequence[Record]) -> str:
-    """Lay out the records of a comparison: quality, speed and significance.
+    """Lay out the records of a comparison: quality, speed, what codes carry, significance.
 
     Several seeds of a system make one row, the mean with the standard deviation.
     """
     systems = _by_system(records)
-    parts = [_quality(systems), _speed(systems), _significance(systems)]
+    in_order = [record for seeds in systems.values() for record in seeds]
+    parts = [_quality(systems), _speed(systems), controls_table(in_order), _significance(systems)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -161,18 +163,23 @@ def _speed(systems: dict[str, list[Record]]) -> str:
 
 
 def _significance(systems: dict[str, list[Record]]) -> str:
-    """Lay out the differences to the baseline systems; empty where none was tested."""
+    """Lay out the differences to the baseline systems; empty where none was tested.
+
+    Of several seeds, each compared with the baseline's, the p-values stand one after the other.
+    """
     rows = []
-    for name, (first, *_) in systems.items():
-        for key, difference in first.metrics.items():
+    for name, seeds in systems.items():
+        tested = [record for record in seeds if any("bleu_minus_" in key for key in record.metrics)]
+        for key in tested[0].metrics if tested else ():
             if not key.startswith("bleu_minus_"):
                 continue
             pair = key.removeprefix("bleu_minus_")  # ar_beam4.test
             baseline, test_set = pair.split(".", 1)
             p_value = Column("", f"p_value_against_{pair}", "{:.3f}")
             interval = Column("", f"bleu_interval.{test_set}", "±{:.2f}")
-            row = [name, baseline, test_set, f"{float(difference):+.2f}"]
-            rows.append([*row, p_value.cell(first), interval.cell(first)])
+            row = [name, baseline, test_set, mean_cell(tested, key, "{:+.2f}")]
+            row += [" ".join(column.cell(one) for one in tested) for column in (p_value, interval)]
+            rows.append(row)
     header = ["system", "against", "test set", "BLEU difference", "p", "95% interval of BLEU"]
     return markdown_table(header, rows, text_columns=3) if rows else ""
 

@@ -34,13 +34,14 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     only their content differs from `predicted`.
 
     The bits are means over strings. `code_bits` is -log2 p(z|x), the predictor's cross-entropy on
-    the true codes z, their end included: what it costs to tell them to somebody who has the source
-    x. `target_bits_<kind>` is the decoder's -log2 p(y|x, codes) of the true target y, with as many
-    codes as z has, so that no kind knows the length better. `predicted` is the baseline without
-    information, because greedy codes depend on nothing but the source (and that number), and
-    the decoder reads them as in translation: target_bits_predicted - target_bits_oracle is what
-    the true codes tell it about y beyond x. Random or another sentence's codes say something false,
-    for which the decoder pays more than for the missing information.
+    the true codes z, their end included. It bounds what they tell about the target y beyond the
+    source x: z is a function of x and y, so I(y; z|x) = H(z|x) <= code_bits.
+    `target_bits_<kind>` is the decoder's -log2 p(y|x, codes), with as many codes as z has, so that
+    no kind knows the length better. The baseline without information is `predicted`, because greedy
+    codes depend on nothing but x and that number, and the decoder reads them as in translation.
+    target_bits_predicted - target_bits_oracle, what the true codes save the decoder, can exceed
+    code_bits, because a wrong guess does not only miss information, it misleads. Random codes, or
+    those of another sentence, mislead more, which is why neither is the baseline.
 
     Args:
         student: Around a latent model, in evaluation mode.
