@@ -4,6 +4,7 @@ vqnmt serve
 vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 """
 
+import signal
 import socket
 
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
@@ -47,7 +48,13 @@ def main(arguments: list[str]) -> None:
     models = options.model or [None]
     translators = [load_translator(one, options.device, options.threads) for one in models]
     app = create_app(translators, settings)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, log_level="info", access_log=False
+    )
+    server = uvicorn.Server(config)
+    # It sends itself the signal again when all is answered; a stop without loss has status 0.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run()
 
 
 def _check_address(host: str, port: int) -> None:
