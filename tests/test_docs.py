@@ -86,11 +86,10 @@ def test_modules_that_the_reference_names_exist():
 
 
 COMMAND = re.compile(
-    r"\b(vqnmt (?:train|distill|images)|(?:train|reproduce|compare)_\w+\.py) ([^\n`]+)"
+    r"\b(vqnmt (?:train|distill|images)|distill\.py|(?:train|reproduce|compare)_\w+\.py) ([^\n`]+)"
 )
 CONFIG_OF = {
-    "vqnmt train": "train_nmt",
-    "vqnmt distill": "train_nmt",
+    **dict.fromkeys(("vqnmt train", "vqnmt distill", "distill.py"), "train_nmt"),
     "vqnmt images": "train_image",
 }
 
