@@ -2,8 +2,10 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from vqnmt.commands.command_line import load_config
@@ -119,13 +121,29 @@ def test_modules_that_the_reference_names_exist():
     assert not missing
 
 
-def test_command_lines_of_the_readme_compose():
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"scripts/(?:train_nmt|distill)\.py ([^\n`]+)", text)
-    assert commands
-    for arguments in commands:
-        overrides = [word for word in arguments.split() if "=" in word]
-        assert load_config("train_nmt", overrides)
+COMMAND = re.compile(
+    r"\b(vqnmt (?:train|distill|images)|distill\.py|(?:train|reproduce|compare)_\w+\.py) ([^\n`]+)"
+)
+CONFIG_OF = {
+    **dict.fromkeys(("vqnmt train", "vqnmt distill", "distill.py"), "train_nmt"),
+    "vqnmt images": "train_image",
+}
+
+
+def test_command_lines_compose():
+    found = defaultdict(set)
+    for page in [*REFERENCE, *(ROOT / "docs" / "guide").glob("*.md"), ROOT / "README.md"]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command, arguments in COMMAND.findall(text):
+            if not re.search(r"=(NAME|value|\.\.\.)|--multirun", arguments):
+                words = [word for word in shlex.split(arguments, comments=True) if "=" in word]
+                found[CONFIG_OF.get(command, command.removesuffix(".py"))].update(words)
+    assert sum(map(len, found.values())) > 40
+    for config, words in found.items():
+        while words:
+            several = {word.partition("=")[0]: word for word in sorted(words)}  # one of each key
+            assert load_config(config, list(several.values())), several
+            words -= set(several.values())
 
 
 # A default in docs: a row "| `key` | default |" of a table, or "`key` (default `value`)" in a

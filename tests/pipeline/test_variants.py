@@ -67,6 +67,7 @@ def test_the_teacher_can_be_measured_alone(
     outcome = script("train_nmt", f"run={run}", *overrides, *FEW_STEPS, "experiment=ar_greedy")
     assert outcome.status == 0, outcome.err
     assert not (run / "distilled").exists() and not (run / "student").exists()
+    assert f" model: {run / 'teacher'}\n" in outcome.out
     records = read_records(run / "results.json")
     assert [record.system for record in records] == ["ar_beam4", "ar_greedy"]
     assert all(record.wall_seconds > 0 for record in records)

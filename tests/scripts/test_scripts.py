@@ -250,7 +250,7 @@ def test_evaluate_names_files_and_counts(
         (["corpus.train.source=nowhere.en"], ["nowhere.en", "no such file"]),
         (["corpus.train.target={one}"], ["train.en has 600 lines", "one.de has 1"]),
         (["corpus.train.target={invalid}"], ["invalid.de", "line 2"]),
-        (["corpus.train.source=null"], ["train has target=", "source and target"]),
+        (["corpus.train.source=null"], ["corpus.train has target=", "source and target"]),
         (["corpus.max_words=1"], ["corpus.max_words", "none is left to train on"]),
         (["teacher={one}"], ["teacher=", "one.de"]),
     ],

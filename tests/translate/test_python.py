@@ -96,7 +96,7 @@ def test_names_are_loaded_when_they_are_asked_for() -> None:
 def test_training_and_exporting_are_those_of_the_commands(finished_run, tmp_path: Path) -> None:
     """On a finished run nothing is trained; what it returns can be loaded and exported."""
     pytest.importorskip("onnx")
-    folder = vqnmt.train(*finished_run.overrides, run=str(finished_run.folder))
+    folder = vqnmt.train(*finished_run.overrides, run=finished_run.folder)
     assert folder == finished_run.folder / "student"
     vqnmt.export_model(folder, tmp_path / "exported")
     expected = [one.text for one in vqnmt.load_translator(folder)(TEXTS)]
