@@ -10,7 +10,7 @@ itself has such a character it is a span like any other, so that nothing can be 
 """
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -165,24 +165,24 @@ def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
     searches = [*((re.compile(pattern), "own") for pattern in patterns), (_PATTERN, None)]
     if len(searches) == 1 and not _HINT.search(text):
         return []
-    braces = _braces(text)
-    found: list[Span] = []
-    nearest: list[Span | None] = [None] * len(searches)
-    place, brace, begun = 0, 0, False
+    nearest = [_search(pattern, text, 0, kind) for pattern, kind in searches]
+    braces, found, place = deque(_braces(text)), list[Span](), 0
     while True:
-        for i, (pattern, kind) in enumerate(searches):
-            known = nearest[i]
-            if not begun or (known is not None and known.start < place):
-                nearest[i] = _search(pattern, text, place, kind)
-        begun = True
-        while brace < len(braces) and braces[brace][0] < place:
-            brace += 1
-        candidates = [span for span in nearest if span is not None]
-        candidates += [_in_braces(text, *pair, place) for pair in braces[brace : brace + 1]]
-        if not candidates:
+        while braces and braces[0][0] < place:
+            braces.popleft()
+        first = min(filter(None, nearest), key=lambda span: span.start, default=None)
+        if braces:
+            start = _with_sign(text, braces[0][0], place)
+            if first is None or start < first.start:
+                first = _in_braces(text, start, *braces[0])
+        if first is None:
             return found
-        found.append(min(candidates, key=lambda span: span.start))
-        place = found[-1].end
+        found.append(first)
+        place = first.end
+        nearest = [
+            _search(pattern, text, place, kind) if span and span.start < place else span
+            for span, (pattern, kind) in zip(nearest, searches, strict=True)
+        ]
 
 
 def _search(pattern: re.Pattern[str], text: str, place: int, kind: str | None) -> Span | None:
@@ -207,9 +207,13 @@ def _braces(text: str) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _in_braces(text: str, start: int, end: int, place: int) -> Span:
-    kind = "icu" if _ICU.match(text, start) else "placeholder"
-    start -= start > place and text[start - 1] in "$#%"
+def _with_sign(text: str, brace: int, place: int) -> int:
+    """Return where a span in braces begins: with a $, # or % that no span before `place` has."""
+    return brace - (brace > place and text[brace - 1] in "$#%")
+
+
+def _in_braces(text: str, start: int, brace: int, end: int) -> Span:
+    kind = "icu" if _ICU.match(text, brace) else "placeholder"
     return Span(start, end, kind, text[start:end])
 
 

@@ -233,6 +233,12 @@ def test_evaluate_names_files_and_counts(
         "--beam: 0 is not a whole number",
     )
     refuse(script(*model, "--corpus", "homeasistant"), "'homeasistant'", "homeassistant")
+    refuse(script(*model, *files, "--output", one / "out"), f"--output={one}: {one} cannot be")
+    finished = ("evaluate", "--model", one)
+    refuse(script(*finished, "--corpus", "multi30k"), one, "give --source-language and")
+    windows = tmp_path / "windows.de"
+    windows.write_bytes(b"\xef\xbb\xbfeine Zeile\r\n")
+    assert script("evaluate", "--model", windows, *files).out == script(*finished, *files).out
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_trai
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_lines, atomic_write_text, remove_leftovers
+from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
 from vqnmt.pipeline.systems import (
@@ -27,6 +28,7 @@ from vqnmt.pipeline.teachers import Teacher
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
+from vqnmt.translate.code_index import index_codes, write_code_index
 from vqnmt.translate.pytorch import Translation, Translator
 
 _DESCRIPTIONS = {
@@ -45,6 +47,8 @@ Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 _BASELINES = (BASELINE, "ar_greedy")
 # Sets of which the report shows translations: sentences and labels.
 _SHOWN = ("valid", "labels")
+# Training sentences, at even distances, whose translations make the index of codes.
+_INDEXED = 20_000
 
 
 def evaluate(
@@ -107,6 +111,7 @@ def evaluate(
                 )
             # Replaces the records of an earlier evaluation.
             write_records(path, records, anew=True)
+            _write_index(run, corpus, student)
             _write_card(run, corpus, records[-1])
             _write_report(run, corpus, name, records, outputs)
     return publish_records(path, records_paths(config))
@@ -213,6 +218,16 @@ def _examples(
         )
         for i in order[:count]
     ]
+
+
+def _write_index(run: TranslationRun, corpus: Corpus, student: Translator) -> None:
+    """Leave the words that each code writes in a part of the training text beside the student."""
+    if "student" not in run.stages or not isinstance(student.model, LatentTransformer):
+        return
+    sources = corpus.train.sources
+    count = min(len(sources), _INDEXED)
+    some = [sources[i * len(sources) // count] for i in range(count)]
+    write_code_index(run.stages["student"].folder, index_codes(student, some))
 
 
 def _write_card(run: TranslationRun, corpus: Corpus, record: Record) -> None:

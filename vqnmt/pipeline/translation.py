@@ -39,6 +39,7 @@ from vqnmt.files import atomic_write_lines
 from vqnmt.models import (
     AutoregressiveTransformer,
     FertilityTransformer,
+    LatentConfig,
     LatentTransformer,
     ParallelTransformer,
 )
@@ -354,7 +355,7 @@ def make_student(
     stage = student_stage(run, teacher, text)
     if _trained_already(stage):
         return Translator.from_pretrained(stage.folder)
-    model, copied = _new_student(run, vocabulary, teacher)
+    model, copied = _new_student(run, stage, vocabulary, teacher)
     if copied:
         print_once(f"student: {copied:,} weights start as the teacher's")
     translator = _translator(config, model, corpus, vocabulary)
@@ -389,12 +390,12 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
-    older: dict[str, Any] = {}
+    older: dict[str, Any] = {f"{key}.joint_end": None}
     if config.student == "latent":
         reward = dataclasses.asdict(config.reward_training)
         settings["reward_training"] = reward
         # Students of earlier versions had no such training; they count as done.
-        older = {f"reward_training.{key}": None for key in reward}
+        older |= {f"reward_training.{key}": None for key in reward}
     ignored = undecided(config.student_training, "student_training")
     ignored += undecided(config.student_settings, key)
     uses_teacher = config.warm_start or config.student == "fertility"
@@ -405,12 +406,15 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
 
 
 def _new_student(
-    run: TranslationRun, vocabulary: Vocabulary, teacher: Teacher
+    run: TranslationRun, stage: Stage, vocabulary: Vocabulary, teacher: Teacher
 ) -> tuple[nn.Module, int]:
     """Return the untrained student, and how many of its weights are the teacher's."""
-    config = run.config
+    config, settings = run.config, run.config.student_settings
     set_seed(config.seed)
-    model = build_model(config.student, config.student_settings, len(vocabulary))
+    if isinstance(settings, LatentConfig):  # a training that an earlier version began goes on so
+        joint = stage.settings[config.student_key].get("joint_end", False)
+        settings = dataclasses.replace(settings, joint_end=joint)
+    model = build_model(config.student, settings, len(vocabulary))
     if isinstance(model, FertilityTransformer):
         model.align = _aligner(run, teacher)
     if not (config.warm_start and isinstance(teacher.translator, Translator)):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vqnmt.data.normalization import normalize
@@ -77,6 +78,8 @@ class BatchTranslator(ABC):
 
     # Where this engine's threads run: in the process that has loaded a model first.
     _process: int | None = None
+    folder: Path | None = None
+    """What `load_translator` has loaded it from."""
 
     def __init__(
         self,
@@ -477,6 +480,11 @@ class BatchTranslator(ABC):
         """2^n_c, of a latent model."""
         raise NotImplementedError
 
+    @property
+    def joint_end(self) -> bool:
+        """Whether a latent model says with each code whether it is the last, see `LatentConfig`."""
+        raise NotImplementedError
+
     def force_codes(
         self, row: list[int], given: list[int], limit: int
     ) -> "tuple[Translation, NDArray[np.float32]]":
@@ -484,13 +492,13 @@ class BatchTranslator(ABC):
 
         Args:
             row: Not empty.
-            given: The first codes, perhaps with the end, `codebook_size`, behind them; after them
-                the likeliest code is taken at each step.
+            given: The predictor's first symbols, see `LatentTransformer`; after them the likeliest
+                is taken at each step.
             limit: The most codes.
 
         Returns:
-            The translation without its text, and the log-probabilities of all codes and the end at
-            each step, (steps, K + 1).
+            The translation without its text, and the log-probabilities of all symbols at each
+            step, (steps, V).
         """
         raise NotImplementedError
 
@@ -512,13 +520,27 @@ class BatchTranslator(ABC):
 
         Raises:
             VqnmtError: The model has no codes, `text` has nothing to translate or is too long, or
-                a code is out of range or one too many.
+                a code is out of range, one too many, or missing.
         """
         parts, row, limit = self._code_part(text)
         given = self._check_codes(codes, limit)
-        end = [] if complete else [self.codebook_size]
-        if given + end:
-            found, _ = self.force_codes(row, given + end, limit)
+        if not self.joint_end:
+            given += [] if complete else [self.codebook_size]
+        elif given:
+            last = given[-1] + self.codebook_size
+            if complete and len(given) < limit:
+                _, log_p = self.force_codes(row, given, len(given))
+                complete = bool(log_p[-1, given[-1]] >= log_p[-1, last])
+                given[-1] = given[-1] if complete else last
+            else:
+                given[-1] = last
+        elif not complete:
+            raise VqnmtError(
+                "codes is empty, but every translation of this model has a code: give one, or "
+                "complete=True"
+            )
+        if given:
+            found, _ = self.force_codes(row, given, limit)
         else:
             ((found,),) = self.find([row], SearchSettings())
         (shown,) = self.vocabulary.decode([found.tokens])
@@ -539,8 +561,8 @@ class BatchTranslator(ABC):
             count: How many alternatives.
 
         Returns:
-            Codes and their probabilities, falling. Those of all codes and of the end, which is not
-            among them, sum to 1.
+            Codes and their probabilities, falling. Those of all codes sum to 1, with that of the
+            end, which is not among them, if the model has one of its own.
 
         Raises:
             VqnmtError: See `decode_codes`; or `position` or `count` is out of range.
@@ -552,9 +574,11 @@ class BatchTranslator(ABC):
             raise VqnmtError(f"position is {position}; it must be from 0 to {last}")
         checked(Width, count, "count")
         _, log_p = self.force_codes(row, [*given[:position], 0], position + 1)
-        here = log_p[position, : self.codebook_size].tolist()
-        best = sorted(range(len(here)), key=lambda code: -here[code])[:count]
-        return [(code, math.exp(here[code])) for code in best]
+        here, size = [math.exp(value) for value in log_p[position].tolist()], self.codebook_size
+        if self.joint_end:  # as the last code or not
+            here = [sum(pair) for pair in zip(here[:size], here[size:], strict=True)]
+        best = sorted(range(size), key=lambda code: -here[code])[:count]
+        return [(code, here[code]) for code in best]
 
     def _code_part(self, text: str) -> tuple[list[Part], list[int], int]:
         """Return the parts of a text with one sentence, its tokens and the most codes it may have.

@@ -33,6 +33,7 @@ from vqnmt.models import (
 from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -175,7 +176,8 @@ class Translator(BatchTranslator):
             # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
-            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            for name in (LANGUAGE_MODEL, CODE_INDEX):  # of another model
+                (folder / name).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
@@ -220,6 +222,12 @@ class Translator(BatchTranslator):
         return self.model.end_of_codes
 
     @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        return self.model.config.joint_end
+
+    @property
     def tokens_per_code(self) -> int:
         """See `BatchTranslator`."""
         assert isinstance(self.model, LatentTransformer)
@@ -237,9 +245,7 @@ class Translator(BatchTranslator):
     def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
         """Translate with the codes of the true `targets`: the oracle, latent models only."""
         assert isinstance(self.model, LatentTransformer)
-        pairs = [self._pair(*pair) for pair in zip(sentences, targets, strict=True)]
-        rows = self.vocabulary.encode([source.text for source, _ in pairs])
-        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        rows, target_rows, spans = self.encode_pairs(sentences, targets)
         texts = [""] * len(rows)
         for indices in self._batches(rows):
             tokens = reconstruct(
@@ -248,14 +254,24 @@ class Translator(BatchTranslator):
                 pad([target_rows[i] for i in indices]).to(self.device),
             )
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
-                texts[i] = restore(text, pairs[i][0].spans)
+                texts[i] = restore(text, spans[i])
         return texts
 
-    def _pair(self, source: str, target: str) -> tuple[Protected, str]:
-        """Put slots in the place of the spans that both have, if the model has slots for them."""
-        slots = self.vocabulary.slots
-        found = protect_pair(source, target, slots, self.span_patterns) if slots else None
-        return found or (Protected(source, []), target)
+    def encode_pairs(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
+        """Encode sources and translations with slots for the spans that they share, as in training.
+
+        Returns:
+            The tokens of the sources and of the targets, and the spans of each pair's slots.
+        """
+        slots, patterns, pairs = self.vocabulary.slots, self.span_patterns, []
+        for source, target in zip(sentences, targets, strict=True):
+            found = protect_pair(source, target, slots, patterns) if slots else None
+            pairs.append(found or (Protected(source, []), target))
+        rows = self.vocabulary.encode([source.text for source, _ in pairs])
+        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        return rows, target_rows, [source.spans for source, _ in pairs]
 
 
 def _check_device(name: str) -> None:
@@ -271,9 +287,11 @@ def _check_device(name: str) -> None:
 
 def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
     if isinstance(candidate, Hypothesis):
-        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
+        score, ended = candidate.score(length_penalty), candidate.ended
+        return Translation("", score, tokens=candidate.symbols, ended=ended)
     codes, tokens, spans = candidate
-    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
+    score = codes.score(length_penalty)
+    return Translation("", score, codes.symbols, tokens, spans, ended=codes.ended)
 
 
 def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
