@@ -1,6 +1,6 @@
 """Measure a trained model by class of text, beside its teacher in CTranslate2: int8, one thread.
 
-python scripts/evaluate_classes.py --run runs/interface_tatoeba-en-de [--model DIR] [--card FILE]
+python scripts/evaluate_classes.py --run runs/pretrained-en-de [--model DIR] [--card FILE]
 
 The classes, and how strings are chosen: vqnmt/experiments/classes.py. The strings with protected
 spans are also translated without repairs, and without protection. Written are CORPUS.json, the
