@@ -5,8 +5,9 @@ python scripts/update_tables.py [--check]
 A table is written between `<!-- records: FILE -->` and `<!-- end -->`. For records of translation
 words after FILE choose what is shown: nothing shows the systems of train_nmt.py, `systems` those of
 reproduce_translation.py, which are named by their experiments, `systems scores` only the first of
-their tables; `test` leaves out the validation set. `rows=a,b` keeps those rows of any table. A FILE
-that ends in -examples.json has translations; `first=5` shows five of each class.
+their tables; `controls` what the codes of these systems carry; `test` leaves out the validation
+set. `rows=a,b` keeps those rows of any table. A FILE that ends in -examples.json has translations;
+`first=5` shows five of each class.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from vqnmt.commands.command_line import Options, run
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
+from vqnmt.evaluation.tables import controls_table
 from vqnmt.experiments.tables import (
     ablation_table,
     classes_table,
@@ -66,12 +68,10 @@ def updated(text: str) -> str:
         records = _records(match[2], compared="systems" in options)
         if "test" in options:
             records = [without_validation(record) for record in records]
-        if not records:
-            return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
-        seeds = ", ".join(sorted({str(record.seed) for record in records}))
-        hardware = records[0].hardware
         lay_out = TABLES.get(match[2], results_table)
-        if match[2].startswith(ABLATIONS):
+        if "controls" in options:
+            lay_out = controls_table
+        elif match[2].startswith(ABLATIONS):
             lay_out = ablation_table
         elif match[2].startswith(CLASSES):
             lay_out = classes_table
@@ -79,7 +79,11 @@ def updated(text: str) -> str:
             lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
         elif "systems" in options:
             lay_out = scores_table if "scores" in options else translation_tables
-        rows = lay_out(records)
+        rows = lay_out(records) if records else ""
+        if not rows:
+            return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
+        seeds = ", ".join(sorted({str(record.seed) for record in records}))
+        hardware = records[0].hardware
         for option in options:
             if option.startswith("rows="):
                 rows = kept_rows(rows, option.removeprefix("rows=").split(","))

@@ -12,6 +12,7 @@ from vqnmt.evaluation.tables import (
     PARAMETERS,
     TABLE_WIDTH,
     Column,
+    controls_table,
     markdown_table,
     quality_columns,
 )
@@ -78,6 +79,14 @@ COSTS = (
 )
 
 
+CONTROLS = (
+    "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
+    "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
+    "told by the true codes beyond the predicted ones, and of the true codes by the predictor."
+)
+"""What the table of controls shows."""
+
+
 def results_table(records: Sequence[Record]) -> str:
     """Lay records out as a Markdown table that reads well on a terminal too.
 
@@ -138,6 +147,8 @@ def write_report(
         VqnmtError: The file cannot be written.
     """
     parts = [f"# {literal(title)}", results_table(records), _measurement(records)]
+    if controls := controls_table(records):
+        parts += ["## What the codes carry", CONTROLS, controls]
     parts += [f"![{literal(picture.alt)}]({picture.file})" for picture in pictures]
     if examples:
         parts += [f"## {len(examples)} translations side by side", _CHOSEN]

@@ -213,7 +213,9 @@ class Reproduction:
                 student = entry.student
                 language, patterns = student.target_language, student.span_patterns
                 metrics = quality_metrics(texts, self.sets, language, patterns)
-                metrics |= latent_quality(student, found["valid"], self.sets["valid"])
+                metrics |= latent_quality(
+                    student, found["valid"], self.sets["valid"], entry.run.config
+                )
                 metrics |= training_metrics(entry.training) | _sizes(student)
                 record = new_record(
                     system=entry.name,
@@ -235,9 +237,11 @@ class Reproduction:
         """Time the first seed of all systems in turn, once on this machine."""
         firsts = {name: entries[0] for name, entries in self.entries.items()}
         hardware = describe_hardware(firsts[BASELINE].student.device)
+        timing = dataclasses.asdict(self.config.evaluation)
+        del timing["controls"]  # decides no time
         settings = {
             "systems": {name: _digest(entry.stage.settings) for name, entry in firsts.items()},
-            "evaluation": dataclasses.asdict(self.config.evaluation),
+            "evaluation": timing,
             "hardware": hardware,
         }
         stage = Stage(self.folder / "speed" / _digest(settings), settings)

@@ -14,6 +14,7 @@ from vqnmt.evaluation.tables import (
     SYSTEM,
     Column,
     markdown_table,
+    mean_cell,
     quality_columns,
     record_table,
 )
@@ -38,7 +39,8 @@ PAPER: dict[str, tuple[float, float | None]] = {
 }
 # The order of the rows; others follow.
 ORDER = [
-    *("ar_beam4", "ar_greedy", "ar_deep_shallow", "nat_kd", "nat_kd_npd10", "nat_kd_npd100"),
+    *("ar_beam4", "ar_greedy", "ar_deep_shallow", "ar_deep_shallow_kd"),
+    *("nat_kd", "nat_kd_npd10", "nat_kd_npd100", "ctc_nat_kd", "glat_ctc_kd"),
     *("lt_semhash", "semhash_kd_nc3", "gumbel_kd_nc3", "vq_nc3", "vq_em_nc3", "vq_kd_nc3"),
     *("vq_em_kd_nc3", "vq_em_kd_nc4", "best", "best_rescored"),
 ]
@@ -126,7 +128,7 @@ def _quality(systems: dict[str, list[Record]]) -> str:
     rows = []
     for name, records in systems.items():
         row = [name]
-        row += [_mean(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
+        row += [mean_cell(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
         row.append(_ratio(records, baseline, f"bleu.{sets[0]}"))
         row.append(Column("", "speedup_over_ar_beam4", "{:.2f}×").cell(records[0]))
         bleu, speedup = PAPER.get(name, (None, None))
@@ -173,14 +175,6 @@ def _significance(systems: dict[str, list[Record]]) -> str:
             rows.append([*row, p_value.cell(first), interval.cell(first)])
     header = ["system", "against", "test set", "BLEU difference", "p", "95% interval of BLEU"]
     return markdown_table(header, rows, text_columns=3) if rows else ""
-
-
-def _mean(records: Sequence[Record], key: str) -> str:
-    values = [float(record.metrics[key]) for record in records if key in record.metrics]
-    if not values:
-        return MISSING
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"
 
 
 def _ratio(records: Sequence[Record], baseline: Sequence[Record], key: str) -> str:

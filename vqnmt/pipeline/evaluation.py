@@ -48,7 +48,7 @@ _BASELINES = (BASELINE, "ar_greedy")
 # Sets of which the report shows translations: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
-_INDEXED = 20_000
+_INDEXED = 5000
 
 
 def evaluate(
@@ -76,7 +76,8 @@ def evaluate(
         **teacher.settings,
     }
     done = next(name for name in ("student", "teacher", "vocabulary") if name in run.stages)
-    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored)
+    older = {"evaluation.controls": None}  # of earlier versions, which had none
+    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored, older=older)
     path = run.folder / "results.json"
     if not (stage.complete and path.exists() and (run.folder / "report.md").exists()):
         with stage.work():
@@ -92,7 +93,7 @@ def evaluate(
                     place.parent.mkdir(exist_ok=True)
                     atomic_write_lines(place, [one.text for one in translations])
             metrics = _measure(config, systems, outputs, sets)
-            metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid)
+            metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid, config)
             records = []
             for key, values in metrics.items():
                 untrained = key in _BASELINES or config.student == "teacher"
