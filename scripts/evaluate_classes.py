@@ -1,10 +1,10 @@
 """Measure a trained model by class of text, beside its teacher in CTranslate2: int8, one thread.
 
-python scripts/evaluate_classes.py --run runs/interface_tatoeba-en-de [--model DIR] [--card FILE]
+python scripts/evaluate_classes.py --run runs/pretrained-en-de [--model DIR] [--card FILE]
 
 The classes, and how strings are chosen: vqnmt/experiments/classes.py. The strings with protected
-spans are also translated without protection. Written are CORPUS.json, the records, and
-CORPUS-examples.json.
+spans are also translated without repairs, and without protection. Written are CORPUS.json, the
+records, and CORPUS-examples.json.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from vqnmt.data.corpus import load_corpus
 from vqnmt.evaluation.model_card import with_section
 from vqnmt.evaluation.records import new_record, write_records
 from vqnmt.experiments.classes import (
-    UNPROTECTED,
     classes_of_text,
     measure_classes,
     unprotected,
@@ -43,7 +42,8 @@ CTranslate2. `interface`, `everyday` and `labels` were held out of the training 
 stand in it; `another_project` and `spans` are strings of Indico (MIT), on which nothing was
 trained, and `captions` those of Multi30k's test_2016_flickr. Labels count where they equal any
 reference, "spans", "numbers" and "intact" where placeholders, numbers or both all come through and
-none is made up. `student_unprotected` sees the spans themselves."""
+none is made up. `student_unrepaired` takes the first translation whether or not it keeps them,
+`student_unprotected` sees the spans themselves."""
 EXAMPLES = """\
 The strings of each class that come first by a hash of the source: nobody has picked them. The
 captions were written for this card, as those of Multi30k may not be copied. Strings of interfaces
@@ -91,7 +91,10 @@ def main(arguments: list[str]) -> None:
             "teacher_greedy": lambda text: teacher(text).text,
             "teacher_beam4": lambda text: teacher(text, beam=4).text,
         }
-        further = {f"student{UNPROTECTED}": unprotected(student)}
+        further = {
+            "student_unrepaired": lambda text: student(text, repair=False).text,
+            "student_unprotected": unprotected(student),
+        }
         measured = measure_classes(classes, systems, further, corpus.target_language)
         results = Path(options.results or folder / "classes")
         results.mkdir(parents=True, exist_ok=True)

@@ -203,10 +203,7 @@ def _braces(text: str) -> list[tuple[int, int]]:
             opened.append(match.start())
         else:
             found.append((opened.pop() if opened else match.start(), match.end()))
-    for start in opened:
-        match = _OPENED.match(text, start)
-        assert match is not None
-        found.append(match.span())
+    found += [match.span() for start in opened if (match := _OPENED.match(text, start))]
     return sorted(found)
 
 

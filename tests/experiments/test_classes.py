@@ -1,6 +1,7 @@
 """A model by class of text: which strings, what is counted, and what stands in the card."""
 
 import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from vqnmt.data.splits import text_hash
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.evaluation.model_card import with_section
+from vqnmt.evaluation.records import write_records
 from vqnmt.experiments import classes
 from vqnmt.experiments.tables import classes_table, examples_section
 from vqnmt.spans import slot
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.translation import Translation
 
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 LABELS = ParallelText(
     ["Open", "Name"], ["Öffnen", "Name"], references=[["Öffnen", "Auf"], ["Name"]]
 )
@@ -170,6 +173,26 @@ def test_a_section_of_a_card_is_put_before_its_limits_once() -> None:
     assert with_section("# A\n", "By class", "one") == "# A\n\n## By class\n\none\n"
 
 
+def test_tables_and_examples_are_put_into_pages(tmp_path, monkeypatch, make_record) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    update_tables = importlib.import_module("update_tables")
+    monkeypatch.setattr(update_tables, "ROOT", tmp_path)
+    folder = tmp_path / "results" / "classes"
+    folder.mkdir(parents=True)
+    metrics = {"sentences.spans": 9, "bleu.spans": 40.25}
+    write_records(folder / "a.json", [make_record("student", metrics=metrics)])
+    texts, systems = {"interface": STRINGS}, {"student": str.upper}
+    measured = classes.measure_classes(texts, systems, {}, "de")
+    classes.write_examples(folder / "a-examples.json", texts, measured, systems, 3)
+    page = update_tables.updated(
+        "<!-- records: results/classes/a.json -->\n<!-- end -->\n"
+        "<!-- records: results/classes/a-examples.json first=2 -->\n<!-- end -->\n"
+    )
+    assert re.search(r"\| spans +\| student +\| +9 \| 40.2 \|", page)
+    assert page.count("FILES") + page.count("WAIT") + page.count("OPEN") == 2
+    assert update_tables.updated(page) == page
+
+
 @pytest.mark.slow
 def test_evaluation_of_a_run(finished_run, tmp_path: Path, script: Callable, monkeypatch) -> None:
     pytest.importorskip("ctranslate2")
@@ -183,7 +206,8 @@ def test_evaluation_of_a_run(finished_run, tmp_path: Path, script: Callable, mon
     )
     assert outcome.status == 0, outcome.err
     records = json.loads((tmp_path / "files-en-de.json").read_text())
-    systems = ["student", "teacher_greedy", "teacher_beam4", "student_unprotected"]
+    systems = ["student", "teacher_greedy", "teacher_beam4"]
+    systems += ["student_unrepaired", "student_unprotected"]
     assert [record["system"] for record in records] == systems
     assert records[0]["parameters"] != records[1]["parameters"] == records[2]["parameters"]
     assert records[0]["metrics"]["intact.spans"] == 100

@@ -39,9 +39,6 @@ CAPTIONS = "captions"
 """The class of which no sentence may stand in the repository."""
 SPANS = "spans"
 """The class of strings with protected spans."""
-UNPROTECTED = "_unprotected"
-"""Ends the name of a system that sees the spans themselves."""
-
 # Indico, of CERN: MIT, as its package states; 6,400 English-German pairs.
 ANOTHER_PROJECT = JoinedStrings(
     (

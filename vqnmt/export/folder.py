@@ -161,8 +161,8 @@ def _write_card(card: Path, folder: Path, precision: str) -> None:
     atomic_write_text(
         folder / "README.md",
         f"{text}\n\n## This export\n\nFor {engine} on a CPU, without PyTorch; {precision}, "
-        f"{size / 1e6:.1f} MB. The scores above are those of the model that it was exported from, "
-        "in fp32.\n",
+        f"{size / 1e6:.1f} MB. The scores under Quality are those of the model that it was "
+        "exported from, in fp32.\n",
     )
 
 
