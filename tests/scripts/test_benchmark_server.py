@@ -14,7 +14,7 @@ PRETRAINED = Path(__file__).parent.parent.parent / "pretrained" / "en-de"
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs Debian's package wrk")
 def test_benchmark_of_a_server(tmp_path: Path, script: Callable) -> None:
     outcome = script(
-        *("benchmark_server", "--model", PRETRAINED, "--seconds", 1, "--connections", 16),
+        *("benchmark_server", "--model", PRETRAINED, "--seconds", 2, "--connections", 16),
         *("--requests", 40, "--warmup", 10, "--results", tmp_path / "server.json"),
     )
     assert outcome.status == 0, outcome.err
