@@ -4,12 +4,13 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ import requests
 import uvicorn
 from libretranslatepy import LibreTranslateAPI
 
+from vqnmt.commands.serve import read_keys
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.app import create_app
 from vqnmt.serve.settings import ServerSettings
@@ -267,6 +269,28 @@ def test_api_keys_and_origins() -> None:
         for origin, allowed in (("https://a.example", True), ("https://b.example", False)):
             answer = requests.get(f"{url}/languages", headers={"Origin": origin}, timeout=60)
             assert ("access-control-allow-origin" in answer.headers) is allowed
+
+
+def test_an_address_that_is_not_free_is_told_before_a_model_is_loaded(script: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = script("serve", "--port", port, "--model", "nowhere")
+        assert outcome.status == 2 and outcome.err.count("\n") == 1
+        assert f"--port {port}: the server cannot listen there (Address already in" in outcome.err
+    outcome = script("serve", "--host", "192.0.2.1", "--model", "nowhere")
+    assert outcome.status == 2 and "--host 192.0.2.1 --port 5000" in outcome.err
+
+
+def test_keys_are_lines_of_a_file_but_for_comments(tmp_path: Path) -> None:
+    place = tmp_path / "keys"
+    place.write_bytes("\ufeff# ours\r\n sesame \r\n\r\n  # theirs\r\nключ\r\n".encode())
+    assert read_keys(str(place)) == ("sesame", "ключ")
+    for content, error in ((b"# none\n", "has no key"), (b"\xff", "not UTF-8")):
+        place.write_bytes(content)
+        with pytest.raises(VqnmtError, match=error):
+            read_keys(str(place))
+    with pytest.raises(VqnmtError, match="nowhere: there is no such file"):
+        read_keys("nowhere")
 
 
 def test_health_metrics_and_no_cross_origin_by_default(shouting: str) -> None:

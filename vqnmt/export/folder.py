@@ -142,6 +142,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
             "compression": config.compression,
             "positions_per_code": 2**config.compression * config.upsampling,
             "output": config.output,
+            "joint_end": config.joint_end,
             "blank_penalty": float(module.blank_penalty),
             "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }
@@ -160,8 +161,8 @@ def _write_card(card: Path, folder: Path, precision: str) -> None:
     atomic_write_text(
         folder / "README.md",
         f"{text}\n\n## This export\n\nFor {engine} on a CPU, without PyTorch; {precision}, "
-        f"{size / 1e6:.1f} MB. The scores above are those of the model that it was exported from, "
-        "in fp32.\n",
+        f"{size / 1e6:.1f} MB. The scores under Quality are those of the model that it was "
+        "exported from, in fp32.\n",
     )
 
 

@@ -58,6 +58,8 @@ class LatentExportConfig(ExportConfig):
     positions_per_code: int
     """2^n_c * upsampling."""
     output: Literal["ctc", "cross_entropy"]
+    joint_end: bool = False
+    """See `LatentConfig`; earlier exports have an end of its own."""
     blank_penalty: Annotated[float, between(-1e6, 1e6)] = 0.0
     """0 in earlier exports, whose graph subtracts it itself and returns one piece a position."""
     repeatable: list[Annotated[int, between(0, MOST_PIECES)]] | None = None
@@ -195,7 +197,13 @@ class OnnxTranslator(BatchTranslator):
             raise VqnmtError(
                 "this model was exported before exports could decode given codes: export it again"
             )
-        return int(outputs[-1].shape[1]) - 1
+        symbols = int(outputs[-1].shape[1])
+        return symbols // 2 if self.joint_end else symbols - 1
+
+    @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        return self._config.joint_end
 
     @property
     def tokens_per_code(self) -> int:
@@ -223,7 +231,7 @@ class OnnxTranslator(BatchTranslator):
         """Call the graph; `given` and `limit`, the most codes, are those of a single row.
 
         Returns:
-            For each row its candidates, and the log-probabilities of all codes at each step.
+            For each row its candidates, and the log-probabilities of all symbols at each step.
         """
         lengths = [len(row) for row in rows]
         source = np.full((len(rows), max(lengths) + 1), PAD, dtype=np.int64)
@@ -272,10 +280,11 @@ class OnnxTranslator(BatchTranslator):
             if log_p == -math.inf:  # no such candidate
                 continue
             sentence = i // settings.candidates
-            length = min(count + 1, limits[sentence].item())  # the end is not reached at the limit
-            score = log_p / length**settings.length_penalty
+            # An end of its own is not reached at the limit.
+            ended = not self.joint_end and count < limits[sentence].item()
+            score = log_p / (count + ended) ** settings.length_penalty
             found[sentence].append(
-                Translation("", score, symbols[:count].tolist(), tokens, spans[:count])
+                Translation("", score, symbols[:count].tolist(), tokens, spans[:count], ended=ended)
             )
         return found, further[-1] if further else np.zeros(0)
 
