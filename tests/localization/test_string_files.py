@@ -233,7 +233,7 @@ def test_fluent_translates_variants_and_attributes_but_no_terms() -> None:
 -brand = Firefox
 hello = Hello { $name }, from { -brand }
     on two lines
-    .title = Title
+    .title = [Title]
 files = { $n ->
     [one] One file
    *[other] { $n } files
@@ -248,7 +248,7 @@ mixed = You have { $n ->
         given.replace("Hello {", "HELLO {")
         .replace(", from", ", FROM")
         .replace("on two lines", "ON TWO LINES")
-        .replace("= Title", "= TITLE")
+        .replace("= [Title]", "= [TITLE]")
         .replace("One file", "ONE FILE")
         .replace("{ $n } files", "{ $n } FILES")
     )

@@ -4,6 +4,7 @@ vqnmt serve
 vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 """
 
+import signal
 import socket
 
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
@@ -39,17 +40,21 @@ def main(arguments: list[str]) -> None:
         api_keys=read_keys(options.api_keys),
         origins=tuple(options.origin),
     )
-    try:
-        import uvicorn
+    import uvicorn
 
-        from vqnmt.serve.app import create_app
-    except ImportError as error:
-        raise VqnmtError(f"serving needs {error.name}: pip install vqnmt[serve]") from error
+    from vqnmt.serve.app import create_app
+
     _check_address(options.host, options.port)
     models = options.model or [None]
     translators = [load_translator(one, options.device, options.threads) for one in models]
     app = create_app(translators, settings)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, log_level="info", access_log=False
+    )
+    server = uvicorn.Server(config)
+    # It sends itself the signal again when all is answered; a stop without loss has status 0.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run()
 
 
 def _check_address(host: str, port: int) -> None:

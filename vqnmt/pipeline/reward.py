@@ -197,11 +197,10 @@ class RewardedPredictor(nn.Module):
         with torch.no_grad():
             memory, memory_mask = model.encode(source)
             vectors = model.quantizer.codes_to_vectors(codes.flatten(0, 1)).to(memory.dtype)
-        logits = model.predict(vectors, memory, memory_mask)  # (B C, L + 1, K + 1)
+        logits = model.predict(vectors, memory, memory_mask)  # (B C, T, V)
         mask = torch.arange(codes.shape[2], device=codes.device) < lengths.view(-1, 1)  # (B C, L)
-        log_p = code_log_probabilities(logits, codes.flatten(0, 1), mask, model.end_of_codes).view(
-            lengths.shape
-        )  # (B, C)
+        symbols = model.symbols(codes.flatten(0, 1)[..., None], mask)  # (B C, T, 1), (B C, T)
+        log_p = code_log_probabilities(logits, *symbols).view(lengths.shape)  # (B, C)
         share = log_p.masked_fill(lengths == 0, -torch.inf).softmax(dim=1)
         expected = (share * rewards).sum(dim=1)  # (B,)
         best = log_p.gather(1, rewards.argmax(dim=1, keepdim=True))  # (B, 1)

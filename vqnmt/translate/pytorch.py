@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vqnmt.checksums import AGAIN, CHECKSUMS
@@ -33,6 +33,7 @@ from vqnmt.models import (
 from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -175,7 +176,8 @@ class Translator(BatchTranslator):
             # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
-            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            for name in (LANGUAGE_MODEL, CODE_INDEX):  # of another model
+                (folder / name).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
@@ -220,6 +222,12 @@ class Translator(BatchTranslator):
         return self.model.end_of_codes
 
     @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        return self.model.config.joint_end
+
+    @property
     def tokens_per_code(self) -> int:
         """See `BatchTranslator`."""
         assert isinstance(self.model, LatentTransformer)
@@ -234,17 +242,27 @@ class Translator(BatchTranslator):
         found, log_p = force_codes(self.model, source, given, limit, self.language_model)
         return _translation(found, self.length_penalty), log_p.numpy(force=True)
 
-    def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
-        """Translate with the codes of the true `targets`: the oracle, latent models only."""
+    def reconstruct(
+        self,
+        sentences: Sequence[str],
+        targets: Sequence[str],
+        given: Sequence[list[int]] | None = None,
+    ) -> list[str]:
+        """Translate whole strings with the codes of the true `targets`, the oracle, or given ones.
+
+        Latent models only; the best path is read.
+
+        Args:
+            sentences: Sources, each one string of at most `max_source_tokens`.
+            targets: Their true translations.
+            given: Codes of each string, instead of those of its target.
+        """
         assert isinstance(self.model, LatentTransformer)
         rows, target_rows, spans = self.encode_pairs(sentences, targets)
         texts = [""] * len(rows)
-        for indices in self._batches(rows):
-            tokens = reconstruct(
-                self.model,
-                pad([rows[i] for i in indices]).to(self.device),
-                pad([target_rows[i] for i in indices]).to(self.device),
-            )
+        for indices, source, target in self._padded(rows, target_rows):
+            codes = None if given is None else [given[i] for i in indices]
+            tokens = reconstruct(self.model, source, target, codes)
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
                 texts[i] = restore(text, spans[i])
         return texts
@@ -265,6 +283,24 @@ class Translator(BatchTranslator):
         target_rows = self.vocabulary.encode([target for _, target in pairs])
         return rows, target_rows, [source.spans for source, _ in pairs]
 
+    def paired_batches(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield batches of whole strings of similar length; sources without tokens are left out.
+
+        Yields:
+            Which strings, their sources (B, S) and targets (B, T), padded.
+        """
+        rows, target_rows, _ = self.encode_pairs(sentences, targets)
+        yield from self._padded(rows, target_rows)
+
+    def _padded(
+        self, rows: list[list[int]], target_rows: list[list[int]]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        for indices in self._batches(rows):
+            sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
+            yield indices, sides[0].to(self.device), sides[1].to(self.device)
+
 
 def _check_device(name: str) -> None:
     """Refuse a device that PyTorch cannot compute on, before anything is loaded."""
@@ -279,9 +315,11 @@ def _check_device(name: str) -> None:
 
 def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
     if isinstance(candidate, Hypothesis):
-        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
+        score, ended = candidate.score(length_penalty), candidate.ended
+        return Translation("", score, tokens=candidate.symbols, ended=ended)
     codes, tokens, spans = candidate
-    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
+    score = codes.score(length_penalty)
+    return Translation("", score, codes.symbols, tokens, spans, ended=codes.ended)
 
 
 def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:
