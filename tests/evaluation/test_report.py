@@ -58,9 +58,8 @@ def cells(table):
 
 def test_table_rows(records):
     table = cells(results_table(records))
-    assert table[0] == [
-        *("system", "test set", "BLEU", "chrF++", "median ms", "p90 ms", "speed-up", "param."),
-    ]
+    heads = ["system", "test set", "BLEU", "chrF++", "median ms", "p90 ms", "speed-up", "param."]
+    assert table[0] == heads
     assert table[2] == ["AR beam 4", "test", "34.25", "64.25", "61.0", "91.5", "1.00×", "7.3M"]
     assert table[3] == ["student n_c=3", "test", "30.50", "60.50", "12.2", "18.3", "5.00×", "7.3M"]
     assert table[4] == ["AR beam 4", "valid", "33.25", "63.25", "", "", "", ""]

@@ -24,12 +24,28 @@ ROOT = Path(__file__).parent.parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model", "README.md")
 RECORD_KEYS = {
-    *("system", "corpus", "overrides", "seed", "commit", "training_commit", "hardware"),
-    *("wall_seconds", "parameters", "metrics"),
+    "system",
+    "corpus",
+    "overrides",
+    "seed",
+    "commit",
+    "training_commit",
+    "hardware",
+    "wall_seconds",
+    "parameters",
+    "metrics",
 }
 METRIC_KEYS = {
-    *("bleu.test", "bleu.valid", "chrf.test", "chrf.valid", "bleu_signature", "chrf_signature"),
-    *("latency_ms.median", "latency_ms.p90", "speedup_over_ar_beam4", "train_tokens_per_second"),
+    "bleu.test",
+    "bleu.valid",
+    "bleu_signature",
+    "chrf.test",
+    "chrf.valid",
+    "chrf_signature",
+    "latency_ms.median",
+    "latency_ms.p90",
+    "speedup_over_ar_beam4",
+    "train_tokens_per_second",
 }
 
 

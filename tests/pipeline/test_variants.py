@@ -13,8 +13,10 @@ from vqnmt.evaluation.records import read_records
 from vqnmt.translate.seq2seq import TransformersTranslator
 
 FEW_STEPS = [
-    *("teacher_training.steps=3", "student_training.steps=3"),
-    *("teacher_training.validate_every=3", "student_training.validate_every=3"),
+    "teacher_training.steps=3",
+    "student_training.steps=3",
+    "teacher_training.validate_every=3",
+    "student_training.validate_every=3",
     "evaluation.latency_sentences=0",
 ]
 
@@ -124,10 +126,17 @@ def test_foreign_teacher_distils_and_is_measured(
     run = tmp_path / "run"
     outcome = script(
         "train_nmt",
-        *(f"run={run}", *overrides, *FEW_STEPS, f"teacher={foreign_checkpoint}", "beam=2"),
-        *(f"corpus.train.source={tmp_path / 'few.en'}", "corpus.valid_share=0.1"),
-        *(f"corpus.train.target={tmp_path / 'few.de'}", "corpus.test_share=0.1"),
-        *("vocabulary.size=300", "corpus.max_ratio=50"),
+        f"run={run}",
+        *overrides,
+        *FEW_STEPS,
+        f"teacher={foreign_checkpoint}",
+        "beam=2",
+        f"corpus.train.source={tmp_path / 'few.en'}",
+        f"corpus.train.target={tmp_path / 'few.de'}",
+        "corpus.valid_share=0.1",
+        "corpus.test_share=0.1",
+        "vocabulary.size=300",
+        "corpus.max_ratio=50",
     )
     assert outcome.status == 0, outcome.err
     assert not (run / "teacher").exists()

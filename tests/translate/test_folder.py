@@ -80,7 +80,10 @@ def test_a_folder_of_an_earlier_version_has_no_checksums(folder: Path) -> None:
     "line",
     [
         *(b"0" * 64 + b"  " + name for name in (b"../x", b"/etc/hostname", b"a/../../b", b"\xff")),
-        *(b"", b"\0" * 99, b"0" * 63 + b"  x", b"SHA256 (x) = 0"),
+        b"",
+        b"\0" * 99,
+        b"0" * 63 + b"  x",
+        b"SHA256 (x) = 0",
     ],
 )
 def test_a_list_that_is_none(folders, tmp_path: Path, line: bytes) -> None:
