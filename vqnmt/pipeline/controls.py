@@ -7,7 +7,7 @@ Shapes: B sentences, S source and T target tokens, L codes, K codes in the codeb
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
         scores = score(texts, valid.targets, student.target_language)
         metrics[f"bleu_{kind}.valid"] = scores.bleu
         metrics[f"chrf_{kind}.valid"] = scores.chrf
-    nats: Counter[str] = Counter()
+    nats: dict[str, float] = defaultdict(float)
     for _, source, target in batches:
         memory, memory_mask = model.encode(source)
         codes, mask = _true_codes(model, source, target)  # (B, L)
