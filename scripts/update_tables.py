@@ -6,10 +6,12 @@ A table is written between `<!-- records: FILE -->` and `<!-- end -->`. For reco
 words after FILE choose what is shown: nothing shows the systems of train_nmt.py, `systems` those of
 reproduce_translation.py, which are named by their experiments, `systems scores` only the first of
 their tables; `controls` what the codes of these systems carry; `test` leaves out the validation
-set. `rows=a,b` keeps those rows of any table.
+set. `rows=a,b` keeps those rows of any table. A FILE that ends in -examples.json has translations;
+`first=5` shows five of each class.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,9 @@ from vqnmt.evaluation.report import results_table
 from vqnmt.evaluation.tables import controls_table, seeds_note
 from vqnmt.experiments.tables import (
     ablation_table,
+    classes_table,
     collapse_table,
+    examples_section,
     latency_table,
     preparation_table,
     profile_table,
@@ -39,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- records: (\S+)((?: [\w=,]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATIONS = "results/translation/ablations/"
 LATENCY = "results/latency/"
+CLASSES = "results/classes/"
 
 # Files of records with columns of their own.
 TABLES = {
@@ -56,6 +61,10 @@ def updated(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         options = match[3].split()
+        if match[2].endswith("-examples.json"):
+            examples = json.loads((ROOT / match[2]).read_text(encoding="utf-8"))
+            count = int(dict(option.split("=") for option in options).get("first", len(examples)))
+            return f"{match[1]}\n{examples_section(examples, count)}\n\n{match[4]}"
         records = _records(match[2], compared="systems" in options)
         if "test" in options:
             records = [without_validation(record) for record in records]
@@ -64,6 +73,8 @@ def updated(text: str) -> str:
             lay_out = controls_table
         elif match[2].startswith(ABLATIONS):
             lay_out = ablation_table
+        elif match[2].startswith(CLASSES):
+            lay_out = classes_table
         elif match[2].startswith(LATENCY):
             lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
         elif "systems" in options:
@@ -105,7 +116,7 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
     if not (ROOT / file).exists():
         return []
     records = read_records(ROOT / file)
-    if file in TABLES or file.startswith((ABLATIONS, LATENCY)):
+    if file in TABLES or file.startswith((ABLATIONS, LATENCY, CLASSES)):
         return records
     if compared:
         return system_records(records)

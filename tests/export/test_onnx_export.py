@@ -40,11 +40,12 @@ VOCABULARY, LONGEST = 150, 14
 SIZE = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.1)
 VARIANTS = [
     {},
+    {"joint_end": False},
     {"compression": 0, "predictor_layers": 2},
     {"compression": 1, "source_copy": False, "encoder_layers": 2},
     {"compression": 2, "causal_decoder": True, "upsampling": 3},
     {"compression": 2, "output": "cross_entropy", "upsampling": 1},
-    {"compression": 1, "quantizer": {"name": "product", "codebook_size": 16}},
+    {"compression": 1, "quantizer": {"name": "product", "codebook_size": 16}, "joint_end": False},
     {"compression": 1, "quantizer": {"name": "semhash", "codebook_size": 16}},
     {"compression": 2, "written": 101},
     {"compression": 3, "residual_convolutions": 0},
@@ -67,7 +68,18 @@ def build(
     model.embedding.written = written
     model.blank_penalty.fill_(0.7)
     model.repeatable.copy_(torch.rand(VOCABULARY) < 0.5)
+    if model.config.joint_end:
+        end_half_of_the_sentences_at_their_first_code(model)
     return model
+
+
+@torch.no_grad()
+def end_half_of_the_sentences_at_their_first_code(model: LatentTransformer) -> None:
+    state = model.predictor.start(*model.encode(padded(random_rows())))
+    logits = model.step(torch.zeros(len(random_rows()), dtype=torch.int64), state)
+    going, last = (half.max(dim=1).values for half in logits.chunk(2, dim=1))
+    margins = (last - going).sort().values
+    model.code_output.bias[model.end_of_codes :] -= margins[len(margins) // 2 - 1 :][:2].mean()
 
 
 def trigrams(model: LatentTransformer) -> TrigramModel | None:
@@ -92,6 +104,7 @@ def engine(model: LatentTransformer, int8: bool = False) -> OnnxTranslator:
         compression=model.config.compression,
         positions_per_code=2**model.config.compression * model.config.upsampling,
         output=model.config.output,
+        joint_end=model.config.joint_end,
         blank_penalty=float(model.blank_penalty),
         repeatable=model.repeatable.nonzero()[:, 0].tolist(),
     )
@@ -185,20 +198,23 @@ def same_candidates(
             )
 
 
-def test_no_more_candidates_than_there_are_code_sequences() -> None:
-    model, rows = build(quantizer={"codebook_size": 2}), [[5], [6, 7, 8, 9]]
+@pytest.mark.parametrize("joint", [True, False])
+def test_no_more_candidates_than_there_are_code_sequences(joint: bool) -> None:
+    model, rows = build(quantizer={"codebook_size": 2}, joint_end=joint), [[5], [6, 7, 8, 9]]
     settings = SearchSettings(candidates=12)
     expected = find_translations(model, padded(rows), settings, trigrams(model))
-    # Up to 2 codes of 2 kinds, 7 sequences, for the first; up to 3 codes, 15, for the second.
-    assert [len(row) for row in expected] == [7, 12]
-    assert len({tuple(codes.symbols) for codes, *_ in expected[0]}) == 7
+    # Up to 2 codes of 2 kinds, 6 sequences, for the first; up to 3 codes, 14, for the second. With
+    # an end of its own there is also the sequence without codes.
+    exist = 6 if joint else 7
+    assert [len(row) for row in expected] == [exist, 12]
+    assert len({tuple(codes.symbols) for codes, *_ in expected[0]}) == exist
     exported = engine(model)
     same_candidates(exported.find(12 * rows, settings), 12 * expected)  # two rows at a time
     same_candidates(exported.find(rows[:1], settings), expected[:1])
 
 
 def test_a_sentence_without_codes_has_its_translation_too() -> None:
-    model = build()
+    model = build(joint_end=False)
     with torch.no_grad():
         model.code_output.bias[model.end_of_codes] = 100.0
     rows = [[5, 6], [7]]

@@ -76,7 +76,7 @@ def test_padding_a_batch_changes_no_loss_and_no_code(
         assert mask[row].sum() == length
         z_alone, _ = model.compress(target, *model.encode(source))
         assert model.quantizer.nearest(z_alone)[0].tolist() == codes[row, :length].tolist()
-        weight = {"reconstruction": alone.tokens, "prediction": length + 1, "commitment": length}
+        weight = {"reconstruction": alone.tokens, "prediction": length, "commitment": length}
         for name, count in weight.items():
             sums[name] = sums.get(name, 0.0) + alone.terms[name].item() * count
             weights[name] = weights.get(name, 0) + count
@@ -96,17 +96,20 @@ def test_an_empty_target_beside_others_gives_finite_losses(make_latent, pairs):
         assert all(gradient.isfinite().all() for gradient in gradients), output
 
 
-def test_prediction_loss_is_numpys():
-    logits = torch.randn(2, 4, 6)  # L = 3, K = 5
-    samples = torch.randint(0, 5, (2, 3, 4))
+@pytest.mark.parametrize("joint", [True, False])
+def test_prediction_loss_is_numpys(make_latent, joint):
+    model = make_latent(joint_end=joint)  # K = 8
+    logits = torch.randn(2, 3, 16) if joint else torch.randn(2, 4, 9)  # L = 3
+    samples = torch.randint(0, 8, (2, 3, 4))
     mask = torch.tensor([[True, True, True], [True, False, False]])
     scores = logits.double().numpy()
     log_p = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-    terms = [log_p[0, 3, 5], log_p[1, 1, 5]]  # the ends
+    terms = [] if joint else [log_p[0, 3, 8], log_p[1, 1, 8]]  # the ends
     for row, position in ((0, 0), (0, 1), (0, 2), (1, 0)):
-        label = np.bincount(samples[row, position], minlength=6) / 4  # mean of one-hots
-        terms.append((label * log_p[row, position]).sum())
-    found = prediction_loss(logits, samples, mask, end=5)
+        last = 8 if joint and (row, position) in ((0, 2), (1, 0)) else 0
+        label = np.bincount(samples[row, position] + last, minlength=log_p.shape[-1]) / 4
+        terms.append((label * log_p[row, position]).sum())  # mean of one-hots
+    found = prediction_loss(logits, *model.symbols(samples, mask))
     assert found.item() == pytest.approx(-np.mean(terms), rel=1e-5)
 
 
@@ -116,17 +119,20 @@ def test_predictor_sees_only_earlier_codes(make_latent, pairs):
     vectors = model.quantizer.codes_to_vectors(torch.randint(0, 8, (4, 5)))
     changed = torch.cat([vectors[:, :2], torch.randn(4, 3, 16)], 1)
     before, after = (model.predict(v, memory, memory_mask) for v in (vectors, changed))
+    assert before.shape == (4, 5, 16)  # 2K
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert (before[:, 3] - after[:, 3]).abs().max() > 1e-3
 
 
-def test_predictor_steps_are_its_training_forward(make_latent, pairs):
-    model = make_latent(predictor_layers=2).eval()
+@pytest.mark.parametrize("joint", [True, False])
+def test_predictor_steps_are_its_training_forward(make_latent, pairs, joint):
+    model = make_latent(predictor_layers=2, joint_end=joint).eval()
     memory, memory_mask = model.encode(pairs[0])
     codes = torch.randint(0, 8, (4, 5))
     expected = model.predict(model.quantizer.codes_to_vectors(codes), memory, memory_mask)
     state = model.predictor.start(memory, memory_mask)
     inputs = torch.cat([torch.full((4, 1), model.end_of_codes), codes], 1)
+    inputs = inputs[:, : expected.shape[1]]
     found = torch.stack([model.step(column, state) for column in inputs.T], 1)
     torch.testing.assert_close(found, expected)
 
@@ -301,16 +307,22 @@ def test_a_batch_translates_as_its_sentences_do(make_latent, pairs, output, beam
         assert all(0 <= code < 8 for code in alone.symbols)
 
 
-def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pairs):
-    model = make_latent().eval()
+@pytest.mark.parametrize("joint", [True, False])
+def test_codes_log_probability_is_that_of_the_training_forward(make_latent, pairs, joint):
+    model = make_latent(joint_end=joint).eval()
     found = [translation.codes for translation in generate(model, pairs[0])]
     for hypothesis, (source, _) in zip(found, singles(pairs), strict=True):
         codes = torch.tensor([hypothesis.symbols], dtype=torch.long)
         vectors = model.quantizer.codes_to_vectors(codes)
         log_p = model.predict(vectors, *model.encode(source)).log_softmax(-1)[0]
-        steps = [log_p[i, code].item() for i, code in enumerate(hypothesis.symbols)]
-        if len(steps) < (2 * source.shape[1] + 10) // 2 + 1:
+        if joint:
+            codes[0, -1] += model.end_of_codes
+        steps = [log_p[i, code].item() for i, code in enumerate(codes[0].tolist())]
+        if hypothesis.ended:
             steps.append(log_p[-1, model.end_of_codes].item())
+        assert hypothesis.ended == (
+            not joint and len(codes[0]) < (2 * source.shape[1] + 10) // 2 + 1
+        )
         assert hypothesis.log_probability == pytest.approx(sum(steps), rel=1e-4)
 
 
@@ -322,7 +334,7 @@ def test_reconstruct_does_not_depend_on_the_batch(make_latent, pairs, output):
 
 
 def test_a_sentence_without_codes_and_an_empty_source_translate(make_latent):
-    model = make_latent().eval()
+    model = make_latent(joint_end=False).eval()
     with torch.no_grad():
         model.code_output.bias[model.end_of_codes] = 100.0
     for source in (torch.tensor([[5, 6], [7, PAD]]), torch.zeros(1, 0, dtype=torch.long)):

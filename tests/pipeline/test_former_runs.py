@@ -1,6 +1,8 @@
 """Runs and models made when one dataclass held the settings of all quantizers go on."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from vqnmt.models import LatentConfig
 from vqnmt.quantizers import EMAConfig, FSQConfig, ProductConfig, SemanticHashingConfig
 from vqnmt.settings import deciding, from_mapping, undecided
 from vqnmt.training.stage import Stage
+from vqnmt.translate.pretrained import VqnmtConfig, VqnmtForConditionalGeneration
 
 # What every config.json and stage.json held, whatever the quantizer.
 FORMER = {
@@ -54,3 +57,39 @@ def test_runs_go_on_but_only_with_their_settings(tmp_path: Path) -> None:
     for change in ({"beta": 0.5}, {"cosine": True}, {"codebook_dim": 8}):
         with pytest.raises(VqnmtError, match=rf"quantizer\.{next(iter(change))}="):
             again(**change)
+
+
+def test_students_of_former_runs_keep_the_end_of_their_codes(tmp_path: Path) -> None:
+    """Folders that do not say `joint_end` have an end of its own; a new student has none."""
+    settings = dataclasses.asdict(LatentConfig())
+    del settings["joint_end"]
+    old, new = (
+        VqnmtForConditionalGeneration(VqnmtConfig(settings=one, vocabulary_size=9)).model
+        for one in (settings, settings | {"joint_end": True})
+    )
+    codes = old.quantizer.codebook_size
+    assert (old.config.joint_end, old.code_output.out_features) == (False, codes + 1)
+    assert (new.config.joint_end, new.code_output.out_features) == (True, 2 * codes)
+
+
+@pytest.mark.slow
+def test_a_former_run_goes_on_with_the_end_of_its_codes(
+    finished_run, tmp_path: Path, script
+) -> None:
+    """Whether its student is finished or has only begun."""
+    folder, student = tmp_path / "run", tmp_path / "run" / "student"
+    shutil.copytree(finished_run.folder, folder)
+    shutil.rmtree(folder / "evaluation")  # its stage knows the digest of the student's
+    values = json.loads((student / "stage.json").read_text())
+    assert values["settings"]["student_model"].pop("joint_end") is True
+    (student / "stage.json").write_text(json.dumps(values))
+    outcome = script("train_nmt", f"run={folder}", *finished_run.overrides)
+    assert outcome.status == 0 and "student: trained already" in outcome.out
+    values["complete"] = False
+    shutil.rmtree(student)
+    student.mkdir()
+    (student / "stage.json").write_text(json.dumps(values))
+    outcome = script("train_nmt", f"run={folder}", *finished_run.overrides)
+    assert outcome.status == 0, outcome.err
+    config = json.loads((student / "config.json").read_text())
+    assert config["settings"]["joint_end"] is False

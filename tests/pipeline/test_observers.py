@@ -27,12 +27,11 @@ class Writer:
         words = REFERENCE.split()[: 5 + int(self.model.blank_penalty)]
         return [Translation(" ".join(words), codes=[1]) for _ in sentences]
 
-    @property
-    def vocabulary(self) -> "Writer":
-        return self
-
     def encode(self, sentences: list[str]) -> list[list[int]]:
         return [[4 + len(word) % 5 for word in sentence.split()] for sentence in sentences]
+
+    def encode_pairs(self, *sides: list[str]) -> tuple[list[list[int]], ...]:
+        return (*map(self.encode, sides), [])
 
     def reconstruct(self, sentences: list[str], targets: list[str]) -> list[str]:
         return list(targets)

@@ -14,7 +14,7 @@ from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.latent import code_log_probabilities
 from vqnmt.pipeline.config import RewardConfig
-from vqnmt.pipeline.observers import LatentObserver
+from vqnmt.pipeline.observers import LatentObserver, padded_batches
 from vqnmt.pipeline.reward import (
     Candidates,
     RewardBatches,
@@ -23,38 +23,51 @@ from vqnmt.pipeline.reward import (
     train_for_reward,
 )
 from vqnmt.quantizers import QuantizerConfig
+from vqnmt.spans import slot
 from vqnmt.translate.pytorch import Translator
 
 CODES = 3
 
 
-@pytest.fixture
-def model() -> LatentTransformer:
+@pytest.fixture(params=[True, False], ids=["joint end", "end of its own"])
+def model(request) -> LatentTransformer:
     torch.manual_seed(0)
     quantizer = QuantizerConfig(codebook_size=CODES, initialisation="normal")
     size = TransformerConfig(dim=16, feedforward=24, heads=2, dropout=0.0)
     config = LatentConfig(
-        transformer=size, quantizer=quantizer, encoder_layers=1, decoder_layers=1, compression=1
+        **{"transformer": size, "quantizer": quantizer, "joint_end": request.param},
+        **{"encoder_layers": 1, "decoder_layers": 1, "compression": 1},
     )
     return LatentTransformer(config, 12).eval()
+
+
+def said(model: LatentTransformer, codes: list[int]) -> list[int]:
+    """Write codes in the predictor's symbols."""
+    if model.config.joint_end:
+        return [*codes[:-1], codes[-1] + CODES]
+    return [*codes, CODES]
 
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_chain_rule(model) -> None:
     memory, memory_mask = model.encode(torch.tensor([[5, 6, 7]]))
     total = 0.0
-    for length in range(3):
+    joint, longest = model.config.joint_end, 3
+    for length in range(int(joint), longest + 1):
         for codes in itertools.product(range(CODES), repeat=length):
             row = torch.tensor([codes], dtype=torch.int64)
             logits = model.predict(model.quantizer.codes_to_vectors(row), memory, memory_mask)
-            (found,) = code_log_probabilities(
-                logits, row, torch.ones_like(row, dtype=torch.bool), CODES
-            )
+            symbols = model.symbols(row[..., None], torch.ones_like(row, dtype=torch.bool))
+            (found,) = code_log_probabilities(logits, *symbols)
             steps = logits[0].log_softmax(dim=-1)
-            expected = sum(steps[i, code] for i, code in enumerate((*codes, CODES)))
+            expected = sum(steps[i, symbol] for i, symbol in enumerate(said(model, list(codes))))
             assert found.item() == pytest.approx(float(expected), abs=1e-5)
             total += math.exp(found)
-    assert total < 1.0
+            if length == longest:  # all sequences that go on after these codes
+                total += math.exp(sum(steps[i, code] for i, code in enumerate(codes))) * (
+                    1.0 if joint else 1.0 - math.exp(steps[-1, CODES])
+                )
+    assert total == pytest.approx(1.0, abs=1e-5)
 
 
 def batch(found: list[Candidates]) -> tuple[torch.Tensor, ...]:
@@ -83,7 +96,7 @@ def test_the_loss_is_the_expected_reward_over_the_candidates(model) -> None:
         for codes in sequences:
             vectors = model.quantizer.codes_to_vectors(torch.tensor([codes]))
             steps = model.predict(vectors, *model.encode(row))[0].log_softmax(dim=-1)
-            log_p.append(sum(steps[i, c] for i, c in enumerate((*codes, CODES))))
+            log_p.append(sum(steps[i, symbol] for i, symbol in enumerate(said(model, codes))))
         share = torch.stack(log_p).softmax(dim=0)
         best = log_p[rewards.index(max(rewards))]
         expected.append(((share * torch.tensor(rewards)).sum().item(), best.item()))
@@ -146,8 +159,21 @@ def test_a_predictor_that_gets_worse_is_left_as_it_was(
     before = {name: value.clone() for name, value in translator.model.state_dict().items()}
     config = RewardConfig(steps=6, sources=40, candidates=2)
     train_for_reward(config, translator, observer, text, tmp_path, seed=1)
-    assert "9.00 before, 6.00 after: the predictor stays as it was" in capfd.readouterr().out
+    assert "9.00 before, 8.00 after: the predictor stays as it was" in capfd.readouterr().out
     assert all(torch.equal(v, before[k]) for k, v in translator.model.state_dict().items())
+
+
+def test_the_predictor_sees_slots_as_in_translation(student, tmp_path) -> None:
+    translator, observer, text = student
+    sources = [f"{source} {{name}}" for source in text.sources[:20]]
+    targets = [f"{target} {{name}}" for target in text.targets[:20]]
+    config = RewardConfig(steps=1, sources=20, candidates=4)
+    train_for_reward(config, translator, observer, ParallelText(sources, targets), tmp_path, 1)
+    found = json.loads((tmp_path / "candidates.json").read_text())
+    assert found and all(source.endswith(f" {slot(0)}") for source, _, _ in found)
+    ((source, target),) = padded_batches(translator, ParallelText(sources[:1], targets[:1]))
+    (symbol,) = translator.vocabulary.encode([slot(0)])
+    assert source[0, -1] == target[0, -1] == symbol[-1]
 
 
 def test_damaged_candidates_are_named(student, tmp_path) -> None:

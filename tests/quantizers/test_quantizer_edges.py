@@ -132,6 +132,7 @@ def test_wrong_shapes_are_refused():
         ("kmeans_vectors", 0),
         ("kmeans_iterations", 0),
         ("restart_threshold", 1.0),
+        ("restart_until", 1.1),
         ("prior_weight", -0.1),
         ("noise", float("inf")),
         ("part", "product"),

@@ -11,6 +11,7 @@ import pytest
 from vqnmt.checksums import CHECKSUMS, write_checksums
 from vqnmt.errors import VqnmtError
 from vqnmt.export.folder import export_model
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.loading import load_translator
 
 PRETRAINED = Path(__file__).resolve().parent.parent.parent / "pretrained" / "en-de"
@@ -43,7 +44,7 @@ def listed(folder: Path) -> list[str]:
 
 def test_the_list_has_all_files_of_the_model(folder: Path) -> None:
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert set(listed(folder)) == files - {"README.md", CHECKSUMS}
+    assert set(listed(folder)) == files - {"README.md", CHECKSUMS, CODE_INDEX}
     oracle = subprocess.run(["sha256sum", "-c", "--strict", CHECKSUMS], cwd=folder, check=False)
     assert oracle.returncode == 0
     load_translator(folder)

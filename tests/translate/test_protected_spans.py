@@ -115,6 +115,8 @@ def test_a_model_without_slots_keeps_spans_too() -> None:
         "Press {a} {b} {c} {d} and {e}",
         "Press" + " {x}" * 500 + " now",
         "{a}{b}" * 500 + " now",
+        "%s" * 500 + " now",
+        "🎉 Press {a now ✅ <b never",
         "{n, plural, one {# {x}} other {# {y}}} of {z}",
         "{ {a} <b never closed { }}",
         "שלום {name}, \u202b<b>שלום</b>\u202c a\u0301 {e\u0301}",

@@ -46,16 +46,21 @@ class Hypothesis:
     Attributes:
         symbols: Tokens or codes, without begin and end.
         log_probability: Its log-probability in nats, the end included where it was reached.
-        ended: Whether it was reached.
+        ended: Whether an end of its own was reached; it is a symbol too.
     """
 
     symbols: list[int]
     log_probability: float
     ended: bool = False
 
+    @property
+    def length(self) -> int:
+        """Symbols that `log_probability` is the sum over, the end among them."""
+        return len(self.symbols) + self.ended
+
     def score(self, length_penalty: float) -> float:
-        """Return log-probability / length ** `length_penalty`; the end counts as a symbol."""
-        return self.log_probability / max(len(self.symbols) + self.ended, 1) ** length_penalty
+        """Return log-probability / length ** `length_penalty`."""
+        return self.log_probability / max(self.length, 1) ** length_penalty
 
 
 def find_candidates(
@@ -67,6 +72,7 @@ def find_candidates(
     end: int,
     settings: SearchSettings,
     forbidden: Sequence[int] = (),
+    joint: bool = False,
 ) -> list[list[Hypothesis]]:
     """Search or sample as `settings` say; for the other arguments see `search`.
 
@@ -84,10 +90,11 @@ def find_candidates(
             count=settings.candidates,
             temperature=settings.temperature,
             forbidden=forbidden,
+            joint=joint,
         )
     beam = max(settings.beam, settings.candidates)
     if beam == 1:
-        best = _one_by_one(step, state, limits, begin, end, forbidden, _best)
+        best = _one_by_one(step, state, limits, begin, end, joint, forbidden, _best)
         return [[hypothesis] for hypothesis in best]
     found = n_best(
         step,
@@ -98,6 +105,7 @@ def find_candidates(
         beam=beam,
         length_penalty=settings.length_penalty,
         forbidden=forbidden,
+        joint=joint,
     )
     return [hypotheses[: settings.candidates] for hypotheses in found]
 
@@ -112,6 +120,7 @@ def search(
     beam: int = 1,
     length_penalty: float = 1.0,
     forbidden: Sequence[int] = (),
+    joint: bool = False,
 ) -> list[Hypothesis]:
     """Find a sequence of high probability for each of B sentences.
 
@@ -125,6 +134,8 @@ def search(
         beam: Hypotheses kept a sentence; 1 is greedy search.
         length_penalty: Finished hypotheses are compared by log-probability / length ** this.
         forbidden: Symbols that are never chosen.
+        joint: Whether a sequence has no end of its own, but the symbol `end` + s says that the
+            symbol s is the last. At its limit a sequence takes such a one.
 
     Returns:
         The best hypothesis of each sentence, in order.
@@ -137,6 +148,7 @@ def search(
         end=end,
         settings=SearchSettings(beam=beam, length_penalty=length_penalty),
         forbidden=forbidden,
+        joint=joint,
     )
     return [hypotheses[0] for hypotheses in found]
 
@@ -151,6 +163,7 @@ def sample(
     count: int,
     temperature: float = 1.0,
     forbidden: Sequence[int] = (),
+    joint: bool = False,
 ) -> list[list[Hypothesis]]:
     """Draw `count` sequences for each of B sentences, symbol by symbol.
 
@@ -163,6 +176,7 @@ def sample(
         count: Sequences for each sentence; equal ones may be among them.
         temperature: Symbols are drawn from p ** (1 / temperature), above 0.
         forbidden: See `search`.
+        joint: See `search`.
 
     Returns:
         For each sentence its sequences in the order drawn, with their log-probabilities under p
@@ -175,7 +189,7 @@ def sample(
         weights = (log_p / temperature).softmax(dim=-1)
         return torch.multinomial(weights, 1)[:, 0]
 
-    drawn = _one_by_one(step, state, limits[rows], begin, end, forbidden, draw)
+    drawn = _one_by_one(step, state, limits[rows], begin, end, joint, forbidden, draw)
     return [drawn[i : i + count] for i in range(0, len(drawn), count)]
 
 
@@ -196,6 +210,7 @@ def _one_by_one(
     limits: Tensor,
     begin: int,
     end: int,
+    joint: bool,
     forbidden: Sequence[int],
     choose: Callable[[Tensor], Tensor],
 ) -> list[Hypothesis]:
@@ -206,18 +221,23 @@ def _one_by_one(
     symbols = torch.full_like(limits, begin)
     while rows:
         log_p = _log_probabilities(step(symbols, state), forbidden)
+        if joint:
+            length = len(hypotheses[rows[0]].symbols) + 1  # of all
+            log_p[_at(rows, bounds, length), :end] = -torch.inf
         symbols = choose(log_p)  # (N,)
         values = log_p.gather(1, symbols[:, None])[:, 0]
         going = []
         for i, (symbol, value) in enumerate(zip(symbols.tolist(), values.tolist(), strict=True)):
             hypothesis = hypotheses[rows[i]]
             hypothesis.log_probability += value
-            if symbol == end:
+            if joint and symbol >= end:
+                hypothesis.symbols.append(symbol - end)
+            elif symbol == end:
                 hypothesis.ended = True
-                continue
-            hypothesis.symbols.append(symbol)
-            if len(hypothesis.symbols) < bounds[rows[i]]:
-                going.append(i)
+            else:
+                hypothesis.symbols.append(symbol)
+                if len(hypothesis.symbols) < bounds[rows[i]]:
+                    going.append(i)
         if len(going) < len(rows):
             rows = [rows[i] for i in going]
             if rows:
@@ -225,6 +245,25 @@ def _one_by_one(
                 state.select(index)
                 symbols = symbols[index]
     return hypotheses
+
+
+def _at(rows: list[int], bounds: list[int], length: int) -> Tensor:
+    """Mark the rows whose sequence reaches its limit with `length` symbols, (N,)."""
+    return torch.tensor([bounds[row] == length for row in rows], dtype=torch.bool)
+
+
+def _best_of_both(totals: Tensor, end: int, beam: int) -> tuple[Tensor, Tensor]:
+    """Take the `beam` best symbols of `totals` (N, beam, V) that go on, and as many that end.
+
+    Returns:
+        Their totals, falling, and their indices among beam * V, both (N, 2 * beam).
+    """
+    found, places = zip(
+        *(half.flatten(1).topk(beam, dim=1) for half in totals.split(end, dim=2)), strict=True
+    )
+    columns = [places[i] // end * 2 * end + i * end + places[i] % end for i in (0, 1)]
+    values, order = torch.cat(found, dim=1).sort(dim=1, descending=True, stable=True)
+    return values, torch.cat(columns, dim=1).gather(1, order)
 
 
 def n_best(
@@ -237,6 +276,7 @@ def n_best(
     beam: int,
     length_penalty: float = 1.0,
     forbidden: Sequence[int] = (),
+    joint: bool = False,
 ) -> list[list[Hypothesis]]:
     """Find up to `beam` sequences for each of B sentences by beam search; see `search`.
 
@@ -257,22 +297,28 @@ def n_best(
     while rows:
         log_p = _log_probabilities(step(symbols, state), forbidden)
         vocabulary = log_p.shape[1]
-        totals = (scores[..., None] + log_p.view(len(rows), beam, vocabulary)).flatten(1)
-        # Twice as many as needed: at most `beam` of them can be ends, so `beam` go on.
-        values, flat = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
-        parents, nexts = flat // vocabulary, flat % vocabulary
+        totals = scores[..., None] + log_p.view(len(rows), beam, vocabulary)
         length = history.shape[2] + 1
-        ends = (nexts == end) & (values > -torch.inf)
+        if joint:
+            totals[_at(rows, bounds, length), :, :end] = -torch.inf
+            values, flat = _best_of_both(totals, end, beam)
+        else:
+            # Twice as many as needed: at most `beam` of them can be ends, so `beam` go on.
+            values, flat = totals.flatten(1).topk(min(2 * beam, beam * vocabulary), dim=1)
+        parents, nexts = flat // vocabulary, flat % vocabulary
+        ends = ((nexts >= end) if joint else (nexts == end)) & (values > -torch.inf)
         # An end counts when it is among the `beam` best, as a hypothesis of equal rank would.
         for row, column in ends[:, :beam].nonzero().tolist():
             tokens = history[row, parents[row, column]].tolist()
-            finished[rows[row]].append(Hypothesis(tokens, values[row, column].item(), True))
+            if joint:
+                tokens.append(nexts[row, column].item() - end)
+            finished[rows[row]].append(Hypothesis(tokens, values[row, column].item(), not joint))
         order = ends.to(torch.int8).argsort(dim=1, stable=True)[
             :, :beam
         ]  # the non-ends, best first
         scores, parents, nexts = (x.gather(1, order) for x in (values, parents, nexts))
         # Where fewer than `beam` go on: no hypothesis, and a symbol that `step` can take.
-        none = nexts == end
+        none = (nexts >= end) if joint else (nexts == end)
         scores = scores.masked_fill(none, -torch.inf)
         nexts = torch.where(none, nexts[:, :1], nexts)
         history = torch.cat(

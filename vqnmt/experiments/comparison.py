@@ -236,26 +236,28 @@ def latent_metrics(student: Translator, text: ParallelText) -> dict[str, Metric]
 
     Returns:
         `codebook_size`, `used_codes.valid`, `perplexity.valid`, `reconstruction_loss.valid` in
-        nats a target token and `predictor_loss.valid` in nats a code; the end counts as one.
+        nats a target token and `predictor_loss.valid` in nats a symbol of the predictor.
     """
     model = student.model
     assert isinstance(model, LatentTransformer)
     model.eval()
     usage = torch.zeros(model.quantizer.codebook_size, dtype=torch.int64)
     reconstruction = prediction = 0.0
-    tokens = ends = 0
+    tokens = said = 0
     for source, target in padded_batches(student, text):
         z_e, mask = model.compress(target, *model.encode(source))
         codes = model.quantizer.nearest(z_e)[mask].cpu()  # (codes,)
         usage += codes.bincount(minlength=len(usage))
         losses = model(source, target)
-        tokens, ends = tokens + losses.tokens, ends + len(source)
+        tokens += losses.tokens
         reconstruction += float(losses.terms["reconstruction"]) * losses.tokens
-        prediction += float(losses.terms["prediction"]) * (len(codes) + len(source))
+        count = int(losses.counts["prediction"])
+        said += count
+        prediction += float(losses.terms["prediction"]) * count
     return {
         "codebook_size": len(usage),
         "used_codes.valid": int((usage > 0).sum()),
         "perplexity.valid": perplexity(usage),
         "reconstruction_loss.valid": reconstruction / tokens,
-        "predictor_loss.valid": prediction / (int(usage.sum()) + ends),
+        "predictor_loss.valid": prediction / said,
     }

@@ -2,9 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vqnmt.evaluation.records import Metric, Record
+from vqnmt.evaluation.report import literal
 from vqnmt.evaluation.tables import (
     MINUTES,
     MISSING,
@@ -229,6 +231,53 @@ def latency_table(records: Sequence[Record]) -> str:
         Column("MiB", "peak_memory_bytes", "{:.0f}", unit=2**20),
     ]
     return record_table(records, columns, text_columns=1)
+
+
+def classes_table(records: Sequence[Record]) -> str:
+    """Lay out records of `scripts/evaluate_classes.py`: a row for each class and system.
+
+    "intact" are the strings with spans whose translation has all of these and no others.
+    """
+    names = dict.fromkeys(
+        key.partition(".")[2]
+        for record in records
+        for key in record.metrics
+        if key.startswith("sentences.")
+    )
+    columns = {
+        "strings": ("sentences", "{}"),
+        **{title: (key, "{:.1f}") for title, key in quality_columns(records).items()},
+        "intact %": ("intact", "{:.1f}"),
+        "ms": ("latency_ms", "{:.2f}"),
+    }
+    rows = [
+        [name, record.system]
+        + [Column("", f"{key}.{name}", form).cell(record) for key, form in columns.values()]
+        for name in names
+        for record in records
+        if f"sentences.{name}" in record.metrics
+    ]
+    return markdown_table(["class", "system", *columns], rows, text_columns=2)
+
+
+def examples_section(examples: Sequence[Mapping[str, Any]], count: int) -> str:
+    """Lay out the first `count` examples of each class, see `vqnmt.experiments.classes`."""
+    parts = []
+    for name in dict.fromkeys(example["class"] for example in examples):
+        chosen = [example for example in examples if example["class"] == name][:count]
+        systems = list(chosen[0]["translations"])
+        rows = [
+            [
+                example["source"],
+                *(example["translations"][system] for system in systems),
+                " / ".join(example["references"]) or MISSING,
+            ]
+            for example in chosen
+        ]
+        header = ["source", *systems, "reference"]
+        cells = [[literal(cell) for cell in row] for row in rows]
+        parts.append(f"**{name}**\n\n{markdown_table(header, cells, text_columns=len(header))}")
+    return "\n\n".join(parts)
 
 
 def profile_table(records: Sequence[Record]) -> str:

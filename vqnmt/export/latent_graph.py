@@ -49,16 +49,16 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
     are wanted, n, by default as `ReadingSettings` says. For a beam search over the codes also
     `beam` (1,) int64, `candidates` (1,) int64, from 1 to `beam`, and `length_penalty` () fp32; a
     call that leaves them out is greedy and has one candidate. For a translation from given codes,
-    of one sentence, `given` (G,) int64: its first codes, perhaps with the end after them; they are
-    taken as they are, and the search goes on greedily.
+    of one sentence, `given` (G,) int64: the predictor's first symbols, see `LatentTransformer`;
+    they are taken as they are, and the search goes on greedily.
 
     Outputs, R = B * `candidates`, those of a sentence side by side, the best first: `pieces`
     (R, P, n) int64, the likeliest pieces of each output position; `codes`
     (R, L) int64 and `lengths` (R,) int64, how many of them are real; `score` (R,) fp32, the
-    log-probability in nats of the codes, their end included where it was reached, minus infinity
+    log-probability in nats of the codes, their end included where it was reached; minus infinity
     for candidates that do not exist; `logits` (R, P, n) fp32, those of `pieces`, falling;
-    `code_log_p` (steps, K + 1) fp32, with `given`: the log-probabilities of all codes and of the
-    end at each step, else without steps.
+    `code_log_p` (steps, V) fp32, with `given`: the log-probabilities of all symbols at each step,
+    else without steps.
 
     Args:
         model: In evaluation mode.
@@ -89,7 +89,7 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         "lengths": (INT64, ["R"]),
         "score": (FLOAT, ["R"]),
         "logits": (FLOAT, ["R", "P", "n"]),
-        "code_log_p": (FLOAT, ["steps", model.end_of_codes + 1]),
+        "code_log_p": (FLOAT, ["steps", model.code_output.out_features]),
     }
     graph.default("likely", np.array([ReadingSettings().pieces]))
     for name, value in (BEAM_DEFAULTS | {"given": np.zeros(0, dtype=np.int64)}).items():
@@ -272,8 +272,8 @@ class _Writer:
             heads=self.heads,
             head_dim=self.dim // self.heads,
             end=self.model.end_of_codes,
+            joint=self.model.config.joint_end,
         )
-        symbols = self.model.end_of_codes + 1
         if self.beam:
             codes, lengths, score = beam_search(self.graph, stepper)
             log_p = ""
@@ -282,9 +282,9 @@ class _Writer:
                 self.graph, stepper, self.steps, self.alone, self.given
             )
         if self.given:
-            log_p = self.graph.op("Reshape", log_p, self.graph.constant([-1, symbols]))
+            log_p = self.graph.op("Reshape", log_p, self.graph.constant([-1, stepper.symbols]))
         else:
-            empty = np.zeros((0, symbols), dtype=np.float32)
+            empty = np.zeros((0, stepper.symbols), dtype=np.float32)
             log_p = self.graph.op("Identity", self.graph.constant(empty))
         return codes, lengths, score, log_p
 

@@ -1,8 +1,9 @@
 """Greedy search and beam search as loops within an ONNX graph, see `vqnmt.decode.search`.
 
 Shapes: B sentences, k hypotheses for each, R rows of a step (B, or B * k), V symbols, t steps so
-far, H heads of width d / H. The symbol V - 1 ends a sequence, and as the input of the first step it
-means the begin. The graph has the input `limits` (B,) int64, the most symbols of each sentence.
+far, H heads of width d / H. Of the symbols 0 .. V - 1 those from K on end a sequence; as the input
+of a step K means the begin. If V = K + 1, the end is no part of the sequence; if V = 2K, K + s is s
+as the last one. The graph has the input `limits` (B,) int64, the most symbols of each sentence.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,8 @@ BEAM_DEFAULTS: dict[str, NDArray[Any]] = {
 """Inputs of `beam_search`: hypotheses kept, how many of them are returned, and the exponent of the
 length that divides the log-probability of finished ones."""
 
+# Fills up shorter sequences whose last symbol is not always the same.
+_FILLING = -1
 _LAST = (1 << 63) - 1  # the end of a slice that takes everything to the end
 
 
@@ -32,14 +35,21 @@ class Stepper:
 
     write: Callable[[Graph, list[str]], tuple[str, list[str]]]
     """Writes a step into the body of a loop, which has the values `step` () int64 and `last`
-    (R, 1) int64, the symbols before. Takes the caches; returns logits (R, 1, V) and the caches
-    with one more position."""
+    (R, 1) int64, the symbols before, K or less. Takes the caches; returns logits (R, 1, V) and the
+    caches with one more position."""
     caches: int
     """How many caches there are; each is (R, H, t, d / H)."""
     heads: int
     head_dim: int
     end: int
-    """V - 1."""
+    """K."""
+    joint: bool
+    """Whether V is 2K, and not K + 1."""
+
+    @property
+    def symbols(self) -> int:
+        """V."""
+        return 2 * self.end if self.joint else self.end + 1
 
     def start(self, graph: Graph, rows: str) -> list[str]:
         """Write empty caches for `rows` (1,)."""
@@ -51,6 +61,14 @@ class Stepper:
         """Declare the caches as values of the loop's body."""
         shape = ["R", self.heads, "t", self.head_dim]
         return {f"cache{i}": (FLOAT, shape) for i in range(self.caches)}
+
+    def ends(self, graph: Graph, symbols: str) -> str:
+        """Say which symbols end a sequence."""
+        return graph.op("GreaterOrEqual", symbols, graph.constant(self.end))
+
+    def going(self, graph: Graph) -> str:
+        """Name the mask (1, 1, V) of the symbols that go on."""
+        return graph.constant(np.arange(self.symbols)[None, None] < self.end)
 
 
 def greedy_search(
@@ -66,11 +84,14 @@ def greedy_search(
         given: With `alone`: the first symbols (G,), taken as they are.
 
     Returns:
-        Symbols (B, L), how many of them are real (B,), their log-probability (B,), and the
-        log-probabilities of all symbols at each step (steps, B, 1, V). L is 1 or more.
+        Sequences (B, L), how many of their places are real (B,), their log-probability (B,), and
+        the log-probabilities of all symbols at each step (steps, B, 1, V). L is 1 or more.
     """
     end, one = graph.constant(stepper.end), graph.constant([1])
     batch = graph.size("limits", 0)
+    final = ""  # the step at which a sequence must end, (B, 1, 1)
+    if stepper.joint:
+        final = graph.op("Unsqueeze", graph.op("Sub", "limits", one), graph.constant([1, 2]))
     begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
     caches = stepper.start(graph, batch)
     *_, symbols, logits = graph.ops(
@@ -78,10 +99,10 @@ def greedy_search(
         4 + len(caches),
         *(graph.op("ReduceMax", "limits", keepdims=0), ""),
         *(begins, graph.op("Cast", begins, to=BOOL), *caches),
-        body=_greedy_step(graph.body(), stepper, alone, given),
+        body=_greedy_step(graph.body(), stepper, alone, given, final),
     )  # (steps, B, 1), (steps, B, 1, V)
     every = graph.op("LogSoftmax", logits, axis=3)
-    if given:
+    if given or stepper.joint:  # not always the likeliest
         chosen = graph.op("Unsqueeze", symbols, graph.constant([3]))
         log_p = graph.op("GatherElements", every, chosen, axis=3)
         log_p = graph.op("Squeeze", log_p, graph.constant([2, 3]))
@@ -89,7 +110,11 @@ def greedy_search(
         log_p = graph.op("ReduceMax", every, graph.constant([2, 3]), keepdims=0)
     log_p = graph.op("Transpose", log_p)  # (B, steps)
     symbols = graph.op("Transpose", graph.op("Squeeze", symbols, graph.constant([2])))
-    ends = graph.op("Cast", graph.op("Equal", symbols, end), to=INT64)  # (B, steps)
+    if alone and stepper.joint:
+        score = graph.op("ReduceSum", log_p, one, keepdims=0)
+        symbols = graph.op("Mod", symbols, end)
+        return symbols, graph.size(symbols, 1), score, every
+    ends = graph.op("Cast", stepper.ends(graph, symbols), to=INT64)  # (B, steps)
     if alone:  # the last step, and no other, may be an end
         count = graph.op(
             "Sub", graph.size(symbols, 1), graph.op("ReduceSum", ends, one, keepdims=0)
@@ -98,38 +123,52 @@ def greedy_search(
         # A step holds a symbol while it is below the limit and no end has come, itself included.
         places = graph.head(steps, graph.size(symbols, 1))
         below = graph.op("Less", places, graph.op("Unsqueeze", "limits", one))
-        before = graph.op("Equal", graph.op("CumSum", ends, one), graph.constant(0))
+        # With a joint end the symbol that ends is one too.
+        sums = graph.op("CumSum", ends, one, exclusive=int(stepper.joint))
+        before = graph.op("Equal", sums, graph.constant(0))
         real = graph.op("Cast", graph.op("And", below, before), to=INT64)
         count = graph.op("ReduceSum", real, one, keepdims=0)
-        # The end is scored too: it is the step after the last symbol, if below the limit.
-        scored = graph.op("LessOrEqual", places, graph.op("Unsqueeze", count, one))
-        scored = graph.op("Cast", graph.op("And", scored, below), to=FLOAT)
-        log_p = graph.op("Mul", log_p, scored)
+        if stepper.joint:
+            symbols, scored = graph.op("Mod", symbols, end), real
+        else:  # an end is scored too: it is the step after the last symbol, if below the limit
+            scored = graph.op("LessOrEqual", places, graph.op("Unsqueeze", count, one))
+            scored = graph.op("And", scored, below)
+        log_p = graph.op("Mul", log_p, graph.op("Cast", scored, to=FLOAT))
     score = graph.op("ReduceSum", log_p, one, keepdims=0)
     return _cut(graph, symbols, count), count, score, every
 
 
-def _greedy_step(graph: Graph, stepper: Stepper, alone: bool, given: str) -> onnx.GraphProto:
+def _greedy_step(
+    graph: Graph, stepper: Stepper, alone: bool, given: str, final: str
+) -> onnx.GraphProto:
     """Write the body of the loop of `greedy_search`."""
     names = stepper.declared()
     logits, caches = stepper.write(graph, list(names))
-    symbols = graph.op("ArgMax", logits, axis=2, keepdims=0)  # (B, 1)
+    allowed = logits
+    if stepper.joint:
+        never = graph.constant(np.float32(-np.inf))
+        forbidden = graph.op("And", graph.op("Equal", "step", final), stepper.going(graph))
+        allowed = graph.op("Where", forbidden, never, logits)
+    symbols = graph.op("ArgMax", allowed, axis=2, keepdims=0)  # (B, 1)
     if given:
         size = graph.size(given, 0)
         place = graph.op("Min", "step", graph.op("Sub", size, graph.constant([1])))  # (1,)
         forced = graph.op("Less", "step", size)
         symbols = graph.op("Where", forced, graph.op("Gather", given, place), symbols)
-    alive = graph.op("Not", graph.op("Equal", symbols, graph.constant(stepper.end)))
+    alive = graph.op("Less", symbols, graph.constant(stepper.end))
+    following = symbols
     if alone:
         going = graph.op("Squeeze", alive)
     else:
+        if stepper.joint:
+            following = graph.op("Min", symbols, graph.constant(stepper.end))
         alive = graph.op("And", "alive", alive)
         going = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
         going = graph.op("Cast", going, to=BOOL)
     last, flag = (INT64, ["R", 1]), (BOOL, ["R", 1])
     return graph.proto(
         {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag, **names},
-        {going: (BOOL, []), symbols: last, alive: flag}
+        {going: (BOOL, []), following: last, alive: flag}
         | dict(zip(caches, names.values(), strict=True))
         | {graph.op("Identity", symbols): last, logits: (FLOAT, ["R", 1, "V"])},
     )
@@ -162,7 +201,7 @@ def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
     _, _, _, values, found, *_ = graph.ops(
         "Loop",
         5 + len(caches),
-        *(graph.op("Add", graph.op("ReduceMax", "limits", keepdims=0), graph.constant(1)), ""),
+        *(_most_steps(graph, stepper), ""),
         *(graph.op("Reshape", begins, graph.constant([-1, 1])), scores, begins),
         *(nothing, begins, *caches),
         body=_beam_step(graph, stepper, hypotheses),
@@ -171,11 +210,16 @@ def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
     values = graph.op("Slice", values, start, "candidates", one)  # (B, N / B)
     found = graph.op("Slice", found, start, "candidates", one)
     found = graph.op("Slice", found, one, graph.constant([_LAST]), two)  # (B, N / B, L)
-    real = graph.op("Not", graph.op("Equal", found, graph.constant(stepper.end)))
+    # Before its end, or with it, a sequence has no filling.
+    filling = graph.op("Equal", found, graph.constant(_FILLING if stepper.joint else stepper.end))
+    real = graph.op("Not", filling)
     count = graph.op("ReduceSum", graph.op("Cast", real, to=INT64), two, keepdims=0)
-    # Below its limit a sequence has ended by itself, and its end was counted.
-    ended = graph.op("Less", count, graph.op("Unsqueeze", "limits", one))
-    length = graph.op("Add", count, graph.op("Cast", ended, to=INT64))
+    if stepper.joint:
+        length = graph.op("Max", count, one)  # of candidates that do not exist too
+        found = graph.op("Mod", found, graph.constant(stepper.end))
+    else:  # below its limit a sequence has ended by itself, and its end was counted
+        ended = graph.op("Less", count, graph.op("Unsqueeze", "limits", one))
+        length = graph.op("Add", count, graph.op("Cast", ended, to=INT64))
     score = graph.op("Mul", values, _normaliser(graph, length))
     flat = graph.constant([-1])
     count, score = (graph.op("Reshape", x, flat) for x in (count, score))
@@ -188,41 +232,48 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
 
     From step to step it keeps `last` (R, 1); `scores` (B, k) of what goes on, best first, minus
     infinity where nothing does; its `history` (B, k, 1 + t) with the begin; and what has ended:
-    `values` (B, k), best first, and `found` (B, k, 1 + t), filled up by the end.
+    `values` (B, k), best first, and `found` (B, k, 1 + t), filled up.
     """
-    one, two, symbols = (outer.constant(x) for x in ([1], [2], stepper.end + 1))
-    end, never = outer.constant(stepper.end), outer.constant(np.float32(-np.inf))
-    # Twice as many as needed: at most k of them can be ends, so k go on.
+    one, two, symbols = (outer.constant(x) for x in ([1], [2], stepper.symbols))
+    never = outer.constant(np.float32(-np.inf))
+    # Twice as many as needed: k of them at least go on.
     twice = outer.op("Mul", "beam", two)
     within = outer.op("Less", _range(outer, twice), "beam")  # (2k,)
-    grid = outer.op("Concat", hypotheses, outer.constant([stepper.end + 1]), axis=0)
+    grid = outer.op("Concat", hypotheses, outer.constant([stepper.symbols]), axis=0)
     base = outer.op("Mul", _range(outer, outer.size("limits", 0)), "beam")
     base, bounds = (outer.op("Unsqueeze", x, one) for x in (base, "limits"))  # (B, 1)
-    forced = np.full((1, 1, stepper.end + 1), -np.inf, dtype=np.float32)
-    forced[..., stepper.end] = 0
 
     graph, names = outer.body(), stepper.declared()
     logits, caches = stepper.write(graph, list(names))
     graph.scope = outer.scope
     log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
-    # A sequence at its limit ends as it is, in a step that is not counted.
     length = graph.op("Add", "step", graph.constant(1))
-    over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
-    log_p = graph.op("Where", over, graph.constant(forced), log_p)
+    if stepper.joint:  # at its limit a sequence must end
+        over = graph.op("Unsqueeze", graph.op("Equal", bounds, length), two)
+        forbidden = graph.op("And", over, stepper.going(graph))
+        log_p = graph.op("Where", forbidden, never, log_p)
+    else:  # a sequence at its limit ends as it is, in a step that is not counted
+        over = graph.op("Unsqueeze", graph.op("Less", bounds, length), two)
+        forced = graph.op("Where", stepper.going(graph), never, graph.constant(np.float32(0)))
+        log_p = graph.op("Where", over, forced, log_p)
     normaliser = _normaliser(graph, graph.op("Min", length, bounds))  # (B, 1)
     totals = graph.op("Add", graph.op("Unsqueeze", "scores", two), log_p)
-    totals = graph.op("Reshape", totals, graph.constant([0, -1]))
-    sums, flat = graph.ops("TopK", 2, totals, twice, axis=1)  # (B, 2k)
+    if stepper.joint:
+        sums, flat = _best_of_both(graph, stepper, totals, twice)
+    else:
+        totals = graph.op("Reshape", totals, graph.constant([0, -1]))
+        sums, flat = graph.ops("TopK", 2, totals, twice, axis=1)  # (B, 2k)
     parents, nexts = graph.op("Div", flat, symbols), graph.op("Mod", flat, symbols)
     pasts = _rows(graph, "history", parents)
     extended = graph.op("Concat", pasts, graph.op("Unsqueeze", nexts, two), axis=2)
-    ends = graph.op("Equal", nexts, end)
+    ends = stepper.ends(graph, nexts)
     # An end counts when it is among the k best, as a hypothesis of equal rank would.
     counted = graph.op("And", ends, within)
     counted = graph.op("Where", counted, graph.op("Div", sums, normaliser), never)
     pool = graph.op("Concat", "values", counted, axis=1)  # (B, 3k)
     values, kept = graph.ops("TopK", 2, pool, "beam", axis=1)
-    longer = graph.op("Pad", "found", graph.constant([0, 0, 0, 0, 0, 1]), end)
+    filling = graph.constant(_FILLING if stepper.joint else stepper.end)
+    longer = graph.op("Pad", "found", graph.constant([0, 0, 0, 0, 0, 1]), filling)
     found = _rows(graph, graph.op("Concat", longer, extended, axis=1), kept)
 
     scores, order = graph.ops("TopK", 2, graph.op("Where", ends, never, sums), "beam", axis=1)
@@ -235,6 +286,8 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
     scores = graph.op("Where", settled, never, scores)
     going = graph.op("Greater", graph.op("ReduceMax", scores, keepdims=0), never)
     last, moved = (graph.op("GatherElements", x, order, axis=1) for x in (nexts, parents))
+    if stepper.joint:
+        last = graph.op("Min", last, graph.constant(stepper.end))
     last = graph.op("Reshape", last, graph.constant([-1, 1]))
     moved = graph.op("Reshape", graph.op("Add", moved, base), graph.constant([-1]))
     caches = [graph.op("Gather", cache, moved) for cache in caches]
@@ -246,6 +299,31 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
         {going: (BOOL, []), last: (INT64, ["R", 1])}
         | dict(zip(results, states.values(), strict=True)),
     )
+
+
+def _best_of_both(graph: Graph, stepper: Stepper, totals: str, twice: str) -> tuple[str, str]:
+    """Take the k best of `totals` (B, k, 2K) that go on, and as many that end.
+
+    Returns:
+        Their totals, falling, and their indices among k * 2K, both (B, 2k).
+    """
+    end, symbols = graph.constant(stepper.end), graph.constant(2 * stepper.end)
+    sums, places = [], []
+    for i, half in enumerate(graph.ops("Split", 2, totals, axis=2, num_outputs=2)):
+        half = graph.op("Reshape", half, graph.constant([0, -1]))
+        values, place = graph.ops("TopK", 2, half, "beam", axis=1)  # (B, k)
+        parents = graph.op("Mul", graph.op("Div", place, end), symbols)
+        symbol = graph.op("Add", graph.op("Mod", place, end), graph.constant(i * stepper.end))
+        sums.append(values)
+        places.append(graph.op("Add", parents, symbol))
+    values, order = graph.ops("TopK", 2, graph.op("Concat", *sums, axis=1), twice, axis=1)
+    return values, graph.op("GatherElements", graph.op("Concat", *places, axis=1), order, axis=1)
+
+
+def _most_steps(graph: Graph, stepper: Stepper) -> str:
+    """Return the most steps of a beam; one more for an end that is no part of the sequence."""
+    most = graph.op("ReduceMax", "limits", keepdims=0)
+    return most if stepper.joint else graph.op("Add", most, graph.constant(1))
 
 
 def _cut(graph: Graph, symbols: str, count: str) -> str:

@@ -17,7 +17,7 @@ Translate = Callable[[list[str]], list[str]]
 
 # How many bytes at the start of a file tell its format.
 SNIFFED = 1 << 16
-EXTRA = "pip install vqnmt[localization]"
+EXTRA = "pip install 'vqnmt[localization]'"
 
 
 @dataclass(frozen=True, slots=True)

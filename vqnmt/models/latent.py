@@ -53,6 +53,9 @@ class LatentConfig(Settings):
     """n_c: a code stands for 2^n_c target tokens."""
     residual_convolutions: int = 1
     """Convolutions in each residual block of compressor and decompressor."""
+    joint_end: bool = True
+    """Whether the predictor says with each code whether it is the last, 2K symbols, instead of an
+    end of its own in a step after the last code, K + 1 symbols."""
     output: str = "ctc"
     """`ctc`, `cross_entropy` at fixed positions as in Roy et al. 2018, or that of a plug-in."""
     upsampling: int = 2
@@ -108,7 +111,8 @@ class LatentTransformer(ParallelTransformer):
     """Source encoder, target compressor, quantizer, latent predictor and parallel decoder.
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
-    Codes are 0 .. K - 1; the predictor has one more symbol, K, which ends the codes.
+    Codes are 0 .. K - 1. The predictor's symbols are the codes, and with `joint_end` K + k for the
+    code k as the last one, else K for the end after the last code; V in all.
 
     Args:
         config: Size, bottleneck and losses.
@@ -129,7 +133,8 @@ class LatentTransformer(ParallelTransformer):
         self.code_embedding = nn.Linear(dim, dim)
         self.begin = nn.Parameter(torch.randn(dim))
         self.predictor = Decoder(size, config.predictor_layers)
-        self.code_output = nn.Linear(dim, self.end_of_codes + 1)
+        codes = self.end_of_codes
+        self.code_output = nn.Linear(dim, 2 * codes if config.joint_end else codes + 1)
         self.decompressor = Decompressor(dim, config.compression, convolutions, dropout)
         self.decoder = Decoder(size, config.decoder_layers)
         self.upsample = Upsample(dim, config.upsampling) if config.upsampling > 1 else None
@@ -141,7 +146,7 @@ class LatentTransformer(ParallelTransformer):
 
     @property
     def end_of_codes(self) -> int:
-        """The predictor's symbol after the last code."""
+        """K, the first of the predictor's symbols that end the codes."""
         return self.quantizer.codebook_size
 
     # --- parts -------------------------------------------------------------------------------
@@ -197,8 +202,8 @@ class LatentTransformer(ParallelTransformer):
 
             L = -log p(y | z_q, x) - log p(z | x) + the quantizer's terms,
 
-        the first in nats a target token, the second in nats a code, the ends of the codes among
-        them. While the latents pass unquantised there is only the first.
+        the first in nats a target token, the second in nats a symbol of the predictor. While the
+        latents pass unquantised there is only the first.
         """
         memory, memory_mask = self.encode(source)
         z_e, mask = self.compress(target, memory, memory_mask)
@@ -207,12 +212,12 @@ class LatentTransformer(ParallelTransformer):
         else:
             bottleneck = self.quantizer(z_e, mask)
             code_logits = self.predict(bottleneck.quantized, memory, memory_mask)
-            prediction = prediction_loss(code_logits, bottleneck.samples, mask, self.end_of_codes)
+            symbols, said = self.symbols(bottleneck.samples, mask)
+            prediction = prediction_loss(code_logits, symbols, said)
             latents, statistics = bottleneck.quantized, bottleneck.statistics
             code_losses = {"prediction": prediction, **bottleneck.losses}
-            codes = mask.sum()
-            counts = dict.fromkeys((*bottleneck.losses, *statistics), codes)
-            counts["prediction"] = codes + len(mask)
+            counts = dict.fromkeys((*bottleneck.losses, *statistics), mask.sum())
+            counts["prediction"] = said.sum()
             if self.training and self.config.code_noise > 0:
                 latents = self._with_predicted(latents, code_logits)
         state = self.decoder.start(memory, memory_mask)
@@ -236,7 +241,7 @@ class LatentTransformer(ParallelTransformer):
         )
 
     def predict(self, quantized: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """Score each code and the end after the codes before it.
+        """Score the predictor's symbols after the codes before them.
 
         Args:
             quantized: Code vectors (N, L, d); several neighbouring rows may share one source.
@@ -244,10 +249,12 @@ class LatentTransformer(ParallelTransformer):
             memory_mask: (B, S + 1).
 
         Returns:
-            (N, L + 1, K + 1).
+            (N, L, 2K), or with an end of its own (N, L + 1, K + 1).
         """
         if not self.config.predictor_gradient:
             quantized = quantized.detach()
+        if self.config.joint_end:  # nothing follows the last code
+            quantized = quantized[:, :-1]
         begin = self.begin.to(quantized.dtype).expand(len(quantized), 1, -1)
         inputs = torch.cat([begin, self.code_embedding(quantized)], dim=1)
         state = self.predictor.start(memory, memory_mask)
@@ -256,11 +263,14 @@ class LatentTransformer(ParallelTransformer):
     def _with_predicted(self, latents: Tensor, code_logits: Tensor) -> Tensor:
         """Replace some of the code vectors (B, L, d) by those of codes drawn from the predictor.
 
-        `code_logits` (B, L + 1, K + 1) are the predictor's.
+        `code_logits` (B, L, 2K) or (B, L + 1, K + 1) are the predictor's.
         """
         with torch.no_grad():
             # Drawing from NaN raises an error. The loss is NaN too, so the step is left out.
-            logits = code_logits[:, :-1, : self.end_of_codes].nan_to_num()  # (B, L, K)
+            logits = code_logits[:, : latents.shape[1]].nan_to_num()
+            logits, ends = logits.split(self.end_of_codes, dim=2)[:2]  # (B, L, K)
+            if self.config.joint_end:  # either way it is that code
+                logits = logits.logaddexp(ends)
             drawn = torch.distributions.Categorical(logits=logits).sample()  # (B, L)
             vectors = self.quantizer.codes_to_vectors(drawn).to(latents.dtype)
             chosen = torch.rand(drawn.shape, device=drawn.device) < self.config.code_noise
@@ -287,10 +297,28 @@ class LatentTransformer(ParallelTransformer):
         if not self.continuous:
             self.quantizer.step()
 
+    def symbols(self, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Write code sequences in the predictor's symbols.
+
+        Args:
+            codes: (N, L, m): m samples of each code.
+            mask: (N, L), True at real codes, one or more of each sequence.
+
+        Returns:
+            The symbols (N, T, m) and their mask (N, T); T is L, or L + 1 with an end of its own.
+        """
+        lengths = mask.sum(dim=1, keepdim=True)  # (N, 1)
+        if self.config.joint_end:
+            last = torch.arange(mask.shape[1], device=mask.device) == lengths - 1  # (N, L)
+            return codes + self.end_of_codes * last[..., None], mask
+        places = torch.arange(mask.shape[1] + 1, device=mask.device)
+        longer = F.pad(codes, (0, 0, 0, 1))
+        return longer.where((places < lengths)[..., None], self.end_of_codes), places <= lengths
+
     # --- translation -------------------------------------------------------------------------
 
     def step(self, codes: Tensor, state: DecoderState) -> Tensor:
-        """Score the next code after `codes` (N,), ignored at the first step; returns (N, K + 1)."""
+        """Score the next symbol after `codes` (N,), ignored at the first step; returns (N, V)."""
         if state.step == 0:
             inputs = self.begin.expand(len(codes), -1)
         else:
@@ -329,37 +357,27 @@ class LatentTransformer(ParallelTransformer):
         return self.embedding.logits(hidden), output_mask
 
 
-def code_log_probabilities(logits: Tensor, codes: Tensor, mask: Tensor, end: int) -> Tensor:
-    """The log-probability of each code sequence and its end.
+def code_log_probabilities(logits: Tensor, symbols: Tensor, mask: Tensor) -> Tensor:
+    """The log-probability of each code sequence, its end included.
 
     Args:
-        logits: (N, L + 1, K + 1).
-        codes: (N, L).
-        mask: (N, L), True at real codes.
-        end: The symbol that follows the last code.
+        logits: Of `LatentTransformer.predict`, (N, T, V).
+        symbols: Of `LatentTransformer.symbols`, (N, T, m); the mean over the m samples is taken.
+        mask: (N, T), True at real symbols.
 
     Returns:
         (N,), in nats.
     """
-    log_p = logits.log_softmax(dim=-1)
-    each = log_p[:, :-1].gather(2, codes[..., None])[..., 0]  # (N, L)
-    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (N,)
-    return each.masked_fill(~mask, 0.0).sum(dim=1) + ends
+    each = logits.log_softmax(dim=-1).gather(2, symbols).mean(dim=2)  # (N, T)
+    return each.masked_fill(~mask, 0.0).sum(dim=1)
 
 
-def prediction_loss(logits: Tensor, samples: Tensor, mask: Tensor, end: int) -> Tensor:
+def prediction_loss(logits: Tensor, symbols: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of the predictor against the mean of m one-hot codes (Roy et al. 2018).
 
-    Args:
-        logits: (B, L + 1, K + 1).
-        samples: (B, L, m) codes.
-        mask: (B, L), True at real codes.
-        end: The symbol that follows the last code.
+    For the arguments see `code_log_probabilities`.
 
     Returns:
-        The mean over all codes and ends, a scalar in nats.
+        The mean over all real symbols, a scalar in nats.
     """
-    log_p = logits.log_softmax(dim=-1)
-    codes = log_p[:, :-1].gather(2, samples).mean(dim=2)  # (B, L)
-    ends = log_p[torch.arange(len(log_p), device=log_p.device), mask.sum(dim=1), end]  # (B,)
-    return -(codes[mask].sum() + ends.sum()) / (mask.sum() + len(ends))
+    return -code_log_probabilities(logits, symbols, mask).sum() / mask.sum()

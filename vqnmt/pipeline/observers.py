@@ -35,7 +35,7 @@ def padded_batches(
     translator: Translator, text: ParallelText, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield source (B, S) and target (B, T) of all pairs of `text`, batches in random order."""
-    rows, target_rows = map(translator.vocabulary.encode, (text.sources, text.targets))
+    rows, target_rows, _ = translator.encode_pairs(text.sources, text.targets)
     lengths = [np.array([len(row) for row in side], dtype=np.int64) for side in (rows, target_rows)]
     for indices in plan_batches(lengths[0], lengths[1], translator.batch_tokens, seed, epoch=0):
         sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import time
@@ -38,6 +39,7 @@ from vqnmt.serve.documents import (
 from vqnmt.serve.languages import NAMES, Identifier
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.code_index import CodeIndex, read_code_index
 from vqnmt.translate.translation import Translation
 
 MOST_ALTERNATIVES = 10
@@ -61,6 +63,16 @@ class Pair:
             queue=settings.queue,
             observe=observe,
         )
+
+    @functools.cached_property
+    def code_index(self) -> CodeIndex:
+        """What each code often writes; empty where the model's folder does not say it."""
+        folder = self.translator.folder
+        try:
+            return read_code_index(folder) if folder else {}
+        except VqnmtError as error:
+            _log.warning("%s", error)
+            return {}
 
     def _work(self, sentences: list[str], candidates: int) -> list[list[Translation]]:
         return self.translator.n_best(sentences, SearchSettings(candidates=candidates))
@@ -279,7 +291,7 @@ class Server:
         count = _whole(values, "alternatives", 0, MOST_ALTERNATIVES)
         start = time.perf_counter()
         answer = await pair.batcher.call(
-            lambda: inspect_codes(pair.translator, text, given, complete)
+            lambda: inspect_codes(pair.translator, text, given, complete, pair.code_index)
         )
         answer["milliseconds"] = round(1000 * (time.perf_counter() - start), 1)
         if count:

@@ -92,8 +92,9 @@ class Batcher:
         """Translate what arrives until cancelled."""
         try:
             while True:
+                idle = not self._jobs
                 await self._arrived.wait()
-                if self._wait and self.waiting < self._batch:
+                if idle and self._wait and self.waiting < self._batch:
                     await asyncio.sleep(self._wait)
                 jobs = self._take()
                 if jobs:

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vqnmt.data.normalization import normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import TAGS
 from vqnmt.settings import checked
 from vqnmt.spans import (
     SLOT,
@@ -28,6 +30,7 @@ from vqnmt.spans import (
     slot,
 )
 from vqnmt.tokens import length_limit
+from vqnmt.translate.candidates import distinct, joined, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
 from vqnmt.translate.translation import (
     Rescorer,
@@ -76,6 +79,8 @@ class BatchTranslator(ABC):
 
     # Where this engine's threads run: in the process that has loaded a model first.
     _process: int | None = None
+    folder: Path | None = None
+    """What `load_translator` has loaded it from."""
 
     def __init__(
         self,
@@ -102,6 +107,7 @@ class BatchTranslator(ABC):
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
         self.span_patterns = list(span_patterns)
+        self._formality: str | None = None
         kind = type(self)
         kind._process = kind._process or os.getpid()
 
@@ -109,6 +115,26 @@ class BatchTranslator(ABC):
         """Say what it is."""
         pair = f"{self.source_language} to {self.target_language}"
         return f"<{type(self).__name__}: {pair}, {self.engine}, {len(self.vocabulary):,} pieces>"
+
+    @property
+    def formality(self) -> str | None:
+        """Register of all translations: "informal" or "formal"; None leaves it to the model.
+
+        Raises:
+            VqnmtError: Another value, or a model that has not learnt it, is given.
+        """
+        return self._formality
+
+    @formality.setter
+    def formality(self, value: str | None) -> None:
+        if value is not None and value not in TAGS:
+            raise VqnmtError(f"formality is {value!r}; choose one of {', '.join(TAGS)}, or None")
+        if value is not None and not self.vocabulary.formality:
+            raise VqnmtError(
+                f"formality is {value!r}, but this model has not learnt it: train one with "
+                "vocabulary.formality=true"
+            )
+        self._formality = value
 
     @property
     def engine(self) -> str:
@@ -267,7 +293,7 @@ class BatchTranslator(ABC):
         for i, owner in enumerate(owners):
             groups[owner].append(i)
         return [
-            _joined([parts[i] for i in group], [found[i] for i in group])
+            joined([parts[i] for i in group], [found[i] for i in group])
             if group
             else [untranslated(sentence)]
             for sentence, group in zip(sentences, groups, strict=True)
@@ -277,7 +303,11 @@ class BatchTranslator(ABC):
         """Cut `text` into what the model translates one by one; none if nothing can be seen."""
         if not normalize(text):
             return []
-        return cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        parts = cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        if self.formality:
+            for part in parts:
+                part.shown += TAGS[self.formality] if part.shown else ""
+        return parts
 
     def _search(
         self,
@@ -294,12 +324,12 @@ class BatchTranslator(ABC):
             for i, row in zip(indices, found, strict=True):
                 for translation in row:
                     text = next(texts)
-                    translation.text = _restored(text, parts[i].spans)
+                    translation.text = restored(text, parts[i].spans)
                     if any(one >= slot(len(parts[i].spans)) for one in SLOT.findall(text)):
                         translation.warnings = ["a span that it made up is left out"]
-                ranked.append(_distinct(sorted(row, key=lambda one: -one.score)))
+                ranked.append(distinct(sorted(row, key=lambda one: -one.score)))
             if rescorer is not None:
-                _rescore([parts[i].source for i in indices], ranked, rescorer)
+                rescore([parts[i].source for i in indices], ranked, rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
                     translation.warnings += faults(
@@ -324,7 +354,7 @@ class BatchTranslator(ABC):
             ]
 
         def put(i: int, translation: Translation) -> None:
-            found[i] = _distinct([translation, *found[i]])[: settings.candidates]
+            found[i] = distinct([translation, *found[i]])[: settings.candidates]
 
         few = settings.candidates < _CANDIDATES and settings.temperature is None
         if self.searches and few and (some := failing()):
@@ -451,6 +481,11 @@ class BatchTranslator(ABC):
         """2^n_c, of a latent model."""
         raise NotImplementedError
 
+    @property
+    def joint_end(self) -> bool:
+        """Whether a latent model says with each code whether it is the last, see `LatentConfig`."""
+        raise NotImplementedError
+
     def force_codes(
         self, row: list[int], given: list[int], limit: int
     ) -> "tuple[Translation, NDArray[np.float32]]":
@@ -458,13 +493,13 @@ class BatchTranslator(ABC):
 
         Args:
             row: Not empty.
-            given: The first codes, perhaps with the end, `codebook_size`, behind them; after them
-                the likeliest code is taken at each step.
+            given: The predictor's first symbols, see `LatentTransformer`; after them the likeliest
+                is taken at each step.
             limit: The most codes.
 
         Returns:
-            The translation without its text, and the log-probabilities of all codes and the end at
-            each step, (steps, K + 1).
+            The translation without its text, and the log-probabilities of all symbols at each
+            step, (steps, V).
         """
         raise NotImplementedError
 
@@ -486,13 +521,27 @@ class BatchTranslator(ABC):
 
         Raises:
             VqnmtError: The model has no codes, `text` has nothing to translate or is too long, or
-                a code is out of range or one too many.
+                a code is out of range, one too many, or missing.
         """
         parts, row, limit = self._code_part(text)
         given = self._check_codes(codes, limit)
-        end = [] if complete else [self.codebook_size]
-        if given + end:
-            found, _ = self.force_codes(row, given + end, limit)
+        if not self.joint_end:
+            given += [] if complete else [self.codebook_size]
+        elif given:
+            last = given[-1] + self.codebook_size
+            if complete and len(given) < limit:
+                _, log_p = self.force_codes(row, given, len(given))
+                complete = bool(log_p[-1, given[-1]] >= log_p[-1, last])
+                given[-1] = given[-1] if complete else last
+            else:
+                given[-1] = last
+        elif not complete:
+            raise VqnmtError(
+                "codes is empty, but every translation of this model has a code: give one, or "
+                "complete=True"
+            )
+        if given:
+            found, _ = self.force_codes(row, given, limit)
         else:
             ((found,),) = self.find([row], SearchSettings())
         (shown,) = self.vocabulary.decode([found.tokens])
@@ -513,8 +562,8 @@ class BatchTranslator(ABC):
             count: How many alternatives.
 
         Returns:
-            Codes and their probabilities, falling. Those of all codes and of the end, which is not
-            among them, sum to 1.
+            Codes and their probabilities, falling. Those of all codes sum to 1, with that of the
+            end, which is not among them, if the model has one of its own.
 
         Raises:
             VqnmtError: See `decode_codes`; or `position` or `count` is out of range.
@@ -526,9 +575,11 @@ class BatchTranslator(ABC):
             raise VqnmtError(f"position is {position}; it must be from 0 to {last}")
         checked(Width, count, "count")
         _, log_p = self.force_codes(row, [*given[:position], 0], position + 1)
-        here = log_p[position, : self.codebook_size].tolist()
-        best = sorted(range(len(here)), key=lambda code: -here[code])[:count]
-        return [(code, math.exp(here[code])) for code in best]
+        here, size = [math.exp(value) for value in log_p[position].tolist()], self.codebook_size
+        if self.joint_end:  # as the last code or not
+            here = [sum(pair) for pair in zip(here[:size], here[size:], strict=True)]
+        best = sorted(range(size), key=lambda code: -here[code])[:count]
+        return [(code, here[code]) for code in best]
 
     def _code_part(self, text: str) -> tuple[list[Part], list[int], int]:
         """Return the parts of a text with one sentence, its tokens and the most codes it may have.
@@ -628,63 +679,3 @@ class BatchTranslator(ABC):
                 f"line {line}: the source has {len(rows[long[0]])} tokens and the "
                 f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
             )
-
-
-def _rescore(
-    sentences: Sequence[str], found: Sequence[list[Translation]], rescorer: Rescorer
-) -> None:
-    """Give every candidate its teacher score, and put the best of each sentence first."""
-    texts = [[translation.text for translation in row] for row in found]
-    for row, scores in zip(found, rescorer.score(sentences, texts), strict=True):
-        for translation, score in zip(row, scores, strict=True):
-            translation.teacher_score = score
-        row.sort(key=lambda translation: -(translation.teacher_score or 0.0))
-
-
-def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
-    """Keep the first of the translations with the same text."""
-    first: dict[str, Translation] = {}
-    for translation in ranked:
-        first.setdefault(translation.text, translation)
-    return list(first.values())
-
-
-def _restored(text: str, spans: Sequence[str]) -> str:
-    """Put the spans in the place of their slots; slots that are made up are left out."""
-    beyond = slot(len(spans))
-    return restore(normalize(SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)), spans)
-
-
-def _joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:
-    """Join the translations of a text's parts: the best of each, the second best, and so on."""
-    if len(parts) == 1 and found[0]:
-        return found[0]
-    count = min((len(ranked) for ranked in found if ranked), default=1)
-    rows = [
-        ranked or [Translation(part.source)] * count
-        for part, ranked in zip(parts, found, strict=True)
-    ]
-    joined = [_join(parts, rank) for rank in zip(*rows, strict=False)]
-    return _distinct(sorted(joined, key=lambda one: (bool(one.warnings), -_deciding(one))))
-
-
-def _deciding(translation: Translation) -> float:
-    """Return the score by which a translation is compared."""
-    rescored = translation.teacher_score
-    return translation.score if rescored is None else rescored
-
-
-def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
-    """Join the translations of a text's parts; scores become means over all their symbols."""
-    scored = [one for one in rank if one.codes or one.tokens]
-    total = max(sum(one.length for one in scored), 1)
-    rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
-    return Translation(
-        join(parts, [one.text for one in rank]),
-        sum(one.score * one.length for one in scored) / total,
-        [code for one in rank for code in one.codes],
-        [token for one in rank for token in one.tokens],
-        [span for one in rank for span in one.spans],
-        sum(rescored) / total if rescored else None,
-        list(dict.fromkeys(warning for one in rank for warning in one.warnings)),
-    )

@@ -28,6 +28,8 @@ from vqnmt.translate.translation import Translation
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
+# Source tokens of the sentences that are translated side by side in int8.
+_SIDE_BY_SIDE = 1 << 14
 # Positions that CTranslate2 scores at a time. The scores of more positions over all pieces do not
 # fit into a core's cache, and scoring takes up to 1.7 times as long.
 _SCORED_TOKENS = 256
@@ -56,6 +58,8 @@ class LatentExportConfig(ExportConfig):
     positions_per_code: int
     """2^n_c * upsampling."""
     output: Literal["ctc", "cross_entropy"]
+    joint_end: bool = False
+    """See `LatentConfig`; earlier exports have an end of its own."""
     blank_penalty: Annotated[float, between(-1e6, 1e6)] = 0.0
     """0 in earlier exports, whose graph subtracts it itself and returns one piece a position."""
     repeatable: list[Annotated[int, between(0, MOST_PIECES)]] | None = None
@@ -116,7 +120,10 @@ class OnnxTranslator(BatchTranslator):
         language_model: TrigramModel | None = None,
         threads: int = 1,
     ) -> None:
-        super().__init__(vocabulary, **_shared(config))
+        shared = _shared(config)
+        if config.precision == "int8":  # no padding, so that lengths do not matter
+            shared |= {"batch_tokens": _SIDE_BY_SIDE, "spread": math.inf}
+        super().__init__(vocabulary, **shared)
         self._session, self._language_model = session, language_model
         self._config, self._threads = config, threads
         self._stride, self._positions = 2**config.compression, config.positions_per_code
@@ -136,7 +143,11 @@ class OnnxTranslator(BatchTranslator):
         _engine("onnxruntime", folder)
         threads = threads or available_cores()
         with _named(folder / "model.onnx"):
-            session = onnx_session(folder / "model.onnx", threads)
+            # In int8 the products of one sentence gain nothing from a second thread, and threads
+            # of their own for each of several sentences at once would wait for one another.
+            session = onnx_session(
+                folder / "model.onnx", 1 if config.precision == "int8" else threads
+            )
         vocabulary = Vocabulary.load(folder / "spm.model")
         language_model = load_language_model(folder, len(vocabulary))
         return cls(session, config, vocabulary, language_model, threads)
@@ -186,7 +197,13 @@ class OnnxTranslator(BatchTranslator):
             raise VqnmtError(
                 "this model was exported before exports could decode given codes: export it again"
             )
-        return int(outputs[-1].shape[1]) - 1
+        symbols = int(outputs[-1].shape[1])
+        return symbols // 2 if self.joint_end else symbols - 1
+
+    @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        return self._config.joint_end
 
     @property
     def tokens_per_code(self) -> int:
@@ -214,7 +231,7 @@ class OnnxTranslator(BatchTranslator):
         """Call the graph; `given` and `limit`, the most codes, are those of a single row.
 
         Returns:
-            For each row its candidates, and the log-probabilities of all codes at each step.
+            For each row its candidates, and the log-probabilities of all symbols at each step.
         """
         lengths = [len(row) for row in rows]
         source = np.full((len(rows), max(lengths) + 1), PAD, dtype=np.int64)
@@ -263,10 +280,11 @@ class OnnxTranslator(BatchTranslator):
             if log_p == -math.inf:  # no such candidate
                 continue
             sentence = i // settings.candidates
-            length = min(count + 1, limits[sentence].item())  # the end is not reached at the limit
-            score = log_p / length**settings.length_penalty
+            # An end of its own is not reached at the limit.
+            ended = not self.joint_end and count < limits[sentence].item()
+            score = log_p / (count + ended) ** settings.length_penalty
             found[sentence].append(
-                Translation("", score, symbols[:count].tolist(), tokens, spans[:count])
+                Translation("", score, symbols[:count].tolist(), tokens, spans[:count], ended=ended)
             )
         return found, further[-1] if further else np.zeros(0)
 

@@ -134,6 +134,7 @@ def _(
         begin=model.end_of_codes,
         end=model.end_of_codes,
         settings=settings,
+        joint=model.config.joint_end,
     )
     rows = [i for i, hypotheses in enumerate(found) for _ in hypotheses]
     codes, mask = pad_codes([h.symbols for hs in found for h in hs], source.device)
@@ -166,27 +167,31 @@ def force_codes(
     Args:
         model: In evaluation mode.
         source: As for `find_translations`.
-        given: The first codes, perhaps with the end behind them; the search goes on greedily.
+        given: The predictor's first symbols; the search goes on greedily.
         limit: The most codes.
         language_model: Reads the output; with None the best path is read.
 
     Returns:
-        The translation, and the log-probabilities of all codes and the end at each step,
-        (steps, K + 1).
+        The translation, and the log-probabilities of all symbols at each step, (steps, V).
     """
     memory, memory_mask = model.encode(source)
     state = model.predictor.start(memory, memory_mask)
-    symbol, found = model.end_of_codes, Hypothesis([], 0.0)
+    end, joint = model.end_of_codes, model.config.joint_end
+    symbol, found = end, Hypothesis([], 0.0)
     steps: list[Tensor] = []
-    while len(found.symbols) < limit and not found.ended:
+    while len(found.symbols) < limit and (symbol < end or not steps):
         last = torch.tensor([symbol], device=source.device)
-        log_p = model.step(last, state)[0].float().log_softmax(dim=0)  # (K + 1,)
-        symbol = given[len(steps)] if len(steps) < len(given) else int(log_p.max(dim=0).indices)
+        log_p = model.step(last, state)[0].float().log_softmax(dim=0)  # (V,)
+        if len(steps) < len(given):
+            symbol = given[len(steps)]
+        else:
+            least = end if joint and len(found.symbols) == limit - 1 else 0
+            symbol = least + int(log_p[least:].max(dim=0).indices)
         steps.append(log_p)
         found.log_probability += float(log_p[symbol])
-        found.ended = symbol == model.end_of_codes
+        found.ended = symbol == end and not joint
         if not found.ended:
-            found.symbols.append(symbol)
+            found.symbols.append(symbol % end)
     codes, mask = pad_codes([found.symbols], source.device)
     ((tokens, spans),) = _decode_codes(model, codes, mask, memory, memory_mask, language_model)
     return LatentTranslation(found, tokens, spans[: len(found.symbols)]), torch.stack(steps)

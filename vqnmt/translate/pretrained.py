@@ -32,6 +32,7 @@ from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
+from vqnmt.models import LatentConfig
 from vqnmt.models.parallel import ParallelTransformer
 from vqnmt.models.registry import ARCHITECTURES, build_model
 from vqnmt.plugins import plugins_of, require_plugins
@@ -126,7 +127,10 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 f"{', '.join(ARCHITECTURES)}"
             )
         kind = ARCHITECTURES[config.architecture].config
-        settings: Any = from_mapping(kind, config.settings, "settings")
+        values = config.settings
+        if issubclass(kind, LatentConfig):  # older folders do not say it
+            values = {"joint_end": False, **values}
+        settings: Any = from_mapping(kind, values, "settings")
         self.model = build_model(config.architecture, settings, config.vocabulary_size)
         written = config.written_pieces
         if not (isinstance(written, int) and UNK < written <= config.vocabulary_size):

@@ -33,6 +33,7 @@ from vqnmt.models import (
 from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -175,7 +176,8 @@ class Translator(BatchTranslator):
             # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
-            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            for name in (LANGUAGE_MODEL, CODE_INDEX):  # of another model
+                (folder / name).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
@@ -220,6 +222,12 @@ class Translator(BatchTranslator):
         return self.model.end_of_codes
 
     @property
+    def joint_end(self) -> bool:
+        """See `BatchTranslator`."""
+        assert isinstance(self.model, LatentTransformer)
+        return self.model.config.joint_end
+
+    @property
     def tokens_per_code(self) -> int:
         """See `BatchTranslator`."""
         assert isinstance(self.model, LatentTransformer)
@@ -250,14 +258,30 @@ class Translator(BatchTranslator):
             given: Codes of each string, instead of those of its target.
         """
         assert isinstance(self.model, LatentTransformer)
-        pairs = self._pairs(sentences, targets)
-        texts = [""] * len(pairs)
-        for indices, source, target in self._batches_of_pairs(pairs):
+        rows, target_rows, spans = self.encode_pairs(sentences, targets)
+        texts = [""] * len(rows)
+        for indices, source, target in self._padded(rows, target_rows):
             codes = None if given is None else [given[i] for i in indices]
             tokens = reconstruct(self.model, source, target, codes)
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
-                texts[i] = restore(text, pairs[i][0].spans)
+                texts[i] = restore(text, spans[i])
         return texts
+
+    def encode_pairs(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
+        """Encode sources and translations with slots for the spans that they share, as in training.
+
+        Returns:
+            The tokens of the sources and of the targets, and the spans of each pair's slots.
+        """
+        slots, patterns, pairs = self.vocabulary.slots, self.span_patterns, []
+        for source, target in zip(sentences, targets, strict=True):
+            found = protect_pair(source, target, slots, patterns) if slots else None
+            pairs.append(found or (Protected(source, []), target))
+        rows = self.vocabulary.encode([source.text for source, _ in pairs])
+        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        return rows, target_rows, [source.spans for source, _ in pairs]
 
     def paired_batches(
         self, sentences: Sequence[str], targets: Sequence[str]
@@ -267,25 +291,15 @@ class Translator(BatchTranslator):
         Yields:
             Which strings, their sources (B, S) and targets (B, T), padded.
         """
-        yield from self._batches_of_pairs(self._pairs(sentences, targets))
+        rows, target_rows, _ = self.encode_pairs(sentences, targets)
+        yield from self._padded(rows, target_rows)
 
-    def _batches_of_pairs(
-        self, pairs: Sequence[tuple[Protected, str]]
+    def _padded(
+        self, rows: list[list[int]], target_rows: list[list[int]]
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        rows = self.vocabulary.encode([source.text for source, _ in pairs])
-        target_rows = self.vocabulary.encode([target for _, target in pairs])
         for indices in self._batches(rows):
             sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
             yield indices, sides[0].to(self.device), sides[1].to(self.device)
-
-    def _pairs(self, sources: Sequence[str], targets: Sequence[str]) -> list[tuple[Protected, str]]:
-        """Put slots in the place of the spans that both have, if the model has slots for them."""
-        slots = self.vocabulary.slots
-        pairs = []
-        for source, target in zip(sources, targets, strict=True):
-            found = protect_pair(source, target, slots, self.span_patterns) if slots else None
-            pairs.append(found or (Protected(source, []), target))
-        return pairs
 
 
 def _check_device(name: str) -> None:
@@ -301,9 +315,11 @@ def _check_device(name: str) -> None:
 
 def _translation(candidate: LatentTranslation | Hypothesis, length_penalty: float) -> Translation:
     if isinstance(candidate, Hypothesis):
-        return Translation("", candidate.score(length_penalty), tokens=candidate.symbols)
+        score, ended = candidate.score(length_penalty), candidate.ended
+        return Translation("", score, tokens=candidate.symbols, ended=ended)
     codes, tokens, spans = candidate
-    return Translation("", codes.score(length_penalty), codes.symbols, tokens, spans)
+    score = codes.score(length_penalty)
+    return Translation("", score, codes.symbols, tokens, spans, ended=codes.ended)
 
 
 def _load(folder: Path, config: SavedConfig) -> VqnmtForConditionalGeneration:

@@ -21,7 +21,7 @@ class Translation:
     of `clean_output`."""
     score: float = 0.0
     """Log-probability in nats of the tokens (autoregressive) or of the codes (latent), divided by
-    their number, the end included, to the power of `length_penalty`. Candidates are compared by it,
+    `length` to the power of `length_penalty`. Candidates are compared by it,
     and with a penalty of 1, the default, so can sentences be: it is the mean over their symbols."""
     codes: list[int] = field(default_factory=list)
     """The latent codes, one for 2^n_c tokens each; an autoregressive model has none."""
@@ -34,6 +34,8 @@ class Translation:
     warnings: list[str] = field(default_factory=list)
     """What may be wrong with it: protected spans that are lost or invented, or how they were kept
     where the model had lost them."""
+    ended: bool = True
+    """Whether an end of its own, after the last code or token, counts in `score`."""
 
     def __str__(self) -> str:
         """Return the text."""
@@ -41,8 +43,8 @@ class Translation:
 
     @property
     def length(self) -> int:
-        """How many symbols `score` is the mean of: codes, or tokens, and the end."""
-        return len(self.codes or self.tokens) + 1
+        """How many symbols `score` is the mean of: codes, or tokens, and an end of its own."""
+        return len(self.codes or self.tokens) + self.ended
 
 
 class TextTranslator(Protocol):
