@@ -7,7 +7,8 @@ Shapes: B sentences, S source and T target tokens, L codes, K codes in the codeb
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,11 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     predicted: list[list[int]] = [[] for _ in valid.sources]
     counts = torch.zeros(size, dtype=torch.int64)
     for indices, source, target in batches:
-        found = find_translations(model, source, SearchSettings(language_model=False))
+        found: list[list[Any]] = find_translations(
+            model, source, SearchSettings(language_model=False)
+        )
         for i, (best, *_) in zip(indices, found, strict=True):
-            predicted[i] = best.codes.symbols  # type: ignore[union-attr]
+            predicted[i] = best.codes.symbols
         codes, mask = _true_codes(model, source, target)
         counts += codes[mask].cpu().bincount(minlength=size)
     common = int(counts.argmax())
@@ -78,7 +81,7 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
         scores = score(texts, valid.targets, student.target_language)
         metrics[f"bleu_{kind}.valid"] = scores.bleu
         metrics[f"chrf_{kind}.valid"] = scores.chrf
-    nats: Counter[str] = Counter()
+    nats: dict[str, float] = defaultdict(float)
     for _, source, target in batches:
         memory, memory_mask = model.encode(source)
         codes, mask = _true_codes(model, source, target)  # (B, L)
