@@ -76,8 +76,6 @@ def test_profile_of_a_run(finished_run, tmp_path: Path, script: Callable) -> Non
     metrics = record["metrics"]
     for part in ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces"):
         assert metrics[f"ms.engine.{part}"] > 0 and metrics[f"operators.{part}"] > 3
-    # The loop runs its operators once a step, the end of the codes among the steps.
-    assert metrics["operators.predictor"] % (metrics["codes"] + 1) == 0 or metrics["codes"] == 0
     assert metrics["floor_ms.arithmetic"] > 0 and metrics["floor_ms.bandwidth"] > 0
     assert "· decoder" in outcome.out
 
