@@ -25,7 +25,7 @@ def test_benchmark_of_a_server(tmp_path: Path, script: Callable) -> None:
     assert short["refused"] > 0, "only 2 sentences may wait"
     for metrics in (batches, alone, short):
         assert metrics["other_statuses"] == metrics["socket_errors"] == 0
-        assert 0 < metrics["latency_ms.median"] <= metrics["latency_ms.p99"]
+        assert metrics["latency_ms.median"] <= metrics["latency_ms.p99"]
     ratio = batches["requests_per_second"] / alone["requests_per_second"]
     assert batches["speedup_over_no_batches"] == pytest.approx(ratio)
     assert batches["rss_mb.0"] > 20 and batches["rss_mb.40"] > 20
