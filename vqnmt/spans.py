@@ -203,7 +203,7 @@ def _braces(text: str) -> list[tuple[int, int]]:
             opened.append(match.start())
         else:
             found.append((opened.pop() if opened else match.start(), match.end()))
-    found += [match.span() for start in opened if (match := _OPENED.match(text, start))]
+    found += [word.span() for start in opened if (word := _OPENED.match(text, start))]
     return sorted(found)
 
 
