@@ -30,8 +30,8 @@ class Writer:
     def encode(self, sentences: list[str]) -> list[list[int]]:
         return [[4 + len(word) % 5 for word in sentence.split()] for sentence in sentences]
 
-    def encode_pairs(self, *sides: list[str]) -> tuple[list[list[int]], ...]:
-        return (*map(self.encode, sides), [])
+    def paired_batches(self, *sides: list[str]) -> list[tuple[object, ...]]:
+        return [([0], *(torch.tensor(self.encode(side)) for side in sides))]
 
     def reconstruct(self, sentences: list[str], targets: list[str]) -> list[str]:
         return list(targets)

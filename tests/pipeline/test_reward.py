@@ -14,7 +14,7 @@ from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.models.latent import code_log_probabilities
 from vqnmt.pipeline.config import RewardConfig
-from vqnmt.pipeline.observers import LatentObserver, padded_batches
+from vqnmt.pipeline.observers import LatentObserver
 from vqnmt.pipeline.reward import (
     Candidates,
     RewardBatches,
@@ -171,7 +171,7 @@ def test_the_predictor_sees_slots_as_in_translation(student, tmp_path) -> None:
     train_for_reward(config, translator, observer, ParallelText(sources, targets), tmp_path, 1)
     found = json.loads((tmp_path / "candidates.json").read_text())
     assert found and all(source.endswith(f" {slot(0)}") for source, _, _ in found)
-    ((source, target),) = padded_batches(translator, ParallelText(sources[:1], targets[:1]))
+    ((_, source, target),) = translator.paired_batches(sources[:1], targets[:1])
     (symbol,) = translator.vocabulary.encode([slot(0)])
     assert source[0, -1] == target[0, -1] == symbol[-1]
 
