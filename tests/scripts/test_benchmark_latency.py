@@ -87,7 +87,7 @@ def test_some_systems_on_some_test_sets(finished_run, tmp_path: Path, script: Ca
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
             *("benchmark_latency", "--run", finished_run.folder, "--results", tmp_path),
-            *("--threads", 1, "--test-sets", "test", "--systems", *names),
+            *("--threads", 1, "--sentences", 6, "--test-sets", "test", "--systems", *names),
         )
     assert outcome.status == 0, outcome.err
     (file,) = tmp_path.glob("*-test-threads-1.json")
