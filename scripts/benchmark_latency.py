@@ -1,6 +1,9 @@
-"""Time every engine on one test set: batch 1 string to string, throughput, footprint, BLEU.
+"""Time every engine on a test set: batch 1 string to string, throughput, footprint, BLEU.
 
 python scripts/benchmark_latency.py --run runs/multi30k-en-de [--student DIR] [--deep-shallow DIR]
+python scripts/benchmark_latency.py --run runs/pretrained-en-de --threads 1 \
+    --test-sets labels interface everyday \
+    --systems student_onnx_int8 ctranslate2_int8_greedy ctranslate2_int8_beam4
 python scripts/benchmark_latency.py --run runs/multi30k-en-de --profile [--precision int8]
 
 What is compared and how, and what the profile says: docs/latency.md.
@@ -8,6 +11,7 @@ What is compared and how, and what the profile says: docs/latency.md.
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +20,7 @@ from vqnmt.commands.command_line import PLACE, SEED, THREADS, Options, run, whol
 import torch
 
 from vqnmt.data.corpus import ParallelText, load_corpus
+from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_latency_by_length
 from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
@@ -38,7 +43,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--student", help="model folder of another student than the run's")
     parser.add_argument("--deep-shallow", help="model folder; default: the run's, if any")
     parser.add_argument(
-        "--sentences", type=whole(1, 10**9), default=1000, help="of the first test set"
+        "--test-sets", nargs="+", default=[], help="each measured apart; default: the first"
+    )
+    parser.add_argument("--systems", nargs="+", default=[], help="by name; default: all")
+    parser.add_argument(
+        "--sentences", type=whole(1, 10**9), default=1000, help="the most of a test set"
     )
     parser.add_argument("--rounds", type=whole(1, 10**6), default=1, help="how often each is timed")
     parser.add_argument(
@@ -63,14 +72,15 @@ def main(arguments: list[str]) -> None:
     folder = Path(options.run)
     corpus = load_corpus(folder / "corpus")
     title = f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
-    test_set, text = next(iter(corpus.test.items()))
-    count = options.sentences
-    text = ParallelText(list(text.sources[:count]), list(text.targets[:count]))
+    texts = {
+        name: first_sentences(corpus.test, name, options.sentences)
+        for name in options.test_sets or list(corpus.test)[:1]
+    }
     models = {"ar": folder / "teacher", "student": Path(options.student or folder / "student")}
     if found := options.deep_shallow or next(iter(sorted(folder.glob(DEEP_SHALLOW))), None):
         models["deep_shallow"] = Path(found)
 
-    def record(system: str, model: Path, metrics: dict[str, Metric]) -> Record:
+    def record(system: str, model: Path, metrics: dict[str, Metric], text: ParallelText) -> Record:
         translator = Translator.from_pretrained(model, "cpu")
         return new_record(
             system=system,
@@ -89,28 +99,55 @@ def main(arguments: list[str]) -> None:
             export_model(models["student"], f"{exports}/student", options.precision)
             model = Translator.from_pretrained(models["student"], "cpu").model
             assert isinstance(model, LatentTransformer)
-            metrics = profile_translation(f"{exports}/student", model, text.sources, threads)
-            records = [record(f"student_onnx_{options.precision}", models["student"], metrics)]
-            write_records(results / f"{title}-profile.json", records)
-            print(profile_table(records))
+            for test_set, text in texts.items():
+                metrics = profile_translation(f"{exports}/student", model, text.sources, threads)
+                system = f"student_onnx_{options.precision}"
+                records = [record(system, models["student"], metrics, text)]
+                place = f"{title}-{test_set}" if options.test_sets else title
+                write_records(results / f"{place}-profile.json", records)
+                print(f"{test_set}\n\n{profile_table(records)}")
             return
-        systems = engine_systems(models, Path(exports), threads, options.device)
-        measured = measure_engines(
-            systems,
-            text,
-            test_set=test_set,
-            rounds=options.rounds,
-            threads=threads,
-            device=options.device,
+        systems = engine_systems(
+            models, Path(exports), threads, options.device, wanted=options.systems
         )
-    records = [record(name, systems[name].source, metrics) for name, metrics in measured.items()]
-    place = title if options.device == "cpu" else f"{title}-{options.device}"
-    if options.threads:
-        place += f"-threads-{threads}"
-    write_records(results / f"{place}.json", records)
-    plot_bleu_latency(records, results / f"{place}.png", test_set)
-    plot_latency_by_length(records, results / f"{place}-lengths.png")
-    print(latency_table(records))
+        for test_set, text in texts.items():
+            measured = measure_engines(
+                systems,
+                text,
+                test_set=test_set,
+                rounds=options.rounds,
+                threads=threads,
+                device=options.device,
+            )
+            records = [
+                record(name, systems[name].source, metrics, text)
+                for name, metrics in measured.items()
+            ]
+            place = title if options.device == "cpu" else f"{title}-{options.device}"
+            if options.test_sets:
+                place += f"-{test_set}"
+            if options.threads:
+                place += f"-threads-{threads}"
+            write_records(results / f"{place}.json", records)
+            plot_bleu_latency(records, results / f"{place}.png", test_set)
+            plot_latency_by_length(records, results / f"{place}-lengths.png")
+            print(f"{test_set}\n\n{latency_table(records)}")
+
+
+def first_sentences(sets: Mapping[str, ParallelText], name: str, count: int) -> ParallelText:
+    """Return the first sentences of a test set.
+
+    Raises:
+        VqnmtError: There is no such set.
+    """
+    if name not in sets:
+        raise VqnmtError(f"--test-sets: {name} is not a test set of the run: {', '.join(sets)}")
+    text = sets[name]
+    return ParallelText(
+        list(text.sources[:count]),
+        list(text.targets[:count]),
+        references=None if text.references is None else list(text.references[:count]),
+    )
 
 
 if __name__ == "__main__":

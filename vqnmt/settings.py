@@ -106,9 +106,17 @@ def check(settings: Any, group: str = "") -> None:
     Raises:
         VqnmtError: Names the key, its value and what is allowed.
     """
-    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]
-        value = checked(hint, getattr(settings, name), _join(group, name))
-        object.__setattr__(settings, name, value)  # frozen dataclasses too
+    for name, hint, alternatives in _checks(type(settings)):
+        value = getattr(settings, name)
+        # Settings are checked with each translation: what needs no change is told quickly.
+        if not any(
+            type(value) is plain
+            and (plain is not int or abs(value) < 2**63)
+            and all(constraint.holds(value) for constraint in constraints)
+            for plain, _, constraints in alternatives
+        ):
+            value = checked(hint, value, _join(group, name))
+            object.__setattr__(settings, name, value)  # frozen dataclasses too
 
 
 def from_mapping(
@@ -182,6 +190,12 @@ def _hints(kind: Any) -> dict[str, Any]:
     """Return the annotated type of each field that a dataclass is made from."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+
+
+@functools.cache
+def _checks(kind: Any) -> list[tuple[str, Any, list[tuple[Any, list[type], list[Constraint]]]]]:
+    """Return the name, the hint and the `_alternatives` of each field of a dataclass."""
+    return [(name, hint, _alternatives(hint)) for name, hint in _hints(kind).items()]
 
 
 def checked(hint: Any, value: Any, key: str, default: Any = None) -> Any:

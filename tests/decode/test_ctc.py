@@ -277,6 +277,8 @@ def test_python_reads_until_compiled_code_pays(monkeypatch, compiled) -> None:
     first = given.index(compiled)
     assert (first + 1) * 100 >= 256 and given[:first] == [None] * first
     assert given[first:] == [compiled] * (12 - first)
+    monkeypatch.setattr(prefix_search, "_asked", 0)
+    assert (compiled_search(), compiled_search(1)) == (compiled, compiled)
 
 
 SCRIPT = """

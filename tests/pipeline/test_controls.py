@@ -24,20 +24,20 @@ def made_of(student: Translator, output: str) -> Translator:
     if output == "trained":
         model = student.model
         with torch.no_grad():
-            model.code_output.bias[student.codebook_size] -= 4  # the end is less likely
+            model.code_output.bias[student.codebook_size :] -= 4  # ends are less likely
         return Translator(model, student.vocabulary, "en", "de")
     torch.manual_seed(3)
-    upsampling = 2 if output == "ctc" else 1
     config = LatentConfig(
-        transformer=student.model.config.transformer, output=output, upsampling=upsampling
+        transformer=student.model.config.transformer,
+        output=output,
+        upsampling=2 if output == "ctc" else 1,
+        joint_end=output == "ctc",
     )
     model = LatentTransformer(config, len(student.vocabulary)).eval()
-    with torch.no_grad():
-        model.code_output.bias[model.end_of_codes] += 1
     return Translator(model, student.vocabulary, "en", "de")
 
 
-@pytest.fixture(params=["trained", "cross_entropy"])
+@pytest.fixture(params=["trained", "ctc", "cross_entropy"])
 def student(request, finished_run) -> Translator:
     found = Translator.from_pretrained(finished_run.folder / "student", device="cpu")
     return made_of(found, request.param)
@@ -45,7 +45,7 @@ def student(request, finished_run) -> Translator:
 
 @pytest.fixture
 def valid(finished_run) -> ParallelText:
-    sides = [finished_run.lines(f"corpus/valid.{code}")[:12] for code in ("en", "de")]
+    sides = [finished_run.lines(f"corpus/valid.{code}")[:8] for code in ("en", "de")]
     return ParallelText(sides[0], sides[1])
 
 
@@ -70,7 +70,7 @@ def by_hand(student: Translator, valid: ParallelText) -> dict[str, float]:
     found = {}
     for kind, some in codes.items():
         tokens = [
-            force_codes(model, torch.tensor([row]), [*given, size], 99, None)[0].tokens
+            force_codes(model, torch.tensor([row]), ended(model, given), 99, None)[0].tokens
             for row, given in zip(rows, some, strict=True)
         ]
         # An untrained student writes slots that no span belongs in.
@@ -80,19 +80,28 @@ def by_hand(student: Translator, valid: ParallelText) -> dict[str, float]:
     bits = dict.fromkeys(("code", "oracle", "predicted", "constant"), 0.0)
     for row, target, codes_ in zip(rows, targets, true, strict=True):
         source = torch.tensor([row])
-        _, log_p = force_codes(model, source, [*codes_, size], len(codes_) + 1, None)
-        steps = zip(log_p.tolist(), [*codes_, size], strict=True)
-        bits["code"] -= sum(step[code] for step, code in steps) / math.log(2)
+        symbols = ended(model, codes_)
+        _, log_p = force_codes(model, source, symbols, 99, None)
+        bits["code"] -= float(log_p[range(len(symbols)), symbols].sum()) / math.log(2)
         greedy: list[int] = []
-        for _ in codes_:
-            _, log_p = force_codes(model, source, greedy, len(greedy) + 1, None)
-            greedy.append(int(log_p[-1, :size].argmax()))
+        for place in range(1, len(codes_) + 1):
+            _, log_p = force_codes(model, source, [*greedy, 0], place, None)
+            ends = model.config.joint_end and place == len(codes_)
+            greedy.append(int(log_p[-1][size:].argmax() if ends else log_p[-1][:size].argmax()))
         kinds = {"oracle": codes_, "predicted": greedy, "constant": [common] * len(codes_)}
         for kind, given in kinds.items():
             bits[kind] += target_bits(model, source, target, given)
     n = len(rows)
     found["code_bits.valid"] = bits.pop("code") / n
     return found | {f"target_bits_{kind}.valid": total / n for kind, total in bits.items()}
+
+
+def ended(model: LatentTransformer, codes: list[int]) -> list[int]:
+    """Return the predictor's symbols for `codes` and their end."""
+    size = model.quantizer.codebook_size
+    if model.config.joint_end:
+        return [*codes[:-1], codes[-1] + size]
+    return [*codes, size]
 
 
 def target_bits(

@@ -156,6 +156,7 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
         timed = {"latency_ms.median", "sentences_per_second.batch_8", "speedup_over_ar_beam4"}
         assert (timed <= set(record.metrics)) == (record.seed == 1)
         assert {"bleu.test", "chrf.test", "bleu.valid", "bleu_signature"} <= set(record.metrics)
+        assert "bleu_interval.test" in record.metrics
         for baseline in (*BASELINES, "ctc_nat_kd"):
             compared = f"p_value_against_{baseline}.test" in record.metrics
             assert compared == (record.system == "best")

@@ -77,7 +77,7 @@ def served(translator: Any, **settings: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shouting() -> Iterator[str]:
-    with served(Shouter(), characters=100, body=10_000, batch_wait=0) as url:
+    with served(Shouter(), characters=100, body=10_000, batch_wait=0, queue=100) as url:
         yield url
 
 
@@ -136,7 +136,11 @@ def test_answers_have_the_documented_fields(shouting: str) -> None:
     auto = translate(shouting, "Where is the light?", source="auto")[1]
     check_fields("translate auto", auto)
     check_fields("detect", auto["detectedLanguage"])
-    assert translate(shouting, ["Where is it?"], source="auto")[1]["detectedLanguage"][0]
+    mixed = ["Nobody knows where the key of the kitchen is", "Ja"]
+    mixed.append("Niemand weiß, wo der Schlüssel zur Küche ist")
+    several = translate(shouting, mixed, source="auto")[1]
+    assert several["translatedText"][::2] == [mixed[0].upper(), mixed[2]]
+    assert [one["language"] for one in several["detectedLanguage"]][::2] == ["en", "de"]
     more = translate(shouting, "a", alternatives=2)[1]
     check_fields("translate alternatives", more)
     assert more["alternatives"] == ["A (2)", "A (3)"]
@@ -152,8 +156,8 @@ def test_answers_have_the_documented_fields(shouting: str) -> None:
 
 
 def test_files_come_back_as_their_kind(shouting: str) -> None:
-    def send(name: str, data: str) -> requests.Response:
-        values = {"source": "en", "target": "de"}
+    def send(name: str, data: str, source: str = "en") -> requests.Response:
+        values = {"source": source, "target": "de"}
         files = {"file": (name, data.encode())}
         answer = requests.post(f"{shouting}/translate_file", values, files=files, timeout=60)
         if answer.status_code != 200:
@@ -165,6 +169,10 @@ def test_files_come_back_as_their_kind(shouting: str) -> None:
     assert polib.pofile(found.text).find("Save").msgstr == "SAVE"
     assert found.headers["Content-Disposition"] == "attachment; filename*=UTF-8''app.po"
     assert send("a.json", '{"a": "b"}').text == '{"a": "B"}'
+    many = json.dumps([f"text {i}" for i in range(150)])  # more than may wait
+    assert send("a.json", f'{{"a": {many}}}').text == f'{{"a": {many.upper()}}}'
+    english = send("a.txt", "Nobody knows where the key is", source="auto").text
+    assert english == "NOBODY KNOWS WHERE THE KEY IS"
     assert send("a.txt", "one\n\n  two\n").text == "ONE\n\n  TWO\n"
     assert send("a.html", "<p>one</p>").text == "<p>ONE</p>"
     bad = send("a.docx", "x")

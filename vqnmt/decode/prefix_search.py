@@ -181,15 +181,12 @@ def compiled_search(sentences: int | None = None) -> Search | None:
 
     Args:
         sentences: How many will be read with the answer. Compiled code is loaded when the process
-            has read enough of them for it to pay; None loads it at once.
+            has read enough of them for it to pay; None loads it at once, for all later calls.
     """
     global _asked
     with _lock:
-        if sentences is not None:
-            _asked += sentences
-            if _asked < (_LOADED if _can_cache() else _COMPILED):
-                return None
-        return _compile()
+        _asked += _COMPILED if sentences is None else sentences
+        return None if _asked < (_LOADED if _can_cache() else _COMPILED) else _compile()
 
 
 @cache

@@ -141,8 +141,8 @@ def comet(
     if done.returncode or found is None:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise VqnmtError(
-            f"comet-score has not scored with the model {model}, and says: {said:.300}; check the "
-            "model's name, and that this machine reaches the Hub"
+            f"comet-score has not scored with the model {model}, and says: {said:.300}; check its "
+            "environment, the model's name, and that this machine reaches the Hub"
         )
     return float(found[1])
 

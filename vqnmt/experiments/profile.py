@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -68,11 +69,11 @@ def profile_translation(
     metrics: dict[str, Metric] = {f"ms.{k}": statistics.median(v) for k, v in times.items()}
     inside = sum(float(metrics[f"ms.{name}"]) for name in ("tokenise", "engine", "detokenise"))
     metrics["ms.python"] = float(metrics["ms.total"]) - inside
-    steps = len(translation.codes) + 1
+    size = len(row) + 1, len(translation.codes), translation.length
     return {
         **metrics,
         **_inside(Path(folder) / "model.onnx", inputs, threads),
-        **_floors(model, len(row) + 1, steps, threads, int8=_is_int8(Path(folder))),
+        **_floors(model, *size, threads, int8=_is_int8(Path(folder))),
         "source_tokens": len(row) + 1,
         "codes": len(translation.codes),
         "threads": threads,
@@ -103,25 +104,27 @@ def _inside(path: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str
 
 
 def _floors(
-    model: LatentTransformer, source: int, steps: int, threads: int, int8: bool
+    model: LatentTransformer, source: int, codes: int, steps: int, threads: int, int8: bool
 ) -> dict[str, Metric]:
     """Compute the time that the weights alone take at the rates that this machine reaches.
 
     Arithmetic: all products at the rate of one large product in the same precision. Bandwidth:
-    every weight is read once, the predictor's weights once for each step, at the rate of reading
-    the same number of bytes repeatedly.
+    every weight is read once, the predictor's weights once for each step, but for those whose
+    input is constant in the first, at the rate of reading the same number of bytes repeatedly.
     """
     count = lambda *modules: sum(  # noqa: E731
         p.numel() for module in modules if module is not None for p in module.parameters()
     )
-    codes = max(steps - 1, 1)
+    codes = max(codes, 1)
     stages = model.config.compression
     positions = codes * 2**stages
     cross = sum(
         layer.source_attention.key_value.weight.numel()
         for layer in (*model.predictor.layers, *model.decoder.layers)
     )
-    predictor = count(model.predictor, model.code_output)
+    first: Any = model.predictor.layers[0]
+    predictor = steps * count(model.predictor, model.code_output)
+    predictor -= count(first.self_attention, first.source_attention.query)
     decompressor = [
         (count(block, doubling), codes * 2**i)
         for i, (block, doubling) in enumerate(
@@ -133,12 +136,12 @@ def _floors(
     products = (
         count(model.encoder) * source
         + cross * (source - positions - steps)  # keys and values are made for source positions
-        + predictor * steps
+        + predictor
         + sum(size * length for size, length in decompressor)
         + decoder * positions
         + output * positions * model.config.upsampling
     )
-    weights = count(model.encoder) + predictor * steps + decoder + output
+    weights = count(model.encoder) + predictor + decoder + output
     weights += sum(size for size, _ in decompressor)
     size = weights * (1 if int8 else 4)
     rate, bandwidth = _product_rate(int8, threads), _bandwidth(size)

@@ -161,7 +161,7 @@ class Reproduction:
             of_system[0] = dataclasses.replace(
                 first, metrics=first.metrics | speed[name], hardware=hardware
             )
-            for i, found in enumerate(significance.get(name, [])):
+            for i, found in enumerate(significance[name]):
                 metrics = of_system[i].metrics | found
                 of_system[i] = dataclasses.replace(of_system[i], metrics=metrics)
         return [record for of_system in records.values() for record in of_system]
@@ -266,12 +266,12 @@ class Reproduction:
     def _significance(self) -> dict[str, list[dict[str, Metric]]]:
         """Compare the main systems with the baselines on the test sets, each seed with its own.
 
-        A baseline with fewer seeds is compared by its first one.
+        A baseline with fewer seeds is compared by its first one. All systems get BLEU's interval.
         """
         compared = [name for name in self.main if name in self.rows and name not in BASELINES]
         baselines = [name for name in (*BASELINES, WITHOUT_CODES) if name in self.rows]
         metrics: dict[str, list[dict[str, Metric]]] = {
-            name: [{} for _ in self.entries[name]] for name in compared
+            name: [{} for _ in entries] for name, entries in self.entries.items()
         }
         for key, text in self.sets.items():
             if key == "valid" or text.references:
@@ -279,8 +279,8 @@ class Reproduction:
             for baseline, seed in itertools.product(baselines, range(len(self.seeds))):
                 outputs = {
                     name: self._output(self.entries[name][seed], key)
-                    for name in compared
-                    if name != baseline and seed < len(self.entries[name])
+                    for name in (self.rows if baseline == BASELINE else compared)
+                    if seed < len(self.entries[name])
                 }
                 if not outputs:
                     continue
@@ -293,9 +293,10 @@ class Reproduction:
                 )
                 for name, comparison in found.items():
                     one = metrics[name][seed]
-                    one[f"bleu_minus_{baseline}.{key}"] = comparison.difference
-                    one[f"p_value_against_{baseline}.{key}"] = comparison.p_value
                     one[f"bleu_interval.{key}"] = comparison.interval
+                    if name in compared and name != baseline:
+                        one[f"bleu_minus_{baseline}.{key}"] = comparison.difference
+                        one[f"p_value_against_{baseline}.{key}"] = comparison.p_value
         return metrics
 
     def _output(self, entry: _Entry, set_name: str) -> list[str]:

@@ -408,3 +408,31 @@ def preparation_table(records: Sequence[Record]) -> str:
             )
     columns = ["pairs", "stage", "seconds", "pairs/s", "peak GB"]
     return markdown_table(columns, rows, text_columns=2)
+
+
+def server_table(records: Sequence[Record]) -> str:
+    """Lay out records of `scripts/benchmark_server.py`, a row for each way to serve.
+
+    The columns: requests a second that were answered with 200, the ratio to a server without
+    batches, latency in ms, answers by status, errors of connections, and resident memory in MB
+    before and after the requests of the memory's measurement.
+    """
+    rows = []
+    for record in records:
+        metrics = record.metrics
+        memory = [float(value) for key, value in metrics.items() if key.startswith("rss_mb.")]
+        ratio = metrics.get("speedup_over_no_batches")
+        rows.append(
+            [
+                record.system,
+                f"{float(metrics['requests_per_second']):,.0f}",
+                MISSING if ratio is None else f"{float(ratio):.2f}×",
+                f"{float(metrics['latency_ms.median']):.1f}",
+                f"{float(metrics['latency_ms.p99']):.1f}",
+                *(f"{metrics[key]:,}" for key in ("answered", "refused", "other_statuses")),
+                f"{metrics['socket_errors']:,}",
+                f"{memory[0]:.0f} → {memory[-1]:.0f}" if memory else MISSING,
+            ]
+        )
+    columns = ["server", "requests/s", "batches", "p50 ms", "p99 ms", "200", "429", "other"]
+    return markdown_table([*columns, "errors", "MB"], rows, text_columns=1)

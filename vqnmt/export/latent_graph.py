@@ -12,7 +12,7 @@ a pass of 35 lines that makes `DynamicQuantizeMatMul` of each product, give the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,18 +103,13 @@ def latent_graph(model: LatentTransformer, max_source_tokens: int, int8: bool) -
         )
     one = graph.constant([1])
     greedy = graph.op("Equal", "beam", one)
-    single = graph.op("And", greedy, graph.op("Equal", graph.size("source", 0), one))
     free = graph.op("Equal", graph.size("given", 0), graph.constant([0]))
-    others = graph.body()
-    found = others.ops("If", len(outputs), greedy, then_branch=together, else_branch=beam)
-    several = others.proto({}, dict(zip(found, outputs.values(), strict=True)))
-    searching = graph.body()
-    found = searching.ops("If", len(outputs), single, then_branch=alone, else_branch=several)
-    branches = {
-        "then_branch": searching.proto({}, dict(zip(found, outputs.values(), strict=True))),
-        "else_branch": given,
-    }
-    graph.nodes.append(onnx.helper.make_node("If", [free], list(outputs), **branches))
+    single = graph.op("And", greedy, graph.op("Equal", graph.size("source", 0), one))
+    several = _either(graph, outputs, greedy, together, beam)
+    others = _either(graph, outputs, free, several, given)
+    branches = {"then_branch": alone, "else_branch": others}
+    simple = graph.op("And", single, free)
+    graph.nodes.append(onnx.helper.make_node("If", [simple], list(outputs), **branches))
     return model_proto(graph.proto(inputs, outputs))
 
 
@@ -224,11 +219,17 @@ class _Writer:
         return graph.op("Add", x, graph.linear(attended, layer.output))
 
     def _source_attention(
-        self, graph: Graph, x: str, layer: DecoderLayer, key_value: KeyValue, mask: str
+        self,
+        graph: Graph,
+        x: str,
+        layer: DecoderLayer,
+        key_value: KeyValue,
+        mask: str,
+        query: str = "",
     ) -> str:
-        """Add to `x` (R, T, d) its attention to the source."""
+        """Add to `x` (R, T, d) its attention to the source, by `query` if it is known."""
         attention = layer.source_attention
-        query = graph.linear(graph.norm(x, layer.source_norm), attention.query)
+        query = query or graph.linear(graph.norm(x, layer.source_norm), attention.query)
         shape = graph.op("Shape", query) if self.beam else ""
         if self.beam:  # all rows of a sentence read its keys and values as one long row would
             query = graph.op("Reshape", query, self.by_sentence)
@@ -266,8 +267,11 @@ class _Writer:
 
         The last of what it returns is the graph's output `code_log_p`.
         """
-        stepper = Stepper(
-            lambda graph, caches: self._step(graph, caches, source, key_values),
+        stepper: Stepper = Stepper(
+            lambda rows: self._first_step(
+                rows, stepper.start(self.graph, rows)[2:], source, key_values
+            ),
+            lambda graph, caches, step: self._step(graph, caches, step, source, key_values),
             caches=2 * len(key_values),
             heads=self.heads,
             head_dim=self.dim // self.heads,
@@ -288,31 +292,85 @@ class _Writer:
             log_p = self.graph.op("Identity", self.graph.constant(empty))
         return codes, lengths, score, log_p
 
+    def _first_step(
+        self, rows: str, caches: list[str], source: _Source, key_values: list[KeyValue]
+    ) -> tuple[str, list[str]]:
+        """Write the first step of the predictor, see `Stepper.first`.
+
+        The first layer knows nothing of the sentence before it attends to the source: it attends to
+        itself alone, and all of that is constant. `caches` are those of the other layers, empty.
+        """
+        graph, model = self.graph, self.model
+        graph.scope = "predictor"
+        layer = _decoder_layer(model.predictor.layers[0])
+        attention = layer.self_attention
+        begin = model.begin + model.predictor.positions.rows(0, 1)  # (1, d)
+        kept = attention.key_value(layer.self_norm(begin)).chunk(2, dim=1)  # key and value, (1, d)
+        begin = begin + attention.output(kept[1])
+        query = layer.source_attention.query(layer.source_norm(begin))
+        shape = 1, self.heads, 1, self.dim // self.heads
+        known = [begin[None], query[None], *(one.view(shape) for one in kept)]
+        names = [graph.constant(array(one)) for one in known]
+        if not self.alone:
+            ones = graph.constant([1, 1])
+            sizes = graph.op("Concat", rows, ones, axis=0)
+            wider = graph.op("Concat", sizes, graph.constant([1]), axis=0)
+            names = [
+                graph.op("Expand", name, size)
+                for name, size in zip(names, (sizes, sizes, wider, wider), strict=True)
+            ]
+        x, query_name, *cache = names
+        return self._layers(graph, x, [*cache, *caches], source, key_values, query_name)
+
     def _step(
-        self, graph: Graph, caches: list[str], source: _Source, key_values: list[KeyValue]
+        self,
+        graph: Graph,
+        caches: list[str],
+        step: str,
+        source: _Source,
+        key_values: list[KeyValue],
     ) -> tuple[str, list[str]]:
         """Write one step of the predictor, see `Stepper.write`."""
         model = self.model
         graph.scope = "predictor"
         inputs = torch.cat([model.code_embedding(self.vectors), model.begin[None]])
         x = graph.op("Gather", graph.constant(array(inputs)), "last")  # (R, 1, d)
-        x = graph.op("Add", x, graph.op("Gather", self.positions, "step"))
-        grown = []
+        x = graph.op("Add", x, graph.op("Gather", self.positions, step))
+        return self._layers(graph, x, caches, source, key_values)
+
+    def _layers(
+        self,
+        graph: Graph,
+        x: str,
+        caches: list[str],
+        source: _Source,
+        key_values: list[KeyValue],
+        query: str = "",
+    ) -> tuple[str, list[str]]:
+        """Write the predictor's layers over `x` (R, 1, d) and its scores.
+
+        With `query`, that of the first layer to the source, `x` and the caches are already what
+        that layer's self-attention makes of them.
+        """
+        model, grown = self.model, []
         for i, key_value in enumerate(key_values):
             layer = _decoder_layer(model.predictor.layers[i])
-            attention = layer.self_attention
-            normed = graph.norm(x, layer.self_norm)
-            projected = graph.linear(normed, attention.query, attention.key_value)
-            attended, *cache = graph.ops(
-                "MultiHeadAttention",
-                3,
-                *graph.ops("Split", 3, projected, axis=2, num_outputs=3),
-                *("", "", "", *caches[2 * i : 2 * i + 2]),
-                num_heads=self.heads,
-            )
+            cache = caches[2 * i : 2 * i + 2]
+            if not query:
+                attention = layer.self_attention
+                normed = graph.norm(x, layer.self_norm)
+                projected = graph.linear(normed, attention.query, attention.key_value)
+                attended, *cache = graph.ops(
+                    "MultiHeadAttention",
+                    3,
+                    *graph.ops("Split", 3, projected, axis=2, num_outputs=3),
+                    *("", "", "", *cache),
+                    num_heads=self.heads,
+                )
+                x = graph.op("Add", x, graph.linear(attended, attention.output))
             grown += cache
-            x = graph.op("Add", x, graph.linear(attended, attention.output))
-            x = self._source_attention(graph, x, layer, key_value, source.mask)
+            x = self._source_attention(graph, x, layer, key_value, source.mask, query)
+            query = ""
             x = self._feedforward(graph, x, layer.feedforward_norm, layer.feedforward)
         logits = graph.linear(graph.norm(x, model.predictor.norm), model.code_output)
         return logits, grown
@@ -450,6 +508,19 @@ class _Writer:
         block = graph.op("GatherElements", block, graph.op("Div", found, width), axis=2)
         within = graph.op("Mod", found, width)
         return graph.op("Add", graph.op("Mul", block, width), within), logits
+
+
+def _either(
+    graph: Graph,
+    outputs: Mapping[str, tuple[int, Sequence[Any]]],
+    condition: str,
+    yes: onnx.GraphProto,
+    no: onnx.GraphProto,
+) -> onnx.GraphProto:
+    """Write a graph within `graph` that runs one of two."""
+    body = graph.body()
+    found = body.ops("If", len(outputs), condition, then_branch=yes, else_branch=no)
+    return body.proto({}, dict(zip(found, outputs.values(), strict=True)))
 
 
 def _decoder_layer(module: nn.Module) -> DecoderLayer:

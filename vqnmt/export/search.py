@@ -33,10 +33,12 @@ _LAST = (1 << 63) - 1  # the end of a slice that takes everything to the end
 class Stepper:
     """A model that scores the next symbol."""
 
-    write: Callable[[Graph, list[str]], tuple[str, list[str]]]
-    """Writes a step into the body of a loop, which has the values `step` () int64 and `last`
-    (R, 1) int64, the symbols before, K or less. Takes the caches; returns logits (R, 1, V) and the
-    caches with one more position."""
+    first: Callable[[str], tuple[str, list[str]]]
+    """Writes the first step, whose input is the begin, for rows (1,); returns what `write` does."""
+    write: Callable[[Graph, list[str], str], tuple[str, list[str]]]
+    """Writes a step into the body of a loop, which has the value `last` (R, 1) int64, the symbols
+    before, K or less. Takes the caches and the number of the step, () int64; returns logits
+    (R, 1, V) and the caches with one more position."""
     caches: int
     """How many caches there are; each is (R, H, t, d / H)."""
     heads: int
@@ -88,19 +90,24 @@ def greedy_search(
         the log-probabilities of all symbols at each step (steps, B, 1, V). L is 1 or more.
     """
     end, one = graph.constant(stepper.end), graph.constant([1])
-    batch = graph.size("limits", 0)
     final = ""  # the step at which a sequence must end, (B, 1, 1)
     if stepper.joint:
         final = graph.op("Unsqueeze", graph.op("Sub", "limits", one), graph.constant([1, 2]))
-    begins = graph.op("Expand", end, graph.op("Concat", batch, one, axis=0))  # (B, 1)
-    caches = stepper.start(graph, batch)
-    *_, symbols, logits = graph.ops(
+    logits, caches = stepper.first(graph.size("limits", 0))
+    symbols = _choose(graph, stepper, logits, graph.constant(0), final, given)
+    alive = graph.op("Less", symbols, end)
+    most = graph.op("Sub", graph.op("ReduceMax", "limits", keepdims=0), graph.constant(1))
+    *_, further, further_logits = graph.ops(
         "Loop",
         4 + len(caches),
-        *(graph.op("ReduceMax", "limits", keepdims=0), ""),
-        *(begins, graph.op("Cast", begins, to=BOOL), *caches),
+        *(most, _any(graph, alive, alone)),
+        *(_following(graph, stepper, symbols, alone), alive, *caches),
         body=_greedy_step(graph.body(), stepper, alone, given, final),
-    )  # (steps, B, 1), (steps, B, 1, V)
+    )
+    zero = graph.constant([0])
+    symbols = graph.op("Concat", graph.op("Unsqueeze", symbols, zero), further, axis=0)
+    logits = graph.op("Concat", graph.op("Unsqueeze", logits, zero), further_logits, axis=0)
+    # (steps, B, 1), (steps, B, 1, V)
     every = graph.op("LogSoftmax", logits, axis=3)
     if given or stepper.joint:  # not always the likeliest
         chosen = graph.op("Unsqueeze", symbols, graph.constant([3]))
@@ -141,37 +148,54 @@ def greedy_search(
 def _greedy_step(
     graph: Graph, stepper: Stepper, alone: bool, given: str, final: str
 ) -> onnx.GraphProto:
-    """Write the body of the loop of `greedy_search`."""
+    """Write the body of the loop of `greedy_search`, which begins with the second step."""
     names = stepper.declared()
-    logits, caches = stepper.write(graph, list(names))
+    place = graph.op("Add", "step", graph.constant(1))
+    logits, caches = stepper.write(graph, list(names), place)
+    symbols = _choose(graph, stepper, logits, place, final, given)
+    alive = graph.op("And", "alive", graph.op("Less", symbols, graph.constant(stepper.end)))
+    last, flag = (INT64, ["R", 1]), (BOOL, ["R", 1])
+    return graph.proto(
+        {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag, **names},
+        {
+            _any(graph, alive, alone): (BOOL, []),
+            _following(graph, stepper, symbols, alone): last,
+            alive: flag,
+        }
+        | dict(zip(caches, names.values(), strict=True))
+        | {graph.op("Identity", symbols): last, logits: (FLOAT, ["R", 1, stepper.symbols])},
+    )
+
+
+def _choose(graph: Graph, stepper: Stepper, logits: str, step: str, final: str, given: str) -> str:
+    """Choose the likeliest symbol, or what is given, at a step; returns (B, 1)."""
     allowed = logits
     if stepper.joint:
         never = graph.constant(np.float32(-np.inf))
-        forbidden = graph.op("And", graph.op("Equal", "step", final), stepper.going(graph))
+        forbidden = graph.op("And", graph.op("Equal", step, final), stepper.going(graph))
         allowed = graph.op("Where", forbidden, never, logits)
     symbols = graph.op("ArgMax", allowed, axis=2, keepdims=0)  # (B, 1)
     if given:
         size = graph.size(given, 0)
-        place = graph.op("Min", "step", graph.op("Sub", size, graph.constant([1])))  # (1,)
-        forced = graph.op("Less", "step", size)
+        place = graph.op("Min", step, graph.op("Sub", size, graph.constant([1])))  # (1,)
+        forced = graph.op("Less", step, size)
         symbols = graph.op("Where", forced, graph.op("Gather", given, place), symbols)
-    alive = graph.op("Less", symbols, graph.constant(stepper.end))
-    following = symbols
+    return symbols
+
+
+def _any(graph: Graph, alive: str, alone: bool) -> str:
+    """Say whether any of `alive` (B, 1) is true, ()."""
     if alone:
-        going = graph.op("Squeeze", alive)
-    else:
-        if stepper.joint:
-            following = graph.op("Min", symbols, graph.constant(stepper.end))
-        alive = graph.op("And", "alive", alive)
-        going = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
-        going = graph.op("Cast", going, to=BOOL)
-    last, flag = (INT64, ["R", 1]), (BOOL, ["R", 1])
-    return graph.proto(
-        {"step": (INT64, []), "going": (BOOL, []), "last": last, "alive": flag, **names},
-        {going: (BOOL, []), following: last, alive: flag}
-        | dict(zip(caches, names.values(), strict=True))
-        | {graph.op("Identity", symbols): last, logits: (FLOAT, ["R", 1, "V"])},
-    )
+        return graph.op("Squeeze", alive)
+    any_ = graph.op("ReduceMax", graph.op("Cast", alive, to=INT32), keepdims=0)
+    return graph.op("Cast", any_, to=BOOL)
+
+
+def _following(graph: Graph, stepper: Stepper, symbols: str, alone: bool) -> str:
+    """Return the next step's input; where a sequence has ended it does not matter."""
+    if alone or not stepper.joint:
+        return graph.op("Identity", symbols)
+    return graph.op("Min", symbols, graph.constant(stepper.end))
 
 
 def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
@@ -244,7 +268,7 @@ def _beam_step(outer: Graph, stepper: Stepper, hypotheses: str) -> onnx.GraphPro
     base, bounds = (outer.op("Unsqueeze", x, one) for x in (base, "limits"))  # (B, 1)
 
     graph, names = outer.body(), stepper.declared()
-    logits, caches = stepper.write(graph, list(names))
+    logits, caches = stepper.write(graph, list(names), "step")
     graph.scope = outer.scope
     log_p = graph.op("Reshape", graph.op("LogSoftmax", logits, axis=2), grid)  # (B, k, V)
     length = graph.op("Add", "step", graph.constant(1))

@@ -7,7 +7,8 @@ Shapes: B sentences, S source and T target tokens, L codes, K codes in the codeb
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,11 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     predicted: list[list[int]] = [[] for _ in valid.sources]
     counts = torch.zeros(size, dtype=torch.int64)
     for indices, source, target in batches:
-        found = find_translations(model, source, SearchSettings(language_model=False))
+        found: list[list[Any]] = find_translations(
+            model, source, SearchSettings(language_model=False)
+        )
         for i, (best, *_) in zip(indices, found, strict=True):
-            predicted[i] = best.codes.symbols  # type: ignore[union-attr]
+            predicted[i] = best.codes.symbols
         codes, mask = _true_codes(model, source, target)
         counts += codes[mask].cpu().bincount(minlength=size)
     common = int(counts.argmax())
@@ -78,14 +81,14 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
         scores = score(texts, valid.targets, student.target_language)
         metrics[f"bleu_{kind}.valid"] = scores.bleu
         metrics[f"chrf_{kind}.valid"] = scores.chrf
-    nats: Counter[str] = Counter()
+    nats: dict[str, float] = defaultdict(float)
     for _, source, target in batches:
         memory, memory_mask = model.encode(source)
         codes, mask = _true_codes(model, source, target)  # (B, L)
         drawn = torch.from_numpy(chance.integers(size, size=codes.shape)).to(codes.device)
         kinds = {
             "oracle": codes,
-            "predicted": _greedy(model, memory, memory_mask, codes.shape[1]),
+            "predicted": _greedy(model, memory, memory_mask, mask),
             "random": drawn,
             "constant": torch.full_like(codes, common),
         }
@@ -106,14 +109,20 @@ def _true_codes(model: LatentTransformer, source: Tensor, target: Tensor) -> tup
     return model.quantizer.nearest(z_e), mask
 
 
-def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, length: int) -> Tensor:
-    """Predict `length` codes for each encoded source, never the end; (B, length)."""
+def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
+    """Predict as many codes for each encoded source as `mask` (B, L) has; (B, L)."""
     state = model.predictor.start(memory, memory_mask)
+    size = model.quantizer.codebook_size
     last = torch.full((len(memory),), model.end_of_codes, device=memory.device)
+    ends = mask.sum(dim=1) - 1  # (B,): the place of each last code
     steps = []
-    for _ in range(length):
-        scores = model.step(last, state)[:, : model.quantizer.codebook_size]  # (B, K)
-        last = scores.argmax(dim=1)
+    for place in range(mask.shape[1]):
+        scores = model.step(last, state)  # (B, 2 K) with `joint_end`, else (B, K + 1)
+        if model.config.joint_end:
+            ending = (place == ends)[:, None]  # (B, 1)
+            last = torch.where(ending, scores[:, size:], scores[:, :size]).argmax(dim=1)
+        else:
+            last = scores[:, :size].argmax(dim=1)
         steps.append(last)
     return torch.stack(steps, dim=1)
 

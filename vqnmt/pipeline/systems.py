@@ -148,7 +148,9 @@ def latent_quality(
     """
     if not isinstance(student.model, LatentTransformer):
         return {}
-    codes = {"codes_per_sentence.valid": sum(len(t.codes) for t in found) / len(found)}
+    codes: dict[str, Metric] = {
+        "codes_per_sentence.valid": sum(len(t.codes) for t in found) / len(found)
+    }
     if config.evaluation.controls:
         return codes | code_controls(student, valid, config.seed)
     texts = student.reconstruct(valid.sources, valid.targets)

@@ -52,6 +52,7 @@ ON_LONG = ("refuse", "split")
 DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
 
+_READING = ReadingSettings()
 # Candidates among which a translation with all protected spans is looked for.
 _CANDIDATES = 4
 
@@ -236,7 +237,7 @@ class BatchTranslator(ABC):
             temperature=temperature,
             length_penalty=self.length_penalty,
             language_model=language_model,
-            reading=reading or ReadingSettings(),
+            reading=reading or _READING,
         )
         found = self.n_best(sentences, settings, rescorer, progress, first_line, repair)
         return [translations[0] for translations in found]

@@ -177,7 +177,7 @@ class OnnxTranslator(BatchTranslator):
         alone = self._config.precision == "int8"
         size = 1 if alone else max(len(rows) // settings.candidates, 1)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        if len(parts) == 1 or not alone:
+        if len(parts) == 1 or not alone or self._threads == 1:  # a pool of one costs time alone
             return [found for part in parts for found in self._run(part, settings)]
         with ThreadPoolExecutor(self._threads) as pool:
             return list(
