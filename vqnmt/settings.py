@@ -106,7 +106,7 @@ def check(settings: Any, group: str = "") -> None:
     Raises:
         VqnmtError: Names the key, its value and what is allowed.
     """
-    for name, hint, alternatives in _checks(type(settings)):
+    for name, hint, alternatives in _checks(type(settings)):  # type: ignore[arg-type]
         value = getattr(settings, name)
         # Settings are checked with each translation: what needs no change is told quickly.
         if not any(
