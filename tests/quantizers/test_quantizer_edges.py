@@ -174,7 +174,7 @@ def test_the_reference_start_excludes_restarts():
     QuantizerConfig(initialisation="reference", restart_threshold=0.0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     name=st.sampled_from(NAMES),
     shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),

@@ -152,7 +152,7 @@ def test_sentences_and_lines_are_translated_one_by_one_and_joined_as_they_stood(
     assert sorted(translator.seen) == sorted(parts)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from(
