@@ -146,19 +146,25 @@ def plot_meanings(words: Sequence[CodeWords], swaps: Sequence[Swaps], path: Path
     lines: list[tuple[tuple[str, str, str, str], dict[str, str]]] = []
     lines.append((("code", "share", "its most frequent words", "words that tell it apart"), bold))
     for one in words:
-        cells = str(one.code), f"{one.share:.1%}", "  ".join(one.frequent), "  ".join(one.own)
-        lines.append((cells, {}))
+        cells = (_fitting(" ".join(one.frequent), 46), _fitting(" ".join(one.own), 40))
+        lines.append(((str(one.code), f"{one.share:.1%}", *cells), {}))
     for block in swaps:
         lines.append((("", "", "", ""), {}))
-        lines.append(((block.source, "", "", ""), bold))
+        lines.append(((_fitting(block.source, 88), "", "", ""), bold))
         for number, swap in enumerate(block.swaps):
             codes = " ".join(map(str, swap.codes))
             style = {} if number else {"color": COLOURS[0]}
-            lines.append(((codes, f"{swap.probability:.0%}", swap.text, ""), style))
-    with matplotlib.rc_context({**STYLE, "svg.fonttype": "path"}):
+            cells = (_fitting(codes, 10), f"{swap.probability:.0%}", _fitting(swap.text, 88))
+            lines.append(((*cells, ""), style))
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 0.21 * len(lines) + 0.3))
         for row, (cells, style) in enumerate(lines):
             y = 1 - (row + 1) / (len(lines) + 1)
             for x, text in zip((0.02, 0.1, 0.18, 0.6), cells, strict=True):
                 figure.text(x, y, text, fontsize=9, va="center", parse_math=False, **style)
         save_figure(figure, path)
+
+
+def _fitting(text: str, width: int) -> str:
+    """Cut what has more than `width` characters."""
+    return text if len(text) <= width else text[: width - 1] + "…"
