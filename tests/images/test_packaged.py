@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from vqnmt.errors import VqnmtError
@@ -126,10 +127,10 @@ def datasets(monkeypatch: pytest.MonkeyPatch):
         "train": Table(grey(20, 0), features),
         "test": Table(grey(6, 1), features),
     }
-    module.DownloadConfig = lambda local_files_only: local_files_only
+    module.config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
 
-    def load_dataset(name, download_config):
-        assert download_config is True
+    def load_dataset(name):
+        assert module.config.HF_HUB_OFFLINE and constants.HF_HUB_OFFLINE
         if name != "mnist":
             raise FileNotFoundError(f"Couldn't find {name} in the cache")
         return module.tables
@@ -141,14 +142,18 @@ def datasets(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_set_of_the_hub_in_the_cache(datasets):
+    before = constants.HF_HUB_OFFLINE
     check_parts(load("huggingface", "mnist"))
+    assert before == constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
     datasets.tables["validation"] = datasets.Table(grey(3, 2), datasets.tables["train"].features)
     check_parts(load("huggingface", "mnist"), train=20, valid=3)
 
 
 def test_a_set_that_was_saved_to_disk(datasets, tmp_path):
     (tmp_path / "dataset_dict.json").write_text("{}")
-    check_parts(load("huggingface", str(tmp_path)))
+    data = load("huggingface", str(tmp_path))
+    check_parts(data)
+    assert data.name == tmp_path.name
 
 
 def test_faults_of_datasets_are_named(datasets):

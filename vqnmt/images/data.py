@@ -38,7 +38,7 @@ class ImageDataConfig(Settings):
     name: Literal["cifar10", "folder", "torchvision", "huggingface"] = "cifar10"
     """`cifar10`, `folder` for the user's own PNG, JPEG, WebP and BMP files, or a copy that
     `torchvision` or `huggingface` has on this machine."""
-    dataset: str | None = field(default=None, metadata={"added later": True})
+    dataset: str | None = field(default=None, metadata={"added later": True, **NO_NUMBER})
     """A class of torchvision.datasets, such as MNIST (`torchvision`), or the name or the folder of
     a set of datasets (`huggingface`)."""
     cache: str = field(default="data", metadata=NO_NUMBER)
@@ -119,13 +119,13 @@ def load_images(config: ImageDataConfig) -> ImageData:
         licence, attribution = "the user's own images", ""
     else:
         train, valid, test = _packaged(config)
-        licence, attribution = "that of the data set", str(config.dataset)
+        licence, attribution = "that of the data set", ""
     train, valid = train[: config.max_train], valid[: config.max_valid]
     test = test[: config.max_test]
     digest = hashlib.sha256()
     for part in (train, valid, test):
         digest.update(np.ascontiguousarray(part).data)
-    name = config.dataset or config.name
+    name = Path(config.dataset).name if config.dataset else config.name
     return ImageData(train, valid, test, name, licence, attribution, digest.hexdigest()[:12])
 
 
@@ -145,8 +145,8 @@ def _packaged(config: ImageDataConfig) -> tuple[Images, Images, Images]:
 
 def _read_pictures(pictures: Pictures, config: ImageDataConfig, part: str) -> Images:
     """Take all pictures of one part of a data set."""
-    images = _room(pictures.count, config, f"{config.dataset}, {part}")
-    with Progress(f"{part} images", pictures.count, "images") as progress:
+    images = _room(len(pictures), config, f"{config.dataset}, {part}")
+    with Progress(f"{part} images", len(pictures), "images") as progress:
         for index, picture in enumerate(pictures):
             place = f"{config.dataset}, {part} image {index}"
             images[index] = _fitted(_as_shown(picture), config, place)

@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from vqnmt.errors import VqnmtError
 class Pictures:
     """The pictures of one part of a data set, opened one after another."""
 
-    count: int
-    open: Callable[[int], Image.Image]
+    items: Any
+    """A sequence."""
+    key: int | str
+    """Where an item has its picture."""
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def __iter__(self) -> Iterator[Image.Image]:
-        return (self.open(index) for index in range(self.count))
+        return (self.items[index][self.key] for index in range(len(self)))
 
 
 def torchvision_parts(dataset: str, root: str) -> dict[str, Pictures]:
@@ -51,7 +57,7 @@ def torchvision_parts(dataset: str, root: str) -> dict[str, Pictures]:
                 f"{root}: torchvision finds no {dataset} there ({_reason(error)}): set data.cache "
                 "to its folder, or download it with torchvision"
             ) from error
-        parts[part] = Pictures(len(items), lambda index, items=items: items[index][0])
+        parts[part] = Pictures(items, 0)
     return parts
 
 
@@ -70,9 +76,8 @@ def huggingface_parts(dataset: str) -> dict[str, Pictures]:
         if (Path(dataset) / "dataset_dict.json").is_file():
             found = module.load_from_disk(dataset)
         else:
-            # What is on this machine alone.
-            options = module.DownloadConfig(local_files_only=True)
-            found = module.load_dataset(dataset, download_config=options)
+            with _offline(module.config, importlib.import_module("huggingface_hub.constants")):
+                found = module.load_dataset(dataset)
     except Exception as error:
         raise VqnmtError(
             f"data.dataset is {dataset!r}: datasets does not find it on this machine "
@@ -93,10 +98,21 @@ def huggingface_parts(dataset: str) -> dict[str, Pictures]:
                 f"data.dataset is {dataset!r}: it has no column of images, but "
                 f"{', '.join(table.features)}"
             )
-        parts[part] = Pictures(
-            len(table), lambda index, table=table, column=columns[0]: table[index][column]
-        )
+        parts[part] = Pictures(table, columns[0])
     return parts
+
+
+@contextmanager
+def _offline(*settings: Any) -> Iterator[None]:
+    """Let datasets and huggingface_hub look on this machine alone while entered."""
+    before = [(one, one.HF_HUB_OFFLINE) for one in settings]
+    try:
+        for one in settings:
+            one.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for one, value in before:
+            one.HF_HUB_OFFLINE = value
 
 
 def _package(name: str, dataset: str, package: str) -> Any:
