@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import SearchSettings
+from vqnmt.errors import VqnmtError
 from vqnmt.spans import SLOT, missing_spans, slot
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.parts import cut, join
@@ -169,3 +170,8 @@ def test_parts_join_to_the_text(text: str, slots: int) -> None:
     assert joined.replace(" ", "") == text.strip().replace(" ", "")
     if slots:
         assert all(len(part.spans) <= slots for part in parts)
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(VqnmtError, match=r"span_patterns is '\(', which is no regular expression"):
+        Scripted(4, echo, span_patterns=["("])

@@ -172,7 +172,9 @@ def translate_strings(
     kind = find_format(name, data[:SNIFFED])
     if kind is None:
         known = ", ".join(one.name for one in FORMATS)
-        raise VqnmtError(f"{name}: no known string file: give one of {known}")
+        raise VqnmtError(
+            f"{name}: no known string file: give one of {known}, or plain text without -o"
+        )
     text, encoding = _decoded(data, name, kind)
     units = _read(kind, text, name, languages)
     report, edits = Report(kind.bilingual), []

@@ -24,6 +24,7 @@ from vqnmt.settings import checked
 from vqnmt.spans import (
     SLOT,
     Protected,
+    check_patterns,
     protect,
     protect_like,
     restore,
@@ -108,6 +109,7 @@ class BatchTranslator(ABC):
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
         self.span_patterns = list(span_patterns)
+        check_patterns(self.span_patterns, "span_patterns")
         self._formality: str | None = None
         kind = type(self)
         kind._process = kind._process or os.getpid()
@@ -678,5 +680,6 @@ class BatchTranslator(ABC):
             line = first_line + (owners or range(len(rows)))[long[0]]
             raise VqnmtError(
                 f"line {line}: the source has {len(rows[long[0]])} tokens and the "
-                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
+                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them, "
+                "or set on_long to 'split' (--on-long split)"
             )
