@@ -679,7 +679,7 @@ class BatchTranslator(ABC):
         if long:
             line = first_line + (owners or range(len(rows)))[long[0]]
             raise VqnmtError(
-                f"line {line}: the source has {len(rows[long[0]])} tokens and the "
-                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them, "
-                "or set on_long to 'split' (--on-long split)"
+                f"line {line}: the source has {len(rows[long[0]])} tokens and the model takes "
+                f"{self.max_source_tokens} ({len(long)} such lines in all): split them, or set "
+                "on_long to 'split' (--on-long split)"
             )
