@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -142,8 +143,8 @@ def plot_meanings(words: Sequence[CodeWords], swaps: Sequence[Swaps], path: Path
     Raises:
         VqnmtError: The picture cannot be written.
     """
-    bold = {"fontweight": "bold"}
-    lines: list[tuple[tuple[str, str, str, str], dict[str, str]]] = []
+    bold: dict[str, Any] = {"fontweight": "bold"}
+    lines: list[tuple[tuple[str, str, str, str], dict[str, Any]]] = []
     lines.append((("code", "share", "its most frequent words", "words that tell it apart"), bold))
     for one in words:
         cells = (_fitting(" ".join(one.frequent), 46), _fitting(" ".join(one.own), 40))
@@ -153,14 +154,14 @@ def plot_meanings(words: Sequence[CodeWords], swaps: Sequence[Swaps], path: Path
         lines.append(((_fitting(block.source, 88), "", "", ""), bold))
         for number, swap in enumerate(block.swaps):
             codes = " ".join(map(str, swap.codes))
-            style = {} if number else {"color": COLOURS[0]}
-            cells = (_fitting(codes, 10), f"{swap.probability:.0%}", _fitting(swap.text, 88))
-            lines.append(((*cells, ""), style))
+            own: dict[str, Any] = {} if number else {"color": COLOURS[0]}
+            shown = (_fitting(codes, 10), f"{swap.probability:.0%}", _fitting(swap.text, 88))
+            lines.append(((*shown, ""), own))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 0.21 * len(lines) + 0.3))
-        for row, (cells, style) in enumerate(lines):
+        for row, (texts, style) in enumerate(lines):
             y = 1 - (row + 1) / (len(lines) + 1)
-            for x, text in zip((0.02, 0.1, 0.18, 0.6), cells, strict=True):
+            for x, text in zip((0.02, 0.1, 0.18, 0.6), texts, strict=True):
                 figure.text(x, y, text, fontsize=9, va="center", parse_math=False, **style)
         save_figure(figure, path)
 

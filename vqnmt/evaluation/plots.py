@@ -305,7 +305,7 @@ def plot_bleu_latency(
         for name, median, p90, bleu, interval in points:
             engine, kind = engine_and_kind(name)
             # Over the axes, on which a point at BLEU 0 lies.
-            style = {"color": ENGINES[engine], "clip_on": False, "zorder": 3}
+            style: dict[str, Any] = {"color": ENGINES[engine], "clip_on": False, "zorder": 3}
             panel.plot([median], [bleu], linestyle="", marker=KINDS[kind], markersize=8, **style)
             panel.plot([median, p90], [bleu, bleu], linewidth=1, **style)
             if interval:

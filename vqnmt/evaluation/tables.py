@@ -129,7 +129,8 @@ def controls_table(records: Sequence[Record]) -> str:
             own = ("saved_bits.valid", "code_bits.valid") if kind == kinds[0] else ()
             row += [mean_cell(seeds, key, "{:.1f}") for key in own] or ["", ""]
             rows.append(row)
-    header = ["system", "codes", "BLEU", "chrF++", "bits of the target", "saved", "bits of codes"]
+    header = ["system", "given codes", "BLEU", "chrF++"]
+    header += ["bits of the target", "saved", "bits of codes"]
     return markdown_table(header, rows, text_columns=2) if rows else ""
 
 
