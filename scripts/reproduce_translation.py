@@ -12,6 +12,7 @@ from pathlib import Path
 from vqnmt.commands.command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
+from vqnmt.evaluation.tables import seeds_note
 from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row
 from vqnmt.experiments.tables import ablation_table, system_records, translation_tables
 from vqnmt.files import atomic_write_text
@@ -62,7 +63,8 @@ def main(arguments: list[str]) -> None:
     reproduction.publish(path, records)
     # With what earlier starts have recorded of other systems.
     every = system_records([*read_records(path), *records])
-    text = translation_tables(every) if ablation is None else ablation_table(every)
+    table = translation_tables(every) if ablation is None else ablation_table(every)
+    text = f"{seeds_note(every)}.\n\n{table}"
     atomic_write_text(path.with_suffix(".md"), text + "\n")
     print(f"\nrecords, table and pictures: {folder / name}*\n\n{text}")
 

@@ -148,7 +148,7 @@ if has_gpu; then kind=cuda; fi
 pip_install -qq --no-deps "$setuptools" ||
     die "$setuptools could not be installed (see above); check pip's index and run this again."
 install_torch
-say "installing the other packages of requirements.lock (about 210 MB)"
+say "installing the other packages of requirements.lock (about 235 MB)"
 pip_install -qq --no-deps -r requirements.lock ||
     die "requirements.lock could not be installed (see above); check pip's index and run this again."
 check_torch

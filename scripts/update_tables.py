@@ -5,10 +5,13 @@ python scripts/update_tables.py [--check]
 A table is written between `<!-- records: FILE -->` and `<!-- end -->`. For records of translation
 words after FILE choose what is shown: nothing shows the systems of train_nmt.py, `systems` those of
 reproduce_translation.py, which are named by their experiments, `systems scores` only the first of
-their tables; `test` leaves out the validation set. `rows=a,b` keeps those rows of any table.
+their tables; `controls` what the codes of these systems carry; `test` leaves out the validation
+set. `rows=a,b` keeps those rows of any table. A FILE that ends in -examples.json has translations;
+`first=5` shows five of each class.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +21,12 @@ from vqnmt.commands.command_line import Options, run
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.evaluation.report import results_table
+from vqnmt.evaluation.tables import controls_table, seeds_note
 from vqnmt.experiments.tables import (
     ablation_table,
+    classes_table,
     collapse_table,
+    examples_section,
     latency_table,
     preparation_table,
     profile_table,
@@ -37,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- records: (\S+)((?: [\w=,]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATIONS = "results/translation/ablations/"
 LATENCY = "results/latency/"
+CLASSES = "results/classes/"
 
 # Files of records with columns of their own.
 TABLES = {
@@ -54,28 +61,35 @@ def updated(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         options = match[3].split()
+        if match[2].endswith("-examples.json"):
+            examples = json.loads((ROOT / match[2]).read_text(encoding="utf-8"))
+            count = int(dict(option.split("=") for option in options).get("first", len(examples)))
+            return f"{match[1]}\n{examples_section(examples, count)}\n\n{match[4]}"
         records = _records(match[2], compared="systems" in options)
         if "test" in options:
             records = [without_validation(record) for record in records]
-        if not records:
-            return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
-        seeds = ", ".join(sorted({str(record.seed) for record in records}))
-        hardware = records[0].hardware
         lay_out = TABLES.get(match[2], results_table)
-        if match[2].startswith(ABLATIONS):
+        if "controls" in options:
+            lay_out = controls_table
+        elif match[2].startswith(ABLATIONS):
             lay_out = ablation_table
+        elif match[2].startswith(CLASSES):
+            lay_out = classes_table
         elif match[2].startswith(LATENCY):
             lay_out = profile_table if match[2].endswith("-profile.json") else latency_table
         elif "systems" in options:
             lay_out = scores_table if "scores" in options else translation_tables
-        rows = lay_out(records)
+        rows = lay_out(records) if records else ""
+        if not rows:
+            return f"{match[1]}\nNothing is recorded yet.\n\n{match[4]}"
+        hardware = records[0].hardware
         for option in options:
             if option.startswith("rows="):
                 rows = kept_rows(rows, option.removeprefix("rows=").split(","))
         device = f"{hardware['gpu']}, " if "gpu" in hardware else ""
         threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
-        note = f"Seed {seeds}; {device}{hardware['processor']}, {threads}."
-        return f"{match[1]}\n{rows}\n\n{note}\n\n{match[4]}"
+        note = f"{seeds_note(records)}; {device}{hardware['processor']}, {threads}."
+        return f"{match[1]}\n{note}\n\n{rows}\n\n{match[4]}"
 
     return BLOCK.sub(table, text)
 
@@ -102,7 +116,7 @@ def _records(file: str, *, compared: bool) -> Sequence[Record]:
     if not (ROOT / file).exists():
         return []
     records = read_records(ROOT / file)
-    if file in TABLES or file.startswith((ABLATIONS, LATENCY)):
+    if file in TABLES or file.startswith((ABLATIONS, LATENCY, CLASSES)):
         return records
     if compared:
         return system_records(records)

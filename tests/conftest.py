@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
+import hypothesis
 import pytest
 import torch
 
@@ -26,6 +27,10 @@ from vqnmt.evaluation.records import Record
 THREADS = os.environ.setdefault("VQNMT_TEST_THREADS", "1")
 os.environ["OMP_NUM_THREADS"] = THREADS
 torch.set_num_threads(int(THREADS))
+
+# The same cases every time, however busy the machine is.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # A background job of a shell ignores Ctrl-C, one under nohup SIGHUP, and so would the processes to
 # which tests send these signals.

@@ -49,8 +49,11 @@ def test_a_run_with_default_records_changes_no_file(clone: Path, overrides: list
 @pytest.mark.parametrize(
     "name",
     [
-        *("train_nmt", "train_image", "reproduce_translation"),
-        *("reproduce_image", "compare_quantizers"),
+        "train_nmt",
+        "train_image",
+        "reproduce_translation",
+        "reproduce_image",
+        "compare_quantizers",
     ],
 )
 def test_no_configuration_records_by_default(name: str) -> None:

@@ -1,6 +1,11 @@
 """What README and docs say agrees with the records, the configs and the scripts."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 from vqnmt.commands.command_line import load_config
@@ -8,6 +13,7 @@ from vqnmt.commands.command_line import load_config
 import pytest
 
 import vqnmt
+from vqnmt.evaluation.records import read_records
 from vqnmt.settings import to_flat
 from vqnmt.training.stage import as_text
 
@@ -41,7 +47,10 @@ def test_a_table_can_show_a_part_of_its_records(monkeypatch):
     assert test.count("\n| ar_") + test.count("\n| vq_") == 4
     scores = shown("multi30k-en-de.json systems scores")
     assert scores.count("| best ") == 1
-    assert scores.split("\n\n")[1] in shown("multi30k-en-de.json systems")
+    _, head, table, _ = scores.split("\n\n")
+    assert head.startswith("One seed; ") and table in shown("multi30k-en-de.json systems")
+    none = shown("multi30k-en-de.json systems controls")
+    assert "Nothing is recorded yet." in none or "| oracle " in none
     two = shown("homeassistant_tatoeba-en-de.json test rows=ar_greedy,vq_ctc_skd_nc3")
     assert re.findall(r"^\| (\w+)", two, re.MULTILINE) == ["system", "ar_greedy", "vq_ctc_skd_nc3"]
 
@@ -61,10 +70,39 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in headings(path), target
 
 
+@pytest.mark.slow
+def test_the_site_is_built_strictly(tmp_path):
+    """Every link, anchor and name of the Python reference is found, README.md's among them."""
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    first = (tmp_path / "index.html").read_text("utf-8")
+    assert 'href="latency/"' in first and 'id="more"' in first
+    assert (tmp_path / "results/latency/multi30k-en-de-threads-1.png").is_file()
+
+
 def test_reference_is_short():
     """Trials, commits and slow hours belong in docs/notebook, which is not counted."""
     words = {page.name: len(page.read_text(encoding="utf-8").split()) for page in REFERENCE}
     assert sum(words.values()) < 10_000, words
+
+
+def test_the_glossary_has_every_part_of_the_names_of_systems():
+    page = (ROOT / "docs" / "guide" / "glossary.md").read_text("utf-8")
+    terms = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE)))
+    part = "|".join(re.sub(r"\d+", r"\\d+", term) for term in terms)
+    names = {path.stem for path in (ROOT / "configs" / "experiment").iterdir()}
+    for folder in ("translation", "latency"):
+        for path in (ROOT / "results" / folder).glob("*.json"):
+            names |= {record.system for record in read_records(path)}
+    assert len(names) > 30 and {"best", "vq_ctc_skd_nc3_lm"} <= names
+    assert not [name for name in names if not re.fullmatch(rf"(?:(?:{part})(?:_|$))+", name)]
 
 
 NAMED = re.compile(r"vqnmt(?:\.\w+|/\w+(?:\.py)?)+/?")
@@ -83,13 +121,29 @@ def test_modules_that_the_reference_names_exist():
     assert not missing
 
 
-def test_command_lines_of_the_readme_compose():
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"scripts/(?:train_nmt|distill)\.py ([^\n`]+)", text)
-    assert commands
-    for arguments in commands:
-        overrides = [word for word in arguments.split() if "=" in word]
-        assert load_config("train_nmt", overrides)
+COMMAND = re.compile(
+    r"\b(vqnmt (?:train|distill|images)|distill\.py|(?:train|reproduce|compare)_\w+\.py) ([^\n`]+)"
+)
+CONFIG_OF = {
+    **dict.fromkeys(("vqnmt train", "vqnmt distill", "distill.py"), "train_nmt"),
+    "vqnmt images": "train_image",
+}
+
+
+def test_command_lines_compose():
+    found = defaultdict(set)
+    for page in [*REFERENCE, *(ROOT / "docs" / "guide").glob("*.md"), ROOT / "README.md"]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command, arguments in COMMAND.findall(text):
+            if not re.search(r"=(NAME|value|\.\.\.)|--multirun", arguments):
+                words = [word for word in shlex.split(arguments, comments=True) if "=" in word]
+                found[CONFIG_OF.get(command, command.removesuffix(".py"))].update(words)
+    assert sum(map(len, found.values())) > 40
+    for config, words in found.items():
+        while words:
+            several = {word.partition("=")[0]: word for word in sorted(words)}  # one of each key
+            assert load_config(config, list(several.values())), several
+            words -= set(several.values())
 
 
 # A default in docs: a row "| `key` | default |" of a table, or "`key` (default `value`)" in a

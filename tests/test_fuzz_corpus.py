@@ -233,8 +233,9 @@ def test_text_to_batches(pairs: list[tuple[str, str]], size: int, kind: str, bud
             assert advised, vocabulary
             vocabulary = Vocabulary.train(BothSides(train), int(advised[1]), model_type=kind)
         fit = CorpusConfig().pair_filter()
-        tokenize_pairs(*(train.sources, train.targets), vocabulary, folder / "tokens", fit, "fuzz")
-        tokens = open_tokens(folder / "tokens")
+        place = folder / "tokens"
+        tokenize_pairs(train.sources, train.targets, vocabulary, place, fit, "fuzz")
+        tokens = open_tokens(place)
         decoded = vocabulary.decode([tokens[0][i].tolist() for i in range(len(tokens[0]))])
         pairs = zip(train.sources, train.targets, strict=True)
         assert decoded == [source for source, target in pairs if not fit.reason(source, target)]

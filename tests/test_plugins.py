@@ -255,6 +255,16 @@ def test_what_cannot_be_registered_is_one_sentence(tmp_path: Path, code: str, me
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["1 / 0", "import nothing_of_this_name"])
+def test_a_broken_package_says_what_is_wrong(tmp_path: Path, monkeypatch, content: str) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text(content)
+    (tmp_path / "broken" / "part.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(VqnmtError, match=r"broken\.part cannot be imported .*__init__\.py, line 1"):
+        load_plugins(["broken.part"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -42,9 +42,10 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
             "%s has %d of %(all)s, %1$s %2$d %.2f %ld %1 100%%",
             ["%s", "%d", "%(all)s", "%1$s", "%2$d", "%.2f", "%ld", "%1", "100", "%%"],
         ),
+        ("%s%s, %sx%d and %dx%(a)s of %HOME%", ["%s", "%s", "%s", "%d", "%d", "%(a)s", "%HOME%"]),
         ("in {n, plural, one {# {x}} other {#}} here", ["{n, plural, one {# {x}} other {#}}"]),
         ('A <a href="x?a=1&b=2">page</a><br/>', ['<a href="x?a=1&b=2">', "</a>", "<br/>"]),
-        ("&lt;b&#62; Save &As", ["&lt;", "&#62;", "&"]),
+        ("&lt;b&#62; Save &As, &Öffnen & –", ["&lt;", "&#62;", "&", "&"]),
         ("Run `a {b}` or [the docs](/x_(y)) now", ["`a {b}`", "[", "](/x_(y))"]),
         (
             "See https://x.org/a?b=c, www.y.de. (mailto:z)",
@@ -57,9 +58,13 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
         ),
         ("an MP3 in 4K, LOG_LEVEL=debug, the 2nd time", ["MP3", "4K", "LOG_LEVEL=debug"]),
         (r"one\ntwo :smile: $name [%key:a::b%]", [r"\n", ":smile:", "$name", "[%key:a::b%]"]),
-        ("plain words, a < b & c, 50 %ish }{", ["50"]),
+        ("plain words, a < b & c, 50 %ish }{", ["50", "}", "{"]),
         ("请在3号房间访问https://x.org。开灯{x}个", ["3", "https://x.org", "{x}"]),
-        ("`{` {name} } %%{x} {open {a} <b never", ["`{`", "{name}", "%%", "{x}", "{a}"]),
+        (
+            "`{` {name} } %%{x} {open {a} <b never",
+            ["`{`", "{name}", "%%", "{x}", "{open", "{a}", "<b"],
+        ),
+        ("🎉 Done ✅, ⚠️ 👨‍👩‍👧 \ufffd — → ok", ["🎉", "✅", "⚠️", "👨‍👩‍👧", "\ufffd"]),
     ],
 )
 def test_each_kind_is_found(text: str, spans: list[str]) -> None:
@@ -150,9 +155,10 @@ def test_a_pair_of_shuffled_spans_keeps_each(order: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["{", "}", "{}", "<a", "&", "1,", "a.a", "`", "](", "%(", "_a", "a@", "//.", ":a", "[a]("],
+    ["x", "{", "}", "{}", "<a", "&", "1,", "a.a", "`", "](", "%(", "_a", "a@", "//.", ":a", "[a]("],
 )
 def test_no_text_takes_long(unit: str) -> None:
     start = time.process_time()
     protect(unit * (20_000 // len(unit)))
+    protect("%s " * 3000 + f"{{{unit * (20_000 // len(unit))}}}")
     assert time.process_time() - start < 5

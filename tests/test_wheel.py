@@ -100,6 +100,8 @@ def test_the_light_runtime_translates_from_any_folder(
     [
         (["train"], "train"),
         (["images"], "train"),
+        (["serve"], "serve"),
+        (["translate", "app.po", "-o", "app.de.po"], "localization"),
         (["export", "--model", "x", "--out", "y"], "train"),
         (["evaluate", "--source", "x", "--reference", "y"], "train"),
     ],
@@ -107,6 +109,7 @@ def test_the_light_runtime_translates_from_any_folder(
 def test_what_needs_an_extra_names_it(
     installed: Path, tmp_path: Path, arguments: list[str], extra: str
 ) -> None:
+    (tmp_path / "app.po").write_text('msgid ""\nmsgstr ""\n\nmsgid "Open"\nmsgstr ""\n')
     result = run(installed / "bin" / "vqnmt", *arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert re.fullmatch(rf"error: .* pip install 'vqnmt\[{extra}\]'\n", result.stderr)
@@ -125,3 +128,29 @@ def test_the_wheel_holds_configurations_and_types(installed: Path) -> None:
         files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
         inside = {path.relative_to(package) for path in (package / folder).rglob("*")}
         assert files <= inside
+
+
+USER = """
+import vqnmt
+
+translator = vqnmt.load_translator(threads=2)
+one: vqnmt.Translation = translator("Hello")
+several: list[vqnmt.Translation] = translator(["Hello", "Good morning"])
+score: float = translator.n_best(["Hello"], num_return_sequences=4)[0][0].score
+length: int = translator("Hello")  # wrong
+vqnmt.load_translator(threads="two")  # wrong
+vqnmt.load_translators()  # wrong
+translator.n_best(["Hello"], candidates=4)  # wrong
+translator.codes(1)  # wrong
+vqnmt.train("model=tiny", run="runs/x").upper()  # wrong
+"""
+
+
+def test_mypy_sees_the_types_in_a_project_of_a_user(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(USER)
+    mypy = (sys.executable, "-m", "mypy", "--python-executable", installed / "bin/python")
+    found = run(*mypy, "--cache-dir", tmp_path, "user.py", cwd=tmp_path).stdout
+    lines = USER.splitlines()
+    wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
+    reported = {int(number) for number in re.findall(r"^user\.py:(\d+): error", found, re.M)}
+    assert reported == wrong, found

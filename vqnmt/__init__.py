@@ -57,11 +57,13 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+if not TYPE_CHECKING:  # for mypy, a name that is not imported above is a fault
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

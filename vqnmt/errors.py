@@ -23,22 +23,13 @@ class Stopped(VqnmtError):
 
 EXTRAS = {
     "train": (
-        *(
-            "accelerate",
-            "huggingface_hub",
-            "hydra",
-            "matplotlib",
-            "omegaconf",
-            "PIL",
-            "polib",
-            "sacrebleu",
-            "safetensors",
-        ),
-        *("tensorboard", "torch", "transformers"),
+        *("accelerate", "huggingface_hub", "hydra", "matplotlib", "omegaconf", "PIL", "polib"),
+        *("sacrebleu", "safetensors", "tensorboard", "torch", "transformers"),
     ),
     "export": ("ctranslate2", "onnx"),
     "localization": ("fluent", "moz"),
     "quantizers": ("vector_quantize_pytorch",),
+    "serve": ("prometheus_client", "py3langid", "starlette", "uvicorn"),
 }
 """The packages that each extra of the installation adds, by the names that are imported."""
 

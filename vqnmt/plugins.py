@@ -93,8 +93,10 @@ def _load_installed() -> None:
 def _is_found(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # the package that should hold it is missing
-        return False
+    except ModuleNotFoundError as error:  # the package that should hold it is missing
+        return not f"{name}.".startswith(f"{error.name}.")
+    except Exception:  # its package is there, and says what is wrong when it is imported
+        return True
 
 
 def _import(name: str, load: Callable[[], object], remedy: str) -> None:

@@ -10,7 +10,7 @@ itself has such a character it is a span like any other, so that nothing can be 
 """
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,8 @@ _UNITS = (
     "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
     "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
 )
+# With joiners, and U+FFFD, which stands for what cannot be read.
+_EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff\ufffd"
 _NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
 # At one place the first kind that matches is taken. Letters are those of ASCII, as in scripts
 # without blanks between words text stands right beside a number or an address. No pattern takes
@@ -36,16 +38,16 @@ _KINDS = {
     "placeholder": (
         r"\[%[^%\]]*%\]|<%[^%]*%>"  # [%key:common::state::on%] <%= name %>
         r"|%\([^()\s]*\)[-+#0]*\d*(?:\.\d+)?[a-zA-Z]"  # %(count)d
-        r"|(?<!\w)%[A-Za-z_]\w*%"  # %USERPROFILE%
+        r"|(?<!\w)%[A-Za-z_]\w+%(?![sd@\d(])"  # %USERPROFILE%, not %sx%s
         r"|(?<!\d)%(?:\d+\$)?(?:[-+#0]+\d+|\d*)(?:\.\d+)?"  # %s %1$s %.2f %ld
         r"(?:[sd@]|(?:hh?|ll?|z)?[diufFeEgGxXcsLn](?!\w))"
         r"|(?<!\d)%L?\d{1,2}(?!\w)|%%"  # %1 of Qt
         r"|\$t\([^()]*\)|\$[A-Za-z_]\w*"
         r"|(?<!\w):\w+:(?!\w)"  # :smile:
     ),
-    "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->",
+    "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",  # the last never ends
     "entity": r"&(?:[A-Za-z]\w*|#\d+|#[xX][0-9a-fA-F]+);",
-    "accelerator": r"&(?=\w)",
+    "accelerator": r"&(?=[\w\u00c0-\u1fff\u3040-\ud7ff])",  # &Öffnen
     "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
     "url": (
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
@@ -57,6 +59,7 @@ _KINDS = {
         r"|(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?<=[0-9A-Fa-f])(?![\w:])"
     ),
     "escape": r"\\[nrt]",
+    "emoji": rf"[{_EMOJI}][{_EMOJI}\u200d\ufe0f]*",
     # A separator joins the parts of decimals, thousands, dates, times, versions and ranges; letters
     # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
     "number": (
@@ -73,15 +76,16 @@ _PATTERN = re.compile(
     "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII
 )
 # What every span has a character of; most texts have none.
-_HINT = re.compile(r"[\d{<&%$`\[\]\\@:_\U00100000-\U0010fffd]|www\.")
+_HINT = re.compile(rf"[\d{{}}<&%$`\[\]\\@:_{_EMOJI}\U00100000-\U0010fffd]|www\.")
 _BRACE = re.compile("[{}]")
+_OPENED = re.compile(r"\{\w*")
 _ICU = re.compile(r"\{\s*\w+\s*,\s*(?:plural|select|selectordinal)\s*,")
 _TAG = re.compile(r"</?[\w:.-]+")
 # Between the digits of a number; languages differ in them. A last one that three digits do not
 # follow is the decimal one.
 _SEPARATORS = re.compile(r"[.,'’\s](?=\d{3}(?!\d)|\d*[.,'’\s]\d)")
 # Kinds that a good translation may lack: written as a word, localised, or left out.
-_FREE = ("number", "word", "url", "code", "accelerator", "entity", "escape")
+_FREE = ("number", "word", "url", "code", "accelerator", "entity", "escape", "emoji")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Span:
     end: int
     kind: str
     """One of slot, code, placeholder, icu, tag, entity, accelerator, link, url, email, ip, escape,
-    number, word (letters with digits or underscores), own (of the user's patterns)."""
+    emoji, number, word (letters with digits or underscores), own (of the user's patterns)."""
     text: str
 
     @property
@@ -149,6 +153,7 @@ def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
 
     Of two that overlap, the one that begins first counts. Braces count with all between them if
     they are balanced, and with a $, # or % before them: an ICU message is one span, arms included.
+    One that is never closed counts with the word that follows, and one never opened alone.
 
     Args:
         text: Any text.
@@ -160,24 +165,24 @@ def find_spans(text: str, patterns: Iterable[str] = ()) -> list[Span]:
     searches = [*((re.compile(pattern), "own") for pattern in patterns), (_PATTERN, None)]
     if len(searches) == 1 and not _HINT.search(text):
         return []
-    braces = _braces(text)
-    found: list[Span] = []
-    nearest: list[Span | None] = [None] * len(searches)
-    place, brace, begun = 0, 0, False
+    nearest = [_search(pattern, text, 0, kind) for pattern, kind in searches]
+    braces, found, place = deque(_braces(text)), list[Span](), 0
     while True:
-        for i, (pattern, kind) in enumerate(searches):
-            known = nearest[i]
-            if not begun or (known is not None and known.start < place):
-                nearest[i] = _search(pattern, text, place, kind)
-        begun = True
-        while brace < len(braces) and braces[brace][0] < place:
-            brace += 1
-        candidates = [span for span in nearest if span is not None]
-        candidates += [_in_braces(text, *pair, place) for pair in braces[brace : brace + 1]]
-        if not candidates:
+        while braces and braces[0][0] < place:
+            braces.popleft()
+        first = min(filter(None, nearest), key=lambda span: span.start, default=None)
+        if braces:
+            start = _with_sign(text, braces[0][0], place)
+            if first is None or start < first.start:
+                first = _in_braces(text, start, *braces[0])
+        if first is None:
             return found
-        found.append(min(candidates, key=lambda span: span.start))
-        place = found[-1].end
+        found.append(first)
+        place = first.end
+        nearest = [
+            _search(pattern, text, place, kind) if span and span.start < place else span
+            for span, (pattern, kind) in zip(nearest, searches, strict=True)
+        ]
 
 
 def _search(pattern: re.Pattern[str], text: str, place: int, kind: str | None) -> Span | None:
@@ -190,20 +195,25 @@ def _search(pattern: re.Pattern[str], text: str, place: int, kind: str | None) -
 
 
 def _braces(text: str) -> list[tuple[int, int]]:
-    """Find all balanced braces, an outer pair before those within it."""
+    """Find all braces: an outer pair before those within it, and those that are no pair."""
     opened: list[int] = []
-    pairs = []
+    found = []
     for match in _BRACE.finditer(text):
         if match[0] == "{":
             opened.append(match.start())
-        elif opened:
-            pairs.append((opened.pop(), match.end()))
-    return sorted(pairs)
+        else:
+            found.append((opened.pop() if opened else match.start(), match.end()))
+    found += [word.span() for start in opened if (word := _OPENED.match(text, start))]
+    return sorted(found)
 
 
-def _in_braces(text: str, start: int, end: int, place: int) -> Span:
-    kind = "icu" if _ICU.match(text, start) else "placeholder"
-    start -= start > place and text[start - 1] in "$#%"
+def _with_sign(text: str, brace: int, place: int) -> int:
+    """Return where a span in braces begins: with a $, # or % that no span before `place` has."""
+    return brace - (brace > place and text[brace - 1] in "$#%")
+
+
+def _in_braces(text: str, start: int, brace: int, end: int) -> Span:
+    kind = "icu" if _ICU.match(text, brace) else "placeholder"
     return Span(start, end, kind, text[start:end])
 
 

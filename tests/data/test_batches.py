@@ -27,7 +27,7 @@ pairs_of_lengths = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(lengths=pairs_of_lengths, budget=st.integers(1, 120), epoch=st.integers(0, 3))
 def test_each_pair_stands_in_one_batch_within_the_budget(lengths, budget, epoch):
     source, target = np.array(lengths, dtype=np.int64).T

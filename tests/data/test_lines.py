@@ -14,7 +14,7 @@ from vqnmt.errors import VqnmtError
 TEXTS = st.lists(st.text("a \r\x0b\x0c\x85\u2028ä光😀", max_size=6), max_size=12)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(texts=TEXTS, block=st.integers(1, 9), lines=st.integers(1, 5), last=st.booleans())
 def test_as_a_list(tmp_path_factory, texts, block, lines, last):
     path = tmp_path_factory.mktemp("lines") / "text"

@@ -58,9 +58,8 @@ def cells(table):
 
 def test_table_rows(records):
     table = cells(results_table(records))
-    assert table[0] == [
-        *("system", "test set", "BLEU", "chrF++", "median ms", "p90 ms", "speed-up", "param."),
-    ]
+    heads = ["system", "test set", "BLEU", "chrF++", "median ms", "p90 ms", "speed-up", "param."]
+    assert table[0] == heads
     assert table[2] == ["AR beam 4", "test", "34.25", "64.25", "61.0", "91.5", "1.00×", "7.3M"]
     assert table[3] == ["student n_c=3", "test", "30.50", "60.50", "12.2", "18.3", "5.00×", "7.3M"]
     assert table[4] == ["AR beam 4", "valid", "33.25", "63.25", "", "", "", ""]
@@ -124,7 +123,12 @@ def test_report(tmp_path, records):
         reference="Setze {name}",
         translations={"teacher": "Stelle {name}", "student": "Setze auf"},
         codes=[17, 3, 250],
+        test_set="valid",
     )
+    labels = [
+        Example(source=one, reference=one.upper(), translations={"student": "-"}, test_set="labels")
+        for one in ("open", "x|y")
+    ]
     path = write_report(
         tmp_path,
         title="A run",
@@ -133,7 +137,7 @@ def test_report(tmp_path, records):
         settings={"seed": "1", "model.codes": "256"},
         wall_seconds={"corpus": 10.0, "teacher": 300.26},
         pictures=[Picture(file="usage.png", alt="Share of each code")],
-        examples=[example] * 10,
+        examples=[example] * 8 + labels,
     )
     assert path == tmp_path / "report.md"
     text = path.read_text(encoding="utf-8")
@@ -144,6 +148,9 @@ def test_report(tmp_path, records):
     # The corpus's own markup stays literal and within its cell.
     assert r"| source | Set {user_name} to \| &lt;b&gt;\*on\*&lt;/b&gt; \_now\_ \\ |" in text
     assert "| teacher | Stelle {name} |\n| student | Setze auf |\n| codes | 17 3 250 |" in text
+    assert "### labels\n\n| source | reference | student |\n" in text
+    assert "\n| open | OPEN | - |\n| x\\|y | X\\|Y | - |\n" in text
+    assert text.index("### valid") < text.index("| 8 | |") < text.index("### labels")
     assert "| train | 12,345 |" in text and "| too long | 17 |" in text
     assert "Licence: Apache-2.0. Attribution: the Home Assistant authors" in text
     assert "| model.codes | 256 |" in text

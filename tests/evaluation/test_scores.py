@@ -1,12 +1,14 @@
 import importlib.util
+import os
 import random
+from pathlib import Path
 
 import pytest
 import sacrebleu
 
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation import bleu_tokenizer, score
-from vqnmt.evaluation.scores import exact_match, paired_bootstrap
+from vqnmt.evaluation.scores import comet, exact_match, paired_bootstrap
 
 HYPOTHESES = ["Das Haus ist klein, aber schön.", "Die Tür ist offen.", "Guten Tag!"]
 REFERENCES = ["Das Haus ist klein und sehr schön.", "Die Tür steht offen.", "Guten Tag!"]
@@ -85,3 +87,45 @@ def test_exact_match_takes_any_reference_as_it_stands():
     for wrong in (["An"], []):
         with pytest.raises(VqnmtError, match="cannot score"):
             exact_match(wrong, references if wrong else [])
+
+
+COMET = """#!/bin/sh
+printf '%s\\n' "$@" >arguments
+cat "$2" "$4" "$6" >texts
+printf '{}' >&2
+printf '/somewhere/translations\\tscore: 0.8125\\n'
+exit {}
+"""
+
+
+def program(folder: Path, said: str = "", status: int = 0) -> None:
+    """Write a stand-in of comet-score; what it prints is that of unbabel-comet 2.2."""
+    (folder / "comet-score").write_text(COMET.format(said, status))
+    (folder / "comet-score").chmod(0o755)
+
+
+def test_comet_of_another_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(VqnmtError, match="comet-score, which is not on PATH: install unbabel"):
+        comet("a/model", ["a"], ["b"], ["c"])
+    program(tmp_path)
+    assert comet("a/model", ["a\rb", "c"], ["x", ""], ["ü", "y"]) == 0.8125
+    words = Path("arguments").read_text().splitlines()
+    assert words[:6:2] == ["--sources", "--translations", "--references"]
+    assert words[6:] == ["--model", "a/model", "--quiet", "--only_system"]
+    assert Path("texts").read_text("utf-8") == "a b\nc\nx\n\nü\ny\n"
+    program(tmp_path, r"Traceback:\nKeyError: a/model\n", 1)
+    with pytest.raises(VqnmtError, match=r"model a/model, and says: KeyError: a/model; check"):
+        comet("a/model", ["a"], ["b"], ["c"])
+
+
+def test_evaluate_prints_comet(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    Path("a.de").write_text("das Haus\n")
+    words = ("evaluate", "--model", "a.de", "--source", "a.de", "--reference", "a.de")
+    missing = script(*words, "--comet", "a/model")
+    assert missing.status == 2 and missing.err.startswith("error: COMET needs the program comet-s")
+    program(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert "\nCOMET  0.8125   a/model\n" in script(*words, "--comet", "a/model").out

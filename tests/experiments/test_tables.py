@@ -1,6 +1,6 @@
 """The tables of the experiments against figures that are laid out by hand."""
 
-from vqnmt.evaluation.tables import TABLE_WIDTH
+from vqnmt.evaluation.tables import TABLE_WIDTH, controls_table, seeds_note
 from vqnmt.experiments.tables import (
     ablation_table,
     collapse_table,
@@ -181,3 +181,60 @@ def test_the_table_has_a_row_for_each_number_of_processes(make_record):
     row = scaling_table([record]).splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["2", "1,234", "0.88", "250", "9.6", "140", "1.23%"]
+
+
+def test_seeds_are_compared_one_by_one(make_record):
+    def compared(seed, difference, p_value, interval):
+        return make_record(
+            "best",
+            seed=seed,
+            metrics=metrics(
+                39.0,
+                bleu_minus_ctc_nat_kd__test=difference,
+                p_value_against_ctc_nat_kd__test=p_value,
+                bleu_interval__test=interval,
+            ),
+        )
+
+    records = [compared(1, 1.0, 0.2, 1.5), compared(2, 3.0, 0.001, 1.25)]
+    significance = translation_tables(records).split("\n\n")[2]
+    expected = ["best", "ctc_nat_kd", "test", "+2.00 ± 1.41", "0.200 0.001", "±1.50 ±1.25"]
+    assert cells(significance, 2) == expected
+
+
+def test_what_codes_carry_has_a_row_for_each_kind_of_codes(make_record):
+    kinds = {"oracle": 40.0, "predicted": 36.0, "random": 20.0, "constant": 22.5}
+    carried = {"code_bits.valid": 9.0}
+    for kind, bleu in kinds.items():
+        carried |= {f"bleu_{kind}.valid": bleu, f"chrf_{kind}.valid": bleu + 20}
+        carried[f"target_bits_{kind}.valid"] = 100 - bleu
+    records = [
+        make_record("ar_beam4"),
+        make_record("best", metrics=metrics(30.0) | carried),
+        make_record("best", seed=2, metrics=metrics(30.0) | carried | {"bleu_random.valid": 18.0}),
+    ]
+    table = translation_tables(records).split("\n\n")[2]
+    assert table == controls_table(records)
+    assert cells(table, 0)[4:] == ["bits of the target", "saved", "bits of codes"]
+    zero = " ± 0.0"
+    assert cells(table, 2) == [
+        *("best", "oracle", "40.00 ± 0.00", "60.00 ± 0.00"),
+        *(f"{bits}{zero}" for bits in ("60.0", "4.0", "9.0")),
+    ]
+    assert cells(table, 4)[:3] == ["", "random", "19.00 ± 1.41"]
+    assert cells(table, 5) == [
+        "",
+        "constant",
+        "22.50 ± 0.00",
+        "42.50 ± 0.00",
+        f"77.5{zero}",
+        "",
+        "",
+    ]
+    assert controls_table(records[:1]) == ""
+
+
+def test_the_head_says_how_many_seeds_there_are(make_record):
+    assert seeds_note([make_record("a"), make_record("b")]) == "One seed"
+    several = seeds_note([make_record("a", seed=3), make_record("a"), make_record("b")])
+    assert several.startswith("Seeds 1, 3: a row with ± is the mean")

@@ -101,6 +101,13 @@ def test_po_keeps_all_but_the_untranslated(end: str) -> None:
     assert polib.pofile(run(given, "app.po", every=True)[0]).find("Save").msgstr == "SAVE"
 
 
+def test_po_may_begin_with_a_byte_order_mark() -> None:
+    assert run('\ufeffmsgid "a"\nmsgstr ""\n', "app.po")[0] == (
+        '\ufeff#, fuzzy\nmsgid "a"\nmsgstr "A"\n'
+    )
+    assert run("\ufeff" + PO, "app.po")[0] == "\ufeff" + run(PO, "app.po")[0]
+
+
 def test_what_fails_its_check_is_left_empty_and_named() -> None:
     found, report = run(PO, "app.po", translate=lambda texts: ["lost"] * len(texts))
     assert [unit.line for unit in report.failed] == [10, 23]
@@ -226,7 +233,7 @@ def test_fluent_translates_variants_and_attributes_but_no_terms() -> None:
 -brand = Firefox
 hello = Hello { $name }, from { -brand }
     on two lines
-    .title = Title
+    .title = [Title]
 files = { $n ->
     [one] One file
    *[other] { $n } files
@@ -241,7 +248,7 @@ mixed = You have { $n ->
         given.replace("Hello {", "HELLO {")
         .replace(", from", ", FROM")
         .replace("on two lines", "ON TWO LINES")
-        .replace("= Title", "= TITLE")
+        .replace("= [Title]", "= [TITLE]")
         .replace("One file", "ONE FILE")
         .replace("{ $n } files", "{ $n } FILES")
     )
@@ -337,6 +344,7 @@ def test_prose_is_no_string_file() -> None:
         ("<xliff version='1.2'><file>", "app.xlf", r"app\.xlf, line 1: no well-formed XML"),
         ("<xliff version='9'/>", "app.xlf", r"line 1: <xliff version='9'> is no XLIFF"),
         ('{"a": "b",\n}', "app.json", r"app\.json, line 2: no JSON"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "a.json", "line 1: its values are nested"),
         ("ok = a\nbad\n", "app.ftl", r"app\.ftl, line 2: no Fluent"),
         ("text", "app.docx", r"app\.docx: no known string file: give one of gettext PO"),
     ],

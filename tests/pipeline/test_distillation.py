@@ -119,7 +119,13 @@ def test_interrupted_distillation_keeps_finished_parts(
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"[", b"null", b"{}", b'["A", "B", "C"]', b'["A", 1, "C", "D"]', b'["\xff"]'),
+        b"",
+        b"[",
+        b"null",
+        b"{}",
+        b'["A", "B", "C"]',
+        b'["A", 1, "C", "D"]',
+        b'["\xff"]',
         b'["A", "B", "C", "D"]\n0123',  # not the checksum of these
     ],
 )

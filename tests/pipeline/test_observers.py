@@ -27,12 +27,11 @@ class Writer:
         words = REFERENCE.split()[: 5 + int(self.model.blank_penalty)]
         return [Translation(" ".join(words), codes=[1]) for _ in sentences]
 
-    @property
-    def vocabulary(self) -> "Writer":
-        return self
-
     def encode(self, sentences: list[str]) -> list[list[int]]:
         return [[4 + len(word) % 5 for word in sentence.split()] for sentence in sentences]
+
+    def paired_batches(self, *sides: list[str]) -> list[tuple[object, ...]]:
+        return [([0], *(torch.tensor(self.encode(side)) for side in sides))]
 
     def reconstruct(self, sentences: list[str], targets: list[str]) -> list[str]:
         return list(targets)

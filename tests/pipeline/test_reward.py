@@ -23,6 +23,7 @@ from vqnmt.pipeline.reward import (
     train_for_reward,
 )
 from vqnmt.quantizers import QuantizerConfig
+from vqnmt.spans import slot
 from vqnmt.translate.pytorch import Translator
 
 CODES = 3
@@ -158,8 +159,21 @@ def test_a_predictor_that_gets_worse_is_left_as_it_was(
     before = {name: value.clone() for name, value in translator.model.state_dict().items()}
     config = RewardConfig(steps=6, sources=40, candidates=2)
     train_for_reward(config, translator, observer, text, tmp_path, seed=1)
-    assert "9.00 before, 6.00 after: the predictor stays as it was" in capfd.readouterr().out
+    assert "9.00 before, 8.00 after: the predictor stays as it was" in capfd.readouterr().out
     assert all(torch.equal(v, before[k]) for k, v in translator.model.state_dict().items())
+
+
+def test_the_predictor_sees_slots_as_in_translation(student, tmp_path) -> None:
+    translator, observer, text = student
+    sources = [f"{source} {{name}}" for source in text.sources[:20]]
+    targets = [f"{target} {{name}}" for target in text.targets[:20]]
+    config = RewardConfig(steps=1, sources=20, candidates=4)
+    train_for_reward(config, translator, observer, ParallelText(sources, targets), tmp_path, 1)
+    found = json.loads((tmp_path / "candidates.json").read_text())
+    assert found and all(source.endswith(f" {slot(0)}") for source, _, _ in found)
+    ((_, source, target),) = translator.paired_batches(sources[:1], targets[:1])
+    (symbol,) = translator.vocabulary.encode([slot(0)])
+    assert source[0, -1] == target[0, -1] == symbol[-1]
 
 
 def test_damaged_candidates_are_named(student, tmp_path) -> None:

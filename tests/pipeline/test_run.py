@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from sacrebleu import sentence_chrf
+from sacrebleu import corpus_bleu, sentence_chrf
 
 from vqnmt.evaluation.report import results_table
 from vqnmt.progress import Progress
@@ -24,12 +24,28 @@ ROOT = Path(__file__).parent.parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model", "README.md")
 RECORD_KEYS = {
-    *("system", "corpus", "overrides", "seed", "commit", "training_commit", "hardware"),
-    *("wall_seconds", "parameters", "metrics"),
+    "system",
+    "corpus",
+    "overrides",
+    "seed",
+    "commit",
+    "training_commit",
+    "hardware",
+    "wall_seconds",
+    "parameters",
+    "metrics",
 }
 METRIC_KEYS = {
-    *("bleu.test", "bleu.valid", "chrf.test", "chrf.valid", "bleu_signature", "chrf_signature"),
-    *("latency_ms.median", "latency_ms.p90", "speedup_over_ar_beam4", "train_tokens_per_second"),
+    "bleu.test",
+    "bleu.valid",
+    "bleu_signature",
+    "chrf.test",
+    "chrf.valid",
+    "chrf_signature",
+    "latency_ms.median",
+    "latency_ms.p90",
+    "speedup_over_ar_beam4",
+    "train_tokens_per_second",
 }
 
 
@@ -86,7 +102,22 @@ def test_records_have_every_key(finished_run) -> None:
         assert len(record["commit"].removesuffix("-dirty")) == 40 or record["commit"] == "unknown"
     student = records[-1]["metrics"]
     assert {"bleu_oracle.valid", "used_codes", "codebook_perplexity"} <= set(student)
+    assert {"bleu_random.valid", "target_bits_constant.valid", "code_bits.valid"} <= set(student)
     assert records[0]["metrics"]["speedup_over_ar_beam4"] == 1
+
+
+def test_the_hypotheses_of_every_system_and_set_are_kept(finished_run) -> None:
+    """Anybody can score them again: they give the BLEU of the records."""
+    files = {"valid": "valid.de", "test": "test.test.de"}
+    expected = set()
+    for record in finished_run.records:
+        for name, file in files.items():
+            expected.add(f"{record['system']}.{name}.txt")
+            lines = finished_run.lines(f"hypotheses/{record['system']}.{name}.txt")
+            bleu = corpus_bleu(lines, [finished_run.lines(f"corpus/{file}")]).score
+            assert bleu == pytest.approx(record["metrics"][f"bleu.{name}"])
+    found = {path.name for path in (finished_run.folder / "hypotheses").iterdir()}
+    assert found == expected
 
 
 def test_report_shows_table_pictures_and_ten_translations(finished_run) -> None:
@@ -98,6 +129,7 @@ def test_report_shows_table_pictures_and_ten_translations(finished_run) -> None:
         assert f"({picture}.png)" in report
         assert (finished_run.folder / f"{picture}.png").read_bytes().startswith(PNG)
     assert "## 10 translations side by side" in report
+    assert "## What the codes carry" in report and "bits of codes" in report
     report = re.sub(" +", " ", report)  # columns are padded
     assert report.count("| codes | ") == 10
     for key in ("student_model.quantizer.codebook_size | 16", "vocabulary.size | 318", "## Corpus"):

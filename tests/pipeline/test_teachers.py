@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from vqnmt.checksums import CHECKSUMS
 
 FEW_STEPS = [
-    *("student_training.steps=3", "student_training.validate_every=3"),
+    "student_training.steps=3",
+    "student_training.validate_every=3",
     "evaluation.latency_sentences=0",
 ]
 

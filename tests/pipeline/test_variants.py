@@ -1,5 +1,6 @@
 """The switches of the main job, each run for a few steps; and a teacher from elsewhere."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from vqnmt.evaluation.records import read_records
 from vqnmt.translate.seq2seq import TransformersTranslator
 
 FEW_STEPS = [
-    *("teacher_training.steps=3", "student_training.steps=3"),
-    *("teacher_training.validate_every=3", "student_training.validate_every=3"),
+    "teacher_training.steps=3",
+    "student_training.steps=3",
+    "teacher_training.validate_every=3",
+    "student_training.validate_every=3",
     "evaluation.latency_sentences=0",
 ]
 
@@ -66,9 +69,26 @@ def test_the_teacher_can_be_measured_alone(
     outcome = script("train_nmt", f"run={run}", *overrides, *FEW_STEPS, "experiment=ar_greedy")
     assert outcome.status == 0, outcome.err
     assert not (run / "distilled").exists() and not (run / "student").exists()
+    assert f" model: {run / 'teacher'}\n" in outcome.out
     records = read_records(run / "results.json")
     assert [record.system for record in records] == ["ar_beam4", "ar_greedy"]
     assert all(record.wall_seconds > 0 for record in records)
+
+
+def test_ctranslate2_distils_what_pytorch_does_but_for_rounding(
+    tmp_path: Path, overrides: list[str], script: Callable, finished_run
+) -> None:
+    run = tmp_path / "run"
+    outcome = script(
+        *("train_nmt", f"run={run}", f"teacher={finished_run.folder / 'teacher'}", *overrides),
+        *(*FEW_STEPS, "distillation_engine=ctranslate2"),
+    )
+    assert outcome.status == 0, outcome.err
+    here, there = ((f / "distilled/train.de") for f in (run, finished_run.folder))
+    pairs = list(zip(here.read_text().splitlines(), there.read_text().splitlines(), strict=True))
+    assert sum(a == b for a, b in pairs) > 0.6 * len(pairs)
+    settings = json.loads((run / "distilled/stage.json").read_text())["settings"]
+    assert settings["distillation_engine"] == "ctranslate2"
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +126,17 @@ def test_foreign_teacher_distils_and_is_measured(
     run = tmp_path / "run"
     outcome = script(
         "train_nmt",
-        *(f"run={run}", *overrides, *FEW_STEPS, f"teacher={foreign_checkpoint}", "beam=2"),
-        *(f"corpus.train.source={tmp_path / 'few.en'}", "corpus.valid_share=0.1"),
-        *(f"corpus.train.target={tmp_path / 'few.de'}", "corpus.test_share=0.1"),
-        *("vocabulary.size=300", "corpus.max_ratio=50"),
+        f"run={run}",
+        *overrides,
+        *FEW_STEPS,
+        f"teacher={foreign_checkpoint}",
+        "beam=2",
+        f"corpus.train.source={tmp_path / 'few.en'}",
+        f"corpus.train.target={tmp_path / 'few.de'}",
+        "corpus.valid_share=0.1",
+        "corpus.test_share=0.1",
+        "vocabulary.size=300",
+        "corpus.max_ratio=50",
     )
     assert outcome.status == 0, outcome.err
     assert not (run / "teacher").exists()

@@ -106,6 +106,21 @@ def test_restarts_bring_a_collapsed_codebook_back():
     assert used[0.1] >= 28
 
 
+@pytest.mark.parametrize("name", ["ema", "soft_em", "gradient"])
+def test_restarts_end_where_they_are_told_to(name):
+    torch.manual_seed(0)
+    settings = {"initialisation": "normal", "decay": 0.5, "restart_until": 0.5}
+    quantizer = build_quantizer(QuantizerConfig(name=name, codebook_size=32, **settings), 4)
+    moved = []
+    for fraction in (0.6, 0.4):  # later in the training, then earlier
+        quantizer.set_progress(fraction)
+        for _ in range(20):
+            quantizer(torch.randn(16, 4) + 20.0)
+            quantizer.step()
+        moved.append(int((quantizer.codebook.vectors.mean(1) > 10).sum()))
+    assert moved[0] <= 3 and moved[1] >= 28
+
+
 def test_only_restarts_below_the_threshold():
     torch.manual_seed(0)
     settings = {"initialisation": "normal", "restart_threshold": 0.01}

@@ -330,7 +330,7 @@ def test_odd_sizes(name, start, shape, size, parts):
     quantizer.epoch_statistics()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(NAMES),
     part=st.sampled_from(["gradient", "ema", "hard_em", "soft_em"]),

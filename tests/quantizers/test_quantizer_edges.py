@@ -132,6 +132,7 @@ def test_wrong_shapes_are_refused():
         ("kmeans_vectors", 0),
         ("kmeans_iterations", 0),
         ("restart_threshold", 1.0),
+        ("restart_until", 1.1),
         ("prior_weight", -0.1),
         ("noise", float("inf")),
         ("part", "product"),
@@ -173,7 +174,7 @@ def test_the_reference_start_excludes_restarts():
     QuantizerConfig(initialisation="reference", restart_threshold=0.0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     name=st.sampled_from(NAMES),
     shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),

@@ -22,7 +22,7 @@ SIZES = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(**SIZES)
 def test_scores_and_nearest_codes_in_blocks_of_any_size(count, size, dim, rows, seed):
     torch.manual_seed(seed)
@@ -44,7 +44,7 @@ def test_scores_and_nearest_codes_in_blocks_of_any_size(count, size, dim, rows, 
     assert (chosen <= exact.min(1, initial=np.inf) + 1e-4).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     count=st.integers(0, 12),
     size=st.integers(1, 400),
@@ -59,7 +59,7 @@ def test_maxima_of_rows_and_their_places(count, size, values, seed):
     np.testing.assert_array_equal(scores[np.arange(count), places], highest)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(0, 12),
     size=st.integers(1, 300),
@@ -104,7 +104,7 @@ def test_draws_follow_the_weights(size):
     assert equal == pytest.approx((p**2).sum().item(), abs=0.006)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(draws=st.integers(1, 12), **{key: SIZES[key] for key in ("count", "size", "dim", "seed")})
 def test_soft_counts_add_up(count, size, dim, draws, seed):
     torch.manual_seed(seed)

@@ -41,19 +41,25 @@ def compose() -> Callable[..., dict]:
 @pytest.mark.parametrize(
     "text",
     [
-        *("größe.tsv", "toy (1).tsv", "2024_05_01", "1e3", "0x10", "true", "a,b", "a=b", "a: b"),
-        *(
-            "[x",
-            "{x}",
-            "it's",
-            '"quoted',
-            "'a'b'",
-            "back\\",
-            "back\\'",
-            "$HOME",
-            " blanks ",
-            "日本",
-        ),
+        "größe.tsv",
+        "toy (1).tsv",
+        "2024_05_01",
+        "1e3",
+        "0x10",
+        "true",
+        "a,b",
+        "a=b",
+        "a: b",
+        "[x",
+        "{x}",
+        "it's",
+        '"quoted',
+        "'a'b'",
+        "back\\",
+        "back\\'",
+        "$HOME",
+        " blanks ",
+        "日本",
     ],
 )
 def test_text_is_taken_as_it_was_typed(compose: Callable, text: str) -> None:
@@ -85,9 +91,17 @@ def test_any_path_comes_through_or_is_refused(compose: Callable, text: str) -> N
 
 def test_hydras_own_syntax_goes_on_working(compose: Callable) -> None:
     values = compose(
-        *("run='a b'", "records=null", "seed=7", "corpus=multi30k", "+student_model.depth=3"),
-        *("evaluation.throughput_batches=[1,8]", 'teacher="it\'s"', "~beam", "++seed=8"),
-        *("decoding.temperature=${student_training.learning_rate}", "distill=false"),
+        "run='a b'",
+        "records=null",
+        "seed=7",
+        "corpus=multi30k",
+        "+student_model.depth=3",
+        "evaluation.throughput_batches=[1,8]",
+        'teacher="it\'s"',
+        "~beam",
+        "++seed=8",
+        "decoding.temperature=${student_training.learning_rate}",
+        "distill=false",
     )
     assert values["run"] == "a b" and values["records"] is None and values["seed"] == 8
     assert values["corpus"]["name"] == "multi30k" and values["student_model"]["depth"] == 3
@@ -156,9 +170,14 @@ WRONG = [
     *(("--threads", value) for value in ("-1", "0", str(10**6), "x")),
     *(("--seed", value) for value in ("-1", str(10**20), "1.5")),
     *(("--beam", value) for value in ("0", str(10**9), "-3", "")),
-    *(("--nbest", "0"), ("--candidates", "-1"), ("--candidates", str(10**9))),
+    ("--nbest", "0"),
+    ("--candidates", "-1"),
+    ("--candidates", str(10**9)),
     *(("--temperature", value) for value in ("nan", "-1", "inf", "0", "1e-300", "x")),
-    *(("--dtype", "int7"), ("--on-long", "x"), ("--nosuch", "1"), ("--model",)),
+    ("--dtype", "int7"),
+    ("--on-long", "x"),
+    ("--nosuch", "1"),
+    ("--model",),
 ]
 
 

@@ -14,12 +14,12 @@ import pytest
 from vqnmt.errors import VqnmtError
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.images.models import build_image_model
-from vqnmt.images.tables import PAPER
+from vqnmt.images.tables import PAPER, VARIANTS
 from vqnmt.settings import from_mapping, to_flat
 
 ROOT = Path(__file__).parent.parent.parent
 SYSTEMS = sorted(path.stem for path in (ROOT / "configs" / "system").iterdir())
-BUDGETS = sorted(path.stem for path in (ROOT / "configs" / "budget").iterdir())
+BUDGETS = ("cpu", "gpu", "tiny")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_system_composes_with_a_budget(compose, system, budget):
     flat, given = to_flat(dataclasses.asdict(config)), to_flat(values)
     # The defaults are those of soft EM: another quantizer lacks some of their keys.
     assert given.keys() - flat.keys() <= {
-        f"model.quantizer.{k}" for k in ("samples", "temperature")
+        f"model.quantizer.{k}" for k in ("samples", "temperature", "decay")
     }
     assert {key: flat[key] for key in given if key in flat} == {
         key: value for key, value in given.items() if key in flat
@@ -50,8 +50,19 @@ def test_a_system_composes_with_a_budget(compose, system, budget):
 
 def test_the_image_table_has_all_systems_of_the_paper(compose):
     values = compose("reproduce_image", [])
-    assert set(values["systems"]) == {*PAPER, "best"} == set(SYSTEMS)
-    assert compose("reproduce_image", ["budget=gpu", "system=best"])["budget"] == "gpu"
+    assert set(values["systems"]) == {*PAPER, "vae_integers", "vqvae_best"}
+    compared = compose("reproduce_image", ["table=quantizers"])["systems"]
+    assert {*values["systems"], *compared} == set(SYSTEMS)
+    assert compose("reproduce_image", ["budget=gpu", "system=vqvae_best"])["budget"] == "gpu"
+
+
+def test_a_table_sets_its_budget_and_a_command_another(compose):
+    names = ("quantizers", "collapse")
+    values = [compose("reproduce_image", [f"table={name}"]) for name in names]
+    assert [v["budget"] for v in values] == ["comparison", "collapse"]
+    assert [v["model"]["quantizer"].get("codebook_size") for v in values] == [None, 4096]
+    assert compose("reproduce_image", ["table=collapse", "budget=tiny"])["budget"] == "tiny"
+    assert set(values[1]["variants"]) == set(VARIANTS)
 
 
 def test_the_em_system_is_that_of_document_002(compose):
@@ -71,8 +82,10 @@ def test_the_users_own_images_and_any_quantizer(compose):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_has_every_key(compose, system):
     """So that `reproduce_image.py key=value` means the same for all of them."""
-    keys = [set(to_flat(compose("train_image", [f"system={name}"]))) for name in (system, "best")]
-    assert keys[0] == keys[1]
+    names = (system, "vqvae_em")
+    keys = [set(to_flat(compose("train_image", [f"system={name}"]))) for name in names]
+    # Each quantizer has settings of its own.
+    assert all(key.startswith("model.quantizer.") for key in keys[0] ^ keys[1])
 
 
 COUNTS = [
@@ -99,5 +112,7 @@ def test_counts_without_reason_are_refused_before_anything_is_built(compose):
 
 
 def test_a_wrong_key_is_named(compose):
-    with pytest.raises(VqnmtError, match=r"system=bset is not a known choice: did you mean best"):
-        compose("train_image", ["system=bset"])
+    with pytest.raises(
+        VqnmtError, match=r"system=vqvae_bset is not a known choice: did you mean vqvae_best"
+    ):
+        compose("train_image", ["system=vqvae_bset"])

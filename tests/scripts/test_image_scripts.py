@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from vqnmt.evaluation.records import read_records
 
 
 @pytest.fixture
@@ -41,13 +45,75 @@ def test_reproduce_image_runs_every_system(
     script: Callable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["systems=[vae_gaussian,best]", *overrides(folder)]
+    arguments = ["tables=[systems]", "systems=[vae_gaussian,vae_integers]", *overrides(folder)]
     outcome = script("reproduce_image", *arguments)
     assert outcome.status == 0, outcome.err
     systems = [line.split("|")[1].strip() for line in outcome.out.splitlines()[-2:]]
-    assert systems == ["vae_gaussian", "best"]
+    assert systems == ["vae_gaussian", "vae_integers"]
     for system in systems:
         assert (tmp_path / "runs" / "images" / f"folder-{system}-tiny" / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_seeds_are_compared_image_by_image(
+    script: Callable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    systems = "systems=[vqvae_ema,vqvae_gradient]"
+    arguments = ["tables=[quantizers]", systems, "seeds=[1,2]", *overrides(folder)]
+    outcome = script("reproduce_image", *arguments)
+    assert outcome.status == 0, outcome.err
+    runs = tmp_path / "runs" / "images"
+    records = read_records(runs / "folder_quantizers.json")
+    assert [(record.system, record.seed) for record in records] == [
+        *(("vqvae_ema", 1), ("vqvae_ema", 2), ("vqvae_gradient", 1), ("vqvae_gradient", 2))
+    ]
+    assert all("table=quantizers" in record.overrides for record in records)
+    for ours, theirs, end in ((records[2], records[0], ""), (records[3], records[1], "-seed2")):
+        names = ("vqvae_gradient", "vqvae_ema")
+        bits = [load_file(runs / f"folder-{x}-tiny{end}" / "test_bits.safetensors") for x in names]
+        gaps = torch.stack([x["reconstruction"] + x["rate"] for x in bits]).diff(dim=0)[0]
+        found = ours.metrics["bits_per_dim_difference"]
+        assert found == pytest.approx(-gaps.mean().item(), abs=1e-9)
+        expected = float(ours.metrics["bits_per_dim"]) - float(theirs.metrics["bits_per_dim"])
+        assert found == pytest.approx(expected, abs=1e-9)
+        assert "reference" not in theirs.metrics and ours.metrics["reference"] == "vqvae_ema"
+    before = (runs / "folder_quantizers.json").read_bytes()
+    again = script("reproduce_image", *arguments)
+    assert again.status == 0 and (runs / "folder_quantizers.json").read_bytes() == before
+    assert again.out.splitlines()[-1].startswith("| vqvae_gradient |")
+
+
+@pytest.mark.slow
+def test_the_collapse_table_has_every_variant_and_a_picture(
+    script: Callable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["tables=[collapse]", "systems=[vqvae_ema]", "seeds=[1]", *overrides(folder)]
+    outcome = script("reproduce_image", *arguments, "records=kept")
+    assert outcome.status == 0, outcome.err
+    variants = [record.metrics["variant"] for record in read_records("kept/folder_collapse.json")]
+    assert variants == ["both", "k-means", "restarts", "neither"]
+    assert all(Path(f"kept/folder_collapse.{kind}").exists() for kind in ("md", "png", "svg"))
+    assert not Path("kept/folder.json").exists()
+    assert Path("runs/images/folder-vqvae_ema-tiny-neither/report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["tables=[best]"], "tables names 'best'; choose among systems, quantizers, collapse"),
+        (["seeds=[]"], "seeds is []; give one whole number or more"),
+        (["systems=[]"], "systems is empty"),
+        (["systems=[vqvae_ema,vqvae_em]", "run=one"], "run=one would be the folder of two runs"),
+    ],
+)
+def test_faults_of_a_table_are_one_sentence(
+    script: Callable, folder: Path, changes: list[str], message: str
+) -> None:
+    outcome = script("reproduce_image", *overrides(folder), *changes)
+    assert outcome.status == 2
+    assert message in outcome.err and outcome.err.count("\n") <= 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The table of systems on a toy run: what is shared, what is done once, what is recorded."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def table(finished_run, tmp_path_factory, script: Callable) -> Table:
         *kept,
         f"run={run}",
         f"records={records}",
-        "systems=[nat_kd,nat_kd_npd10,vq_em_kd_nc3,best]",
+        "systems=[nat_kd,nat_kd_npd10,ctc_nat_kd,ar_deep_shallow_kd,vq_em_kd_nc3,best]",
         "main=[ar_beam4,ar_greedy,best]",
         "seeds=[1,2]",
         "student_training.steps=4",
@@ -95,9 +96,28 @@ def test_shared_stages_are_used_and_left_as_they_were(finished_run, table: Table
 
 def test_systems_share_students_and_seeds_do_not(table: Table) -> None:
     students = sorted(path.name.rpartition("-")[0] for path in (table.run / "students").iterdir())
-    # Those of vq_em_kd_nc3, best and its second seed; both NATs are one.
-    assert students == ["nat_kd", *["vq_em_ctc_kd_nc3"] * 3]
+    # Those of vq_em_kd_nc3, best and its second seed are the last; both NATs are one.
+    assert students == ["ar_2_1_kd", "ctc_nat_kd", "nat_kd", *["vq_em_ctc_kd_nc3"] * 3]
     assert [path.name for path in (table.run / "teachers").iterdir()] == ["seed-2"]
+
+
+def test_the_autoregressive_rival_has_the_text_and_steps_of_best(table: Table) -> None:
+    """Both seeds of `best` share teacher and text too."""
+    found: dict[str, set[str]] = {}
+    for path in (table.run / "students").glob("*/student/stage.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        text = json.dumps(
+            {
+                key: settings[key]
+                for key in settings
+                if key in ("distill", "student_training", "warm_start", "max_train_tokens")
+                or key.startswith("digest of")
+            },
+            sort_keys=True,
+        )
+        found.setdefault(text, set()).add(path.parent.parent.name.rpartition("-")[0])
+    with_made_up = {key: names for key, names in found.items() if "recombined-6" in key}
+    assert list(with_made_up.values()) == [{"ar_2_1_kd", "vq_em_ctc_kd_nc3"}]
 
 
 def test_made_up_sources_are_shared_by_the_seeds(finished_run, table: Table) -> None:
@@ -124,7 +144,8 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
     assert records[: len(old)] == old
     new = records[len(old) :]
     two = [*BASELINES, "best"]
-    systems = [*BASELINES, "nat_kd", "nat_kd_npd10", "vq_em_kd_nc3", "best"]
+    systems = [*BASELINES, "nat_kd", "nat_kd_npd10", "ctc_nat_kd", "ar_deep_shallow_kd"]
+    systems += ["vq_em_kd_nc3", "best"]
     expected = {(s, seed) for s in systems for seed in ((1, 2) if s in two else (1,))}
     assert {(record.system, record.seed) for record in new} == expected
     assert len(new) == len(expected)
@@ -135,10 +156,13 @@ def test_records_are_merged_by_system_seed_and_overrides(finished_run, table: Ta
         timed = {"latency_ms.median", "sentences_per_second.batch_8", "speedup_over_ar_beam4"}
         assert (timed <= set(record.metrics)) == (record.seed == 1)
         assert {"bleu.test", "chrf.test", "bleu.valid", "bleu_signature"} <= set(record.metrics)
-        compared = "p_value_against_ar_beam4.test" in record.metrics
-        assert compared == (record.system == "best" and record.seed == 1)
+        assert "bleu_interval.test" in record.metrics
+        for baseline in (*BASELINES, "ctc_nat_kd"):
+            compared = f"p_value_against_{baseline}.test" in record.metrics
+            assert compared == (record.system == "best")
         has_codes = record.system in ("vq_em_kd_nc3", "best")
-        assert ("bleu_oracle.valid" in record.metrics) == has_codes
+        controls = {"bleu_oracle.valid", "bleu_random.valid", "code_bits.valid"}
+        assert (controls <= set(record.metrics)) == has_codes
     first, second = (r for r in new if r.system == "best")
     assert first.wall_seconds != second.wall_seconds
 
@@ -147,6 +171,10 @@ def test_table_and_pictures(table: Table) -> None:
     text = (table.records / "files-en-de.md").read_text(encoding="utf-8")
     assert "| nat_kd_npd10 " in text and "| vq_em_kd_nc3 " in text
     assert "| vq_em_ctc_kd_nc3 " not in text
+    assert text.startswith("Seeds 1, 2: a row with ± is the mean")
+    for start in (r"oracle", r"ctc_nat_kd +\| test"):
+        [row] = re.findall(rf"^\| best +\| {start}.*$", text, re.MULTILINE)
+        assert " ± " in row
     assert table.outcome.out.endswith(f"\n\n{text}")
     for name in ("bleu_latency", "code_usage"):
         with Image.open(table.records / f"files-en-de_{name}.png") as image:

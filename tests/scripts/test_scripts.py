@@ -233,6 +233,12 @@ def test_evaluate_names_files_and_counts(
         "--beam: 0 is not a whole number",
     )
     refuse(script(*model, "--corpus", "homeasistant"), "'homeasistant'", "homeassistant")
+    refuse(script(*model, *files, "--output", one / "out"), f"--output={one}: {one} cannot be")
+    finished = ("evaluate", "--model", one)
+    refuse(script(*finished, "--corpus", "multi30k"), one, "give --source-language and")
+    windows = tmp_path / "windows.de"
+    windows.write_bytes(b"\xef\xbb\xbfeine Zeile\r\n")
+    assert script("evaluate", "--model", windows, *files).out == script(*finished, *files).out
 
 
 @pytest.mark.parametrize(
@@ -244,7 +250,7 @@ def test_evaluate_names_files_and_counts(
         (["corpus.train.source=nowhere.en"], ["nowhere.en", "no such file"]),
         (["corpus.train.target={one}"], ["train.en has 600 lines", "one.de has 1"]),
         (["corpus.train.target={invalid}"], ["invalid.de", "line 2"]),
-        (["corpus.train.source=null"], ["train has target=", "source and target"]),
+        (["corpus.train.source=null"], ["corpus.train has target=", "source and target"]),
         (["corpus.max_words=1"], ["corpus.max_words", "none is left to train on"]),
         (["teacher={one}"], ["teacher=", "one.de"]),
     ],

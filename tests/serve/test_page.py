@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.serve.test_server import served
 from vqnmt.errors import VqnmtError
+from vqnmt.translate.code_index import write_code_index
 from vqnmt.translate.translation import Translation
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,6 +34,7 @@ class Counter:
     """Translates each word to a number, its length; its codes are the numbers."""
 
     source_language, target_language, on_long = "en", "de", "refuse"
+    folder: Path | None = None
 
     def decode_codes(self, text: str, codes: list[int], complete: bool = False) -> Translation:
         if max(codes, default=0) >= len(WORDS):
@@ -58,8 +61,11 @@ class Counter:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(Counter(), batch_wait=0) as url:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    translator = Counter()
+    translator.folder = tmp_path_factory.mktemp("model")
+    write_code_index(translator.folder, {2: [(" zwei", 7), ("zwo", 3)]})
+    with served(translator, batch_wait=0) as url:
         yield url
 
 
@@ -113,8 +119,13 @@ def test_a_code_is_changed_and_the_text_changes(browser: webdriver.Chrome, addre
     page.wait(lambda: len(page.all("#alternatives button")) == 3)
     assert page.all("#panel-title")[0].text == "Instead of code 2:"
     assert page.all("#alternatives button")[1].text.split("\n")[:2] == ["code 9", "25.0 %"]
+    assert page.all("#often-title")[0].text == "In the training text code 2 often writes:"
+    assert [one.text for one in page.all("#often li")] == ["zwei 7×", "…zwo 3×"]
     page.all("#alternatives button")[1].click()
     page.wait(lambda: page.translation() == "eins neun drei")
+    page.all(".chip")[1].click()  # the index does not know this one
+    page.wait(lambda: page.all("#panel")[0].is_displayed())
+    assert not page.all("#often-section")[0].is_displayed()
     page.all("#reset")[0].click()
     page.wait(lambda: page.translation() == "eins zwei drei")
     errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]

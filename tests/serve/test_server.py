@@ -1,14 +1,16 @@
 """The server: LibreTranslate's API for its clients, batching, limits, a stop without loss."""
 
+import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ import requests
 import uvicorn
 from libretranslatepy import LibreTranslateAPI
 
+from vqnmt.commands.serve import read_keys
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.app import create_app
 from vqnmt.serve.settings import ServerSettings
@@ -74,7 +77,7 @@ def served(translator: Any, **settings: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shouting() -> Iterator[str]:
-    with served(Shouter(), characters=100, body=10_000, batch_wait=0) as url:
+    with served(Shouter(), characters=100, body=10_000, batch_wait=0, queue=100) as url:
         yield url
 
 
@@ -133,7 +136,11 @@ def test_answers_have_the_documented_fields(shouting: str) -> None:
     auto = translate(shouting, "Where is the light?", source="auto")[1]
     check_fields("translate auto", auto)
     check_fields("detect", auto["detectedLanguage"])
-    assert translate(shouting, ["Where is it?"], source="auto")[1]["detectedLanguage"][0]
+    mixed = ["Nobody knows where the key of the kitchen is", "Ja"]
+    mixed.append("Niemand weiß, wo der Schlüssel zur Küche ist")
+    several = translate(shouting, mixed, source="auto")[1]
+    assert several["translatedText"][::2] == [mixed[0].upper(), mixed[2]]
+    assert [one["language"] for one in several["detectedLanguage"]][::2] == ["en", "de"]
     more = translate(shouting, "a", alternatives=2)[1]
     check_fields("translate alternatives", more)
     assert more["alternatives"] == ["A (2)", "A (3)"]
@@ -149,8 +156,8 @@ def test_answers_have_the_documented_fields(shouting: str) -> None:
 
 
 def test_files_come_back_as_their_kind(shouting: str) -> None:
-    def send(name: str, data: str) -> requests.Response:
-        values = {"source": "en", "target": "de"}
+    def send(name: str, data: str, source: str = "en") -> requests.Response:
+        values = {"source": source, "target": "de"}
         files = {"file": (name, data.encode())}
         answer = requests.post(f"{shouting}/translate_file", values, files=files, timeout=60)
         if answer.status_code != 200:
@@ -162,6 +169,10 @@ def test_files_come_back_as_their_kind(shouting: str) -> None:
     assert polib.pofile(found.text).find("Save").msgstr == "SAVE"
     assert found.headers["Content-Disposition"] == "attachment; filename*=UTF-8''app.po"
     assert send("a.json", '{"a": "b"}').text == '{"a": "B"}'
+    many = json.dumps([f"text {i}" for i in range(150)])  # more than may wait
+    assert send("a.json", f'{{"a": {many}}}').text == f'{{"a": {many.upper()}}}'
+    english = send("a.txt", "Nobody knows where the key is", source="auto").text
+    assert english == "NOBODY KNOWS WHERE THE KEY IS"
     assert send("a.txt", "one\n\n  two\n").text == "ONE\n\n  TWO\n"
     assert send("a.html", "<p>one</p>").text == "<p>ONE</p>"
     bad = send("a.docx", "x")
@@ -268,6 +279,28 @@ def test_api_keys_and_origins() -> None:
             assert ("access-control-allow-origin" in answer.headers) is allowed
 
 
+def test_an_address_that_is_not_free_is_told_before_a_model_is_loaded(script: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = script("serve", "--port", port, "--model", "nowhere")
+        assert outcome.status == 2 and outcome.err.count("\n") == 1
+        assert f"--port {port}: the server cannot listen there (Address already in" in outcome.err
+    outcome = script("serve", "--host", "192.0.2.1", "--model", "nowhere")
+    assert outcome.status == 2 and "--host 192.0.2.1 --port 5000" in outcome.err
+
+
+def test_keys_are_lines_of_a_file_but_for_comments(tmp_path: Path) -> None:
+    place = tmp_path / "keys"
+    place.write_bytes("\ufeff# ours\r\n sesame \r\n\r\n  # theirs\r\nключ\r\n".encode())
+    assert read_keys(str(place)) == ("sesame", "ключ")
+    for content, error in ((b"# none\n", "has no key"), (b"\xff", "not UTF-8")):
+        place.write_bytes(content)
+        with pytest.raises(VqnmtError, match=error):
+            read_keys(str(place))
+    with pytest.raises(VqnmtError, match="nowhere: there is no such file"):
+        read_keys("nowhere")
+
+
 def test_health_metrics_and_no_cross_origin_by_default(shouting: str) -> None:
     answer = requests.get(f"{shouting}/health", headers={"Origin": "https://a.example"}, timeout=60)
     assert answer.json() == {"status": "ok"}
@@ -302,17 +335,49 @@ def process(*arguments: object) -> Iterator[SimpleNamespace]:
             running.kill()
 
 
+async def ask_until_closed(port: int, answers: list[tuple[int, bytes]]) -> bool:
+    """Send one request after the other; say whether one that was accepted has no whole answer.
+
+    The server says by "100 Continue" that it has accepted a request.
+    """
+    body = json.dumps({"q": ["the light"] * 4, "source": "en", "target": "de"}).encode()
+    head = (
+        "POST /translate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while True:
+            accepted = False
+            writer.write(head.encode())
+            accepted = (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            writer.write(body)
+            found = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", found)
+            answers.append((int(found.split()[1]), await reader.readexactly(int(length[1]))))
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        return accepted or bool(getattr(error, "partial", b""))
+    finally:
+        writer.close()
+
+
 def test_a_stop_answers_what_was_accepted() -> None:
-    with process("--batch", 1, "--timeout", 300) as server, ThreadPoolExecutor(16) as pool:
-        text = ["the light in the kitchen " + str(i) for i in range(12)]
-        waiting = [pool.submit(translate, server.url, text) for _ in range(6)]
-        deadline = time.monotonic() + 30
-        while "vqnmt_waiting_sentences 0.0" in requests.get(f"{server.url}/metrics").text:
-            assert time.monotonic() < deadline
-        time.sleep(0.2)
+    answers: list[tuple[int, bytes]] = []
+
+    async def load(server: SimpleNamespace) -> list[bool]:
+        port = int(server.url.rpartition(":")[2])
+        clients = [asyncio.create_task(ask_until_closed(port, answers)) for _ in range(32)]
+        while len(answers) < 64 and not any(client.done() for client in clients):
+            await asyncio.sleep(0.01)
         server.popen.send_signal(signal.SIGTERM)
-        assert [one.result()[0] for one in waiting] == [200] * 6
-        assert server.popen.wait(timeout=30) in (0, -signal.SIGTERM)
+        return await asyncio.gather(*clients)
+
+    with process("--batch", 8, "--timeout", 300) as server:
+        assert not any(asyncio.run(load(server)))
+        assert server.popen.wait(timeout=60) == 0
+    assert len(answers) > 64, "all was answered before the stop"
+    assert {status for status, _ in answers} == {200}
+    assert all(len(json.loads(body)["translatedText"]) == 4 for _, body in answers)
 
 
 def test_the_steps_of_the_dockerfile_fit_the_project() -> None:

@@ -1,5 +1,6 @@
 """The model that ships: it is there, small, and translates."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 
 import vqnmt
+from tests.translate.first_words import LABELS, SENTENCES
 from vqnmt.spans import find_spans, invented_spans, missing_spans
 from vqnmt.translate.base import BatchTranslator
 
+# Of the first words and sentences the share that must be right, in per cent.
+RIGHT = 30
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "pretrained" / "en-de"
 TEXTS = [
@@ -30,6 +34,10 @@ TEXTS = [
     "{{ count }} results",
     "Version 2.10.3 needs 512 MB",
     "{0}{1}{2}",
+    "Delete “{title}” by {{ user.name }}?",
+    '<b>{count}</b> new messages from <a href="/users/{id}">{sender}</a>',
+    "&Open recent (%d)",
+    "🎉 Welcome, @{user}! Call +49 30 123456 if $name does not answer within 5 minutes.",
 ]
 
 
@@ -87,6 +95,17 @@ def test_every_span_comes_through_and_none_is_made_up(translator, text) -> None:
     assert find_spans(text)
     found = translator(text)
     assert missing_spans(text, found.text) == [] and invented_spans(text, found.text) == []
+
+
+def test_first_words_and_sentences(translator) -> None:
+    wrong = {
+        text: found
+        for text, answers in (LABELS | SENTENCES).items()
+        for found in [translator(text).text]
+        if not re.fullmatch(answers, re.sub(r"[.!?…\s]+$", "", found), re.IGNORECASE)
+    }
+    right = 100 * (1 - len(wrong) / len(LABELS | SENTENCES))
+    assert right >= RIGHT, f"{right:.0f}% are right; wrong: {wrong}"
 
 
 def test_texts_of_several_lines_keep_their_lines(translator) -> None:

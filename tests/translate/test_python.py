@@ -71,6 +71,12 @@ def test_the_score_of_a_split_line_is_the_mean_over_its_symbols(finished_run) ->
     assert with_parts.score == pytest.approx(total / sum(len(p.tokens) + 1 for p in parts))
 
 
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(VqnmtError, match=r"en-de needs onnxruntime: pip install onnxruntime$"):
+        vqnmt.load_translator()
+
+
 def test_names_are_loaded_when_they_are_asked_for() -> None:
     code = (
         "import sys, vqnmt\n"
@@ -90,7 +96,7 @@ def test_names_are_loaded_when_they_are_asked_for() -> None:
 def test_training_and_exporting_are_those_of_the_commands(finished_run, tmp_path: Path) -> None:
     """On a finished run nothing is trained; what it returns can be loaded and exported."""
     pytest.importorskip("onnx")
-    folder = vqnmt.train(*finished_run.overrides, run=str(finished_run.folder))
+    folder = vqnmt.train(*finished_run.overrides, run=finished_run.folder)
     assert folder == finished_run.folder / "student"
     vqnmt.export_model(folder, tmp_path / "exported")
     expected = [one.text for one in vqnmt.load_translator(folder)(TEXTS)]

@@ -283,6 +283,9 @@ def test_a_converted_checkpoint_translates_as_the_checkpoint_does(
     (tmp_path / "short").write_text("one line\n")
     short = script("evaluate", "--model", tmp_path / "short", *files)
     assert short.status == 2 and "cannot score 1 translations against 3 references" in short.err
+    sources.write_text("gu\n" * 2 + "ba do fi " * 40 + "\n")
+    long = script("evaluate", "--model", folder, *languages, *files)
+    assert long.status == 2 and "the model takes 64: split it" in long.err
     (converted / "tokenizer_config.json").unlink()
     for place in converted.glob("*.json"):
         if place.name not in ("config.json", "shared_vocabulary.json"):

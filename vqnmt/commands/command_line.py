@@ -39,7 +39,8 @@ SWITCH = argparse.BooleanOptionalAction
 PLUGINS = "a module that a model needs, installed or in the current folder"
 READER = "whether a student that has a trigram model reads its output with its help"
 
-# Keys of places in the file system, which change no result.
+# Keys of places in the file system, which change no result and which records leave out. They keep
+# others that decide no number, `vqnmt.settings.NO_NUMBER`: plug-ins are needed to run it again.
 PLACES = ("run", "records", "corpus.cache", "data.cache")
 
 # What a command says that goes on where it was interrupted.

@@ -10,7 +10,9 @@ OWN = {
     "students": "Students to train: names of configs/quantizer; [] trains none.",
     "systems": "Systems to train and measure: names of configs/experiment, or of configs/system.",
     "main": "Systems trained with all seeds and compared by paired bootstrap.",
-    "seeds": "Seeds of the main systems; all else has the first.",
+    "seeds": "Seeds of the main systems; all else has the first. Images: of all.",
+    "tables": "Image tables to make: names of configs/table.",
+    "reference": "The system that the others are compared with, image by image; null: none.",
     "collapse": "Codebooks trained on Gaussian vectors and on the student's encoder outputs.",
 }
 

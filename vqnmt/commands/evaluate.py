@@ -17,12 +17,11 @@ from vqnmt.commands.command_line import PLACE, READER, SWITCH, WIDTH, Options
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import ParallelText, prepare_corpus
-from vqnmt.data.readers import hold, read_parallel
+from vqnmt.data.readers import hold, read_lines, read_parallel
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.scores import exact_match, score, span_accuracies
-from vqnmt.files import atomic_write_lines
+from vqnmt.evaluation.scores import comet, comet_command, exact_match, score, span_accuracies
+from vqnmt.files import atomic_write_lines, check_writable
 from vqnmt.progress import Progress
-from vqnmt.streams import open_file, read_lines, unpacked
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import read_values
 from vqnmt.translate.loading import load_translator
@@ -50,6 +49,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=PLACE, help="file for the translations")
     parser.add_argument("--beam", type=WIDTH, default=1, help="beam over tokens or codes")
     parser.add_argument("--language-model", action=SWITCH, default=True, help=READER)
+    parser.add_argument(
+        "--comet",
+        metavar="MODEL",
+        help="score with COMET too, by a model such as Unbabel/wmt22-comet-da; needs unbabel-comet",
+    )
     options = parser.parse_args(arguments)
     if not options.corpus and not (options.source and options.reference):
         raise VqnmtError("give --source and --reference, or --corpus")
@@ -57,8 +61,14 @@ def main(arguments: list[str]) -> None:
         raise VqnmtError("give --source and --reference, or --corpus, but not both")
     if options.set and not options.corpus:
         raise VqnmtError(f"--set is {options.set}, but only a --corpus has sets: leave it out")
+    if options.output:
+        check_writable(Path(options.output).parent, "--output")
+    if options.comet:
+        comet_command()  # before hours of translation
     system = _load(options)
     text = _corpus_text(options, system) if options.corpus else _file_text(options)
+    if options.comet and text.references:
+        raise VqnmtError("--comet needs one reference a sentence, and this set has several")
     texts = (
         system.translations if isinstance(system, Finished) else _translate(system, text, options)
     )
@@ -70,6 +80,9 @@ def main(arguments: list[str]) -> None:
     scores = score(texts, text.targets, system.target_language)
     print(f"BLEU   {scores.bleu:.2f}   {scores.bleu_signature}")
     print(f"chrF++ {scores.chrf:.2f}   {scores.chrf_signature}")
+    if options.comet:
+        found = comet(options.comet, text.sources, texts, text.targets)
+        print(f"COMET  {found:.4f}   {options.comet}")
     kept = span_accuracies(text.sources, texts, getattr(system, "span_patterns", ()))
     for key, percentage in kept.items():
         print(f"{key} {percentage:.1f}")
@@ -91,10 +104,13 @@ def _load(options: argparse.Namespace) -> System:
     """Load whatever `--model` names."""
     place = Path(options.model)
     if place.is_file():
-        with open_file(place) as stream:
-            chunks = read_lines(unpacked(stream, str(place)), str(place), 1000)
-            lines = [line for chunk in chunks for line in chunk]
-        return Finished(lines, options.source_language or "", options.target_language or "")
+        languages = options.source_language or "", options.target_language or ""
+        if options.corpus and not all(languages):
+            raise VqnmtError(
+                f"--model {place} holds translations, whose languages a --corpus must know: give "
+                "--source-language and --target-language with it"
+            )
+        return Finished(list(read_lines(place)), *languages)
     converted = (place / "model.bin").is_file()
     if not place.is_dir() or (not converted and _is_ours(place)):
         return load_translator(options.model)

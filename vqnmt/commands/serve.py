@@ -4,10 +4,12 @@ vqnmt serve
 vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 """
 
-from pathlib import Path
+import signal
+import socket
 
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
 
+from vqnmt.data.readers import read_lines
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
@@ -38,16 +40,33 @@ def main(arguments: list[str]) -> None:
         api_keys=read_keys(options.api_keys),
         origins=tuple(options.origin),
     )
-    try:
-        import uvicorn
+    import uvicorn
 
-        from vqnmt.serve.app import create_app
-    except ImportError as error:
-        raise VqnmtError(f"serving needs {error.name}: pip install vqnmt[serve]") from error
+    from vqnmt.serve.app import create_app
+
+    _check_address(options.host, options.port)
     models = options.model or [None]
     translators = [load_translator(one, options.device, options.threads) for one in models]
     app = create_app(translators, settings)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, log_level="info", access_log=False
+    )
+    server = uvicorn.Server(config)
+    # It sends itself the signal again when all is answered; a stop without loss has status 0.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that is not free or not of this machine, before a model is loaded."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise VqnmtError(
+            f"--host {host} --port {port}: the server cannot listen there ({error.strerror}): give "
+            "another, such as --port 5001"
+        ) from error
 
 
 LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
@@ -57,11 +76,8 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     """Read the API keys of a file; empty lines and comments are none."""
     if path is None:
         return ()
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VqnmtError(f"--api-keys {path}: cannot be read ({error})") from error
-    keys = tuple(line.strip() for line in lines if line.strip() and line[0] != "#")
+    lines = map(str.strip, read_lines(path))
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise VqnmtError(f"--api-keys {path}: has no key: give one a line")
     return keys

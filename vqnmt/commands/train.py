@@ -19,9 +19,9 @@ def main(arguments: list[str]) -> None:
     """Run all stages and print the table."""
     from vqnmt.evaluation.report import results_table
 
-    folder, records = _run(arguments)
+    folder, model, records = _run(arguments)
     if records:
-        print(f"report: {folder / 'report.md'} · model: {folder / 'student'}\n")
+        print(f"report: {folder / 'report.md'} · model: {model}\n")
         print(results_table(records))
 
 
@@ -36,19 +36,20 @@ def train(*overrides: str, **settings: Any) -> Path:
         settings: Further keys without a dot, with their values.
 
     Returns:
-        The student's model folder, for `load_translator`.
+        The student's model folder, for `load_translator`; with student=teacher the teacher's.
 
     Raises:
         VqnmtError: A setting is unknown or out of range, or a stage fails; names what.
     """
     from vqnmt.training.stage import as_text
 
-    words = [f"{key}={as_text(value)}" for key, value in settings.items()]
-    return _run([*overrides, *words])[0] / "student"
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    words = [f"{key}={as_text(value)}" for key, value in plain.items()]
+    return _run([*overrides, *words])[1]
 
 
-def _run(arguments: list[str]) -> "tuple[Path, list[Record]]":
-    """Run all stages; returns the run folder, and the main process's records."""
+def _run(arguments: list[str]) -> "tuple[Path, Path, list[Record]]":
+    """Run all stages; returns the folders of the run and the model, the main process's records."""
     from accelerate import PartialState
 
     from vqnmt import pipeline
@@ -62,6 +63,8 @@ def _run(arguments: list[str]) -> "tuple[Path, list[Record]]":
     teacher = pipeline.make_teacher(job, corpus, vocabulary)
     text = pipeline.make_text(job, corpus, vocabulary, teacher)
     student = pipeline.make_student(job, corpus, vocabulary, teacher, text)
+    stage = job.stages.get("student", job.stages.get("teacher"))
+    model = Path(config.teacher) if stage is None else stage.folder
     if not PartialState().is_main_process:
-        return job.folder, []
-    return job.folder, evaluate(job, corpus, teacher, student, deciding(arguments))
+        return job.folder, model, []
+    return job.folder, model, evaluate(job, corpus, teacher, student, deciding(arguments))

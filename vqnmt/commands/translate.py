@@ -26,6 +26,7 @@ from vqnmt.commands.command_line import PLACE, READER, SEED, SWITCH, THREADS, WI
 
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import TAGS
 from vqnmt.localization.files import refuse_strings, translate_file
 from vqnmt.spans import check_patterns
 from vqnmt.streams import count_lines, open_file, read_lines, unpacked
@@ -53,6 +54,7 @@ class Command:
             language_model=options.language_model,
         )
         self.translator = load(options.model, options, dtype=options.dtype)
+        self.translator.formality = options.formality
         self.rescorer = load_rescorer(self.translator, options) if options.rescore else None
         if options.temperature is not None:
             import torch
@@ -202,6 +204,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--show-codes", action="store_true", help="write codes and their pieces")
     parser.add_argument("--on-long", choices=ON_LONG, default="refuse", help="too long a line")
     parser.add_argument("--keep", action="append", default=[], metavar="REGEX", help=KEPT)
+    parser.add_argument("--formality", choices=TAGS, help="German du or Sie; default: as learnt")
     parser.add_argument("--invalid-utf8", choices=("refuse", "replace"), default="refuse")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")

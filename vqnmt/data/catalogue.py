@@ -179,7 +179,8 @@ CATALOGUE: dict[str, Entry] = {
         attribution="manythings.org/anki and tatoeba.org",
         train=(_TATOEBA,),
     ),
-    # Everyday sentences and Home Assistant's strings, under licences that allow any use. 0.01 of the eligible sentences are about 1,300.
+    # Everyday sentences and Home Assistant's strings, under licences that allow any use. 0.01 of
+    # the eligible sentences are about 1,300.
     "homeassistant_tatoeba": Entry(
         languages=("en", "de"),
         licence="Apache-2.0 (Home Assistant), CC BY 2.0 (Tatoeba)",

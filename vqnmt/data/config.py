@@ -54,7 +54,7 @@ class TextFiles:
         """Return what to read: nothing or one piece.
 
         Args:
-            key: Configuration key to name in errors.
+            key: Name of this text in `CorpusConfig`, for errors.
             most_bytes: Bytes of the longest line allowed.
 
         Raises:
@@ -67,7 +67,9 @@ class TextFiles:
         if not (self.tsv or self.source or self.target):
             return self._strings(key)
         given = ", ".join(f"{name}={value}" for name, value in asdict(self).items() if value)
-        raise VqnmtError(f"{key} has {given}: give either tsv, or source and target, or files")
+        raise VqnmtError(
+            f"corpus.{key} has {given}: give either tsv, or source and target, or files"
+        )
 
     def _strings(self, key: str) -> tuple[Piece, ...]:
         paths: list[Path] = []

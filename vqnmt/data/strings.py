@@ -89,10 +89,7 @@ class PackageStrings:
 
     def _texts(self, language: str, cache: Path) -> Texts:
         """Read all texts of a language by component and keys."""
-        if self._in_sources(language):
-            pattern = self.english
-        else:
-            pattern = self.english if language == "en" and self.english else self.member
+        pattern = self.english if language == "en" and self.english else self.member
         expression = re.compile(pattern.replace("{language}", _spelling(language)))
         wanted = re.compile(self.keys)
         texts: Texts = {}

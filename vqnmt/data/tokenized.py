@@ -19,6 +19,7 @@ from vqnmt.data.readers import chunks
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
 from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
+from vqnmt.formality import tagged
 from vqnmt.progress import Progress
 from vqnmt.spans import protect_pair
 
@@ -66,6 +67,7 @@ def tokenize_pairs(
     description: str,
     counts: NDArray[np.int64] | None = None,
     span_patterns: Sequence[str] = (),
+    formality: str = "",
 ) -> None:
     """Encode the pairs that `fit` lets through into `folder`, for `open_tokens` to open.
 
@@ -85,12 +87,16 @@ def tokenize_pairs(
         description: Whose pairs they are, for the progress report.
         counts: How often each pair occurs, (pairs,); None if that is not known.
         span_patterns: See `vqnmt.spans.find_spans`.
+        formality: Language of the targets, if sources get tags for their register; see
+            `vqnmt.formality`.
 
     Raises:
         VqnmtError: The folder cannot be written.
     """
     if PartialState().is_main_process:
         settings = [repr(fit), vocabulary.checksum(), str(_FORMAT), *span_patterns]
+        if formality:
+            settings.append(f"formality {formality}")
         if counts is not None:
             settings.append(hashlib.sha256(counts.tobytes()).hexdigest())
         digest = _digest(settings, sources, targets)
@@ -101,7 +107,8 @@ def tokenize_pairs(
             fitting: list[NDArray[np.bool_]] = []
             with Progress(f"{description} tokens", len(sources), "pairs") as progress:
                 encoded = _encode(
-                    sources, targets, vocabulary, fit, span_patterns, fitting, progress
+                    *(sources, targets, vocabulary, fit, span_patterns),
+                    *(formality, fitting, progress),
                 )
                 _write(encoded, folder, kind)
             if counts is not None:
@@ -117,6 +124,7 @@ def _encode(
     vocabulary: Vocabulary,
     fit: PairFilter,
     span_patterns: Sequence[str],
+    formality: str,
     fitting: list[NDArray[np.bool_]],
     progress: Progress,
 ) -> Iterator[tuple[list[list[int]], ...]]:
@@ -137,6 +145,8 @@ def _encode(
                     shown[i] = shared and (shared[0].text, shared[1])
         fitting.append(np.array([pair is not None for pair in shown]))
         kept = [pair for pair in shown if pair is not None]
+        if formality:
+            kept = [(tagged(source, target, formality), target) for source, target in kept]
         yield tuple(vocabulary.encode([pair[i] for pair in kept]) for i in range(len(_SIDES)))
         progress.update(len(pairs))
 

@@ -21,6 +21,7 @@ from vqnmt.data.readers import chunks
 from vqnmt.data.workers import available_cores
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path
+from vqnmt.formality import TAGS
 from vqnmt.settings import Settings, between, check
 from vqnmt.spans import SLOT, check_patterns, protect, slot
 from vqnmt.tokens import BOS, EOS, PAD, UNK
@@ -62,6 +63,10 @@ class VocabularyConfig(Settings):
 
     span_pattern: str | None = None
     """Regular expression of further strings that are protected."""
+
+    formality: bool = False
+    """Whether a tag on the source can ask for a register, such as German "du" or "Sie", which is
+    learnt from the words of the references."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and that the pattern is a regular expression."""
@@ -118,6 +123,7 @@ class Vocabulary:
         *,
         slots: int = 0,
         span_patterns: Sequence[str] = (),
+        formality: bool = False,
         model_type: str = "unigram",
         seed: int = 1,
         targets: Iterable[str] = (),
@@ -131,6 +137,7 @@ class Vocabulary:
             slots: Pieces that stand for protected spans, which teach no others. With 0 there are
                 none, and spans are text like any other.
             span_patterns: See `vqnmt.spans.find_spans`.
+            formality: Whether there are pieces for the tags of `vqnmt.formality`.
             model_type: "unigram" or "bpe".
             seed: Fixes the sample that is taken of a large corpus.
             targets: Those of the sentences that a model writes. Their pieces get the first ids, so
@@ -174,7 +181,10 @@ class Vocabulary:
                 bos_id=BOS,
                 eos_id=EOS,
                 unk_id=UNK,
-                user_defined_symbols=[slot(number) for number in range(slots)],
+                user_defined_symbols=[
+                    *(slot(number) for number in range(slots)),
+                    *(TAGS.values() if formality else ()),
+                ],
                 # Characters rarer than 1 in 10,000 are spelt in bytes instead of each taking
                 # a piece that is hardly ever trained.
                 character_coverage=0.9999,
@@ -253,6 +263,11 @@ class Vocabulary:
         """How many pieces stand for protected spans: `slot(0)` and the next; 0 in older models."""
         known = (self._pieces.PieceToId(slot(number)) != UNK for number in range(_MOST_SLOTS))
         return sum(takewhile(bool, known))
+
+    @cached_property
+    def formality(self) -> bool:
+        """Whether there are pieces for the tags of `vqnmt.formality`."""
+        return all(self._pieces.PieceToId(tag) != UNK for tag in TAGS.values())
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return each id's piece as sentencepiece writes it, with ▁ for a space."""

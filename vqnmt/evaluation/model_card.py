@@ -1,5 +1,6 @@
 """The model card (README.md) of a saved model folder, in the Hub's format."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,22 @@ def model_card(
         "\n".join(f"- {limit}" for limit in limits),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_section(card: str, heading: str, text: str) -> str:
+    """Put the section `heading` into a model card, before its limits.
+
+    Args:
+        card: Text of a card that `model_card` has made.
+        heading: Replaces the section of that heading, if there is one.
+        text: Its Markdown.
+    """
+    section = f"## {heading}\n\n{text}\n\n"
+    parts = re.split(r"^(?=## )", card, flags=re.MULTILINE)
+    parts = [part for part in parts if not part.startswith(f"## {heading}\n")]
+    place = next((i for i, part in enumerate(parts) if part.startswith("## Limits")), len(parts))
+    before = "".join(parts[:place]).rstrip("\n")
+    return f"{before}\n\n{section}{''.join(parts[place:])}".rstrip("\n") + "\n"
 
 
 def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) -> str:

@@ -266,7 +266,9 @@ class _Point(NamedTuple):
     """Half the 95% interval of BLEU over resampled test sentences; 0 where none is known."""
 
 
-def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str = "test") -> None:
+def plot_bleu_latency(
+    records: Sequence[Record], path: Path | str, test_set: str = "test", by_codes: bool = False
+) -> None:
     """Draw BLEU against latency at batch 1, one labelled point for each system.
 
     Up and to the left is better: the grey line is the Pareto front, the systems that no other one
@@ -277,6 +279,7 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         records: Those without latency or without BLEU on `test_set` are left out.
         path: The PNG file to write; the SVG is written beside it.
         test_set: Whose BLEU is drawn.
+        by_codes: Whether systems with codes have a front of their own, of black dashes.
 
     Raises:
         VqnmtError: The picture cannot be written.
@@ -291,14 +294,14 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
         panel = figure.subplots()
-        front = _pareto_front(points)
-        panel.plot(
-            [point.median for point in front],
-            [point.bleu for point in front],
-            color="#999999",
-            linewidth=1,
-            zorder=2,
-        )
+        for label, some in _grouped(points, by_codes).items():
+            front = _pareto_front(some)
+            panel.plot(
+                [point.median for point in front],
+                [point.bleu for point in front],
+                zorder=2,
+                **_FRONTS[label],
+            )
         for name, median, p90, bleu, interval in points:
             engine, kind = engine_and_kind(name)
             # Over the axes, on which a point at BLEU 0 lies.
@@ -328,7 +331,8 @@ def plot_bleu_latency(records: Sequence[Record], path: Path | str, test_set: str
         if low < 0:  # there is no negative BLEU
             panel.set_ylim(0, max(high, 1))
         if points:
-            _add_legend(figure, [engine_and_kind(point.name) for point in points])
+            shown = [engine_and_kind(point.name) for point in points]
+            _add_legend(figure, shown, list(_grouped(points, by_codes)))
         _label_points(figure, panel, points)
         save_figure(figure, path)
 
@@ -371,7 +375,7 @@ def plot_latency_by_length(records: Sequence[Record], path: Path | str) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.margins(x=0.2)
         if shown:
-            _add_legend(figure, shown, front=False)
+            _add_legend(figure, shown)
         save_figure(figure, path)
 
 
@@ -384,7 +388,27 @@ def _pareto_front(points: Sequence[_Point]) -> list[_Point]:
     return front
 
 
-def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]], front: bool = True) -> None:
+_FRONTS: dict[str, dict[str, Any]] = {
+    "Pareto front": {"color": "#999999", "linewidth": 1},
+    "front without codes": {"color": "#999999", "linewidth": 1},
+    "front with codes": {"color": "#000000", "linewidth": 1, "linestyle": "--"},
+}
+
+
+def _grouped(points: Sequence[_Point], by_codes: bool) -> dict[str, list[_Point]]:
+    """Return the points of each front that is drawn, a key of `_FRONTS`."""
+    if not by_codes:
+        return {"Pareto front": list(points)}
+    groups: dict[str, list[_Point]] = {"front without codes": [], "front with codes": []}
+    for point in points:
+        with_codes = engine_and_kind(point.name)[1] == "discrete codes" or "rescored" in point.name
+        groups["front with codes" if with_codes else "front without codes"].append(point)
+    return groups
+
+
+def _add_legend(
+    figure: Figure, shown: Sequence[tuple[str, str]], fronts: Sequence[str] = ()
+) -> None:
     """Name the colours and markers that are in use."""
     engines = [engine for engine in ENGINES if engine in {one for one, _ in shown}]
     kinds = [kind for kind in KINDS if kind in {one for _, one in shown}]
@@ -392,8 +416,7 @@ def _add_legend(figure: Figure, shown: Sequence[tuple[str, str]], front: bool = 
     for kind in kinds:
         style: dict[str, Any] = {"color": "#555555", "linestyle": "", "marker": KINDS[kind]}
         handles.append(Line2D([], [], label=kind, **style))  # type: ignore[arg-type]
-    if front:
-        handles.append(Line2D([], [], color="#999999", linewidth=1, label="Pareto front"))  # type: ignore[arg-type]
+    handles += [Line2D([], [], label=label, **_FRONTS[label]) for label in fronts]  # type: ignore[misc]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2
     )

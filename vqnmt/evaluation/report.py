@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from vqnmt.evaluation.records import Record
@@ -11,11 +12,15 @@ from vqnmt.evaluation.tables import (
     PARAMETERS,
     TABLE_WIDTH,
     Column,
+    controls_table,
     markdown_table,
     quality_columns,
 )
 from vqnmt.files import atomic_write_text
 
+# Characters of the longest label that stands in a table with others.
+_SHORT = 40
+_CHOSEN = "Of each set those that come first by a hash of the source: nobody has picked them."
 # What a table leaves of a system's name, however many columns there are.
 _NAME = 20
 
@@ -62,6 +67,8 @@ class Example:
     """Translation by each system, in the order to show."""
     codes: Sequence[int] | None = None
     """The student's latent codes."""
+    test_set: str = ""
+    """The set that it is from."""
 
 
 COSTS = (
@@ -70,6 +77,15 @@ COSTS = (
     Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
     PARAMETERS,
 )
+
+
+CONTROLS = (
+    "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
+    "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
+    "saved by the true codes instead of predicted ones, and of the true codes by the predictor, "
+    "which bounds what they can tell."
+)
+"""What the table of controls shows."""
 
 
 def results_table(records: Sequence[Record]) -> str:
@@ -131,11 +147,14 @@ def write_report(
     Raises:
         VqnmtError: The file cannot be written.
     """
-    parts = [f"# {_escape(title)}", results_table(records), _measurement(records)]
-    parts += [f"![{_escape(picture.alt)}]({picture.file})" for picture in pictures]
+    parts = [f"# {literal(title)}", results_table(records), _measurement(records)]
+    if controls := controls_table(records):
+        parts += ["## What the codes carry", CONTROLS, controls]
+    parts += [f"![{literal(picture.alt)}]({picture.file})" for picture in pictures]
     if examples:
-        parts.append(f"## {len(examples)} translations side by side")
-        parts += [_example(number, example) for number, example in enumerate(examples, 1)]
+        parts += [f"## {len(examples)} translations side by side", _CHOSEN]
+        for test_set, its in groupby(examples, key=lambda example: example.test_set):
+            parts += [f"### {literal(test_set)}", *_examples(list(its))]
     parts += ["## Corpus", corpus_section(corpus), "## Settings"]
     parts.append(_pairs("key", "value", settings.items()))
     stages = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
@@ -149,9 +168,9 @@ def write_report(
 def corpus_section(corpus: CorpusFacts) -> str:
     """Describe a corpus in Markdown: name, languages, licence, attribution and counts."""
     lines = [
-        f"{_escape(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
-        f"Licence: {_escape(corpus.licence)}."
-        + (f" Attribution: {_escape(corpus.attribution)}" if corpus.attribution else ""),
+        f"{literal(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
+        f"Licence: {literal(corpus.licence)}."
+        + (f" Attribution: {literal(corpus.attribution)}" if corpus.attribution else ""),
         _pairs("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
     ]
     if corpus.dropped:
@@ -183,12 +202,22 @@ def _measurement(records: Sequence[Record]) -> str:
     machines = dict.fromkeys(
         ", ".join(f"{key} {value}" for key, value in record.hardware.items()) for record in records
     )
-    facts += [f"- Hardware: {_escape(machine)}" for machine in machines]
+    facts += [f"- Hardware: {literal(machine)}" for machine in machines]
     runs = dict.fromkeys((record.commit, record.training_commit, record.seed) for record in records)
     for commit, training, seed in runs:
         trained = f" (of the training: {training})" if training not in ("", commit) else ""
         facts.append(f"- Commit {commit}{trained}, seed {seed}")
     return "\n\n".join([*lines, "\n".join(facts)])
+
+
+def _examples(examples: Sequence[Example]) -> list[str]:
+    """Lay out a set's examples: short ones without codes in one table, the others one by one."""
+    if any(example.codes or len(example.source) > _SHORT for example in examples):
+        return [_example(number, example) for number, example in enumerate(examples, 1)]
+    header = ["source", "reference", *examples[0].translations]
+    rows = [[one.source, one.reference, *one.translations.values()] for one in examples]
+    cells = [[literal(cell) for cell in row] for row in rows]
+    return [markdown_table(header, cells, text_columns=len(header))]
 
 
 def _example(number: int, example: Example) -> str:
@@ -223,11 +252,11 @@ def _label(record: Record, records: Sequence[Record]) -> str:
 
 def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
     """Lay out pairs of free text as a Markdown table."""
-    cells = [[_escape(one), _escape(other)] for one, other in rows]
-    return markdown_table([_escape(left), _escape(right)], cells, text_columns=2)
+    cells = [[literal(one), literal(other)] for one, other in rows]
+    return markdown_table([literal(left), literal(right)], cells, text_columns=2)
 
 
-def _escape(text: str) -> str:
+def literal(text: str) -> str:
     """Keep free text (placeholders, Markdown and HTML of the corpus) literal on one line."""
     text = " ".join(text.split())
     # An underscore inside a word is literal already.

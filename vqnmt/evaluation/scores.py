@@ -1,9 +1,14 @@
 """Translation quality: sacreBLEU and chrF++ on detokenised text, with their signatures."""
 
 import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -81,6 +86,65 @@ def score(
         chrf_signature=str(chrf.get_signature()),
         length_ratio=bleu_score.sys_len / max(bleu_score.ref_len, 1),
     )
+
+
+def comet_command() -> str:
+    """Return the path of `comet-score`, the program of the package unbabel-comet.
+
+    That package needs transformers below 5, so it has an environment of its own.
+
+    Raises:
+        VqnmtError: The program is not on the search path.
+    """
+    found = shutil.which("comet-score")
+    if found is None:
+        raise VqnmtError(
+            "COMET needs the program comet-score, which is not on PATH: install unbabel-comet in "
+            "an environment of its own, such as by pipx install unbabel-comet"
+        )
+    return found
+
+
+def comet(
+    model: str, sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+) -> float:
+    """Return COMET (Rei et al. 2020), the mean over the sentences; most models give 0 to 1.
+
+    Args:
+        model: One of COMET's models, such as "Unbabel/wmt22-comet-da", or a file *.ckpt.
+        sources: The sources.
+        hypotheses: Their translations.
+        references: The true translations.
+
+    Raises:
+        VqnmtError: `comet-score` is not installed, or it fails; gives its last line.
+    """
+    command = comet_command()
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        named = {"sources": sources, "translations": hypotheses, "references": references}
+        for name, texts in named.items():
+            place = Path(folder, name)
+            # It reads a sentence from each line, and a carriage return ends a line.
+            lines = [re.sub(r"[\r\n]", " ", text) + "\n" for text in texts]
+            place.write_text("".join(lines), encoding="utf-8")
+            files += [f"--{name}", str(place)]
+        done = subprocess.run(
+            [command, *files, "--model", model, "--quiet", "--only_system"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    found = re.search(r"\tscore: (-?[\d.]+)\s*\Z", done.stdout)
+    if done.returncode or found is None:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise VqnmtError(
+            f"comet-score has not scored with the model {model}, and says: {said:.300}; check its "
+            "environment, the model's name, and that this machine reaches the Hub"
+        )
+    return float(found[1])
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -1,5 +1,7 @@
 """Markdown tables of run records: one row for each record, one cell for each column."""
 
+import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +77,68 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_co
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def seeds_note(records: Sequence[Record]) -> str:
+    """Say how many seeds the figures of a table are of: what stands in its head."""
+    seeds = sorted({record.seed for record in records})
+    if len(seeds) == 1:
+        return "One seed"
+    return (
+        f"Seeds {', '.join(map(str, seeds))}: a row with ± is the mean and standard deviation of "
+        "its seeds, each other row is one seed"
+    )
+
+
+def mean_cell(records: Sequence[Record], key: str, form: str = "{:.2f}") -> str:
+    """Return the mean of a metric over `records`, the seeds of one system, with its spread.
+
+    The spread is the standard deviation, left out with one value.
+    """
+    values = [float(record.metrics[key]) for record in records if key in record.metrics]
+    if not values:
+        return MISSING
+    unsigned = form.replace("+", "")
+    spread = f" ± {unsigned.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.fmean(values)) + spread
+
+
+def controls_table(records: Sequence[Record]) -> str:
+    """Lay out what the codes of each system carry, see `vqnmt.pipeline.controls`.
+
+    Four rows for each system that has been measured with given codes: of the true targets
+    (oracle), predicted, random and constant ones. All figures are of the validation set, the bits
+    a sentence; seeds of a system give their mean with the standard deviation. "saved" is what the
+    decoder needs less with the true codes than with predicted ones.
+
+    Returns:
+        The table; empty where no system has been measured so.
+    """
+    systems: dict[str, list[Record]] = {}
+    for record in records:
+        if "code_bits.valid" in record.metrics:
+            systems.setdefault(record.system, []).append(_with_saved_bits(record))
+    kinds = ("oracle", "predicted", "random", "constant")
+    rows = []
+    for name, seeds in systems.items():
+        for kind in kinds:
+            keys = [f"{key}_{kind}.valid" for key in ("bleu", "chrf", "target_bits")]
+            row = [name if kind == kinds[0] else "", kind]
+            row += [mean_cell(seeds, key) for key in keys[:2]]
+            row.append(mean_cell(seeds, keys[2], "{:.1f}"))
+            own = ("saved_bits.valid", "code_bits.valid") if kind == kinds[0] else ()
+            row += [mean_cell(seeds, key, "{:.1f}") for key in own] or ["", ""]
+            rows.append(row)
+    header = ["system", "given codes", "BLEU", "chrF++"]
+    header += ["bits of the target", "saved", "bits of codes"]
+    return markdown_table(header, rows, text_columns=2) if rows else ""
+
+
+def _with_saved_bits(record: Record) -> Record:
+    """Return the record with `saved_bits.valid`, the bits that the true codes save the decoder."""
+    kept = [float(record.metrics[f"target_bits_{kind}.valid"]) for kind in ("predicted", "oracle")]
+    metrics = {**record.metrics, "saved_bits.valid": kept[0] - kept[1]}
+    return dataclasses.replace(record, metrics=metrics)
 
 
 def _size(parameters: int) -> str:

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqnmt.data.batches import pad, plan_batches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.errors import VqnmtError
 from vqnmt.models import LatentTransformer
-from vqnmt.pipeline.observers import padded_batches
 from vqnmt.progress import Progress
 from vqnmt.quantizers import QuantizerConfig, build_quantizer
 from vqnmt.quantizers.statistics import perplexity
@@ -207,7 +207,7 @@ def encoder_vectors(student: Translator, text: ParallelText, count: int, seed: i
     found: list[Tensor] = []
     total = 0
     with Progress("encoder outputs", count, "vectors") as progress:
-        for source, target in padded_batches(student, text, seed):
+        for source, target in _random_batches(student, text, seed):
             z_e, mask = model.compress(target, *model.encode(source))
             found.append(z_e[mask].float().cpu())
             total += len(found[-1])
@@ -215,3 +215,14 @@ def encoder_vectors(student: Translator, text: ParallelText, count: int, seed: i
             if total >= count:
                 break
     return torch.cat(found)[:count]
+
+
+def _random_batches(
+    translator: Translator, text: ParallelText, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield source (B, S) and target (B, T) of all pairs of `text`, batches in random order."""
+    rows, target_rows, _ = translator.encode_pairs(text.sources, text.targets)
+    lengths = [np.array([len(row) for row in side], dtype=np.int64) for side in (rows, target_rows)]
+    for indices in plan_batches(lengths[0], lengths[1], translator.batch_tokens, seed, epoch=0):
+        sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
+        yield sides[0].to(translator.device), sides[1].to(translator.device)

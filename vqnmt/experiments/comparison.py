@@ -26,7 +26,6 @@ from vqnmt.experiments.collapse import (
 from vqnmt.files import atomic_path
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.pipeline.observers import padded_batches
 from vqnmt.pipeline.run import TranslationRun, pair_name, start_run
 from vqnmt.pipeline.translation import (
     make_corpus,
@@ -244,7 +243,7 @@ def latent_metrics(student: Translator, text: ParallelText) -> dict[str, Metric]
     usage = torch.zeros(model.quantizer.codebook_size, dtype=torch.int64)
     reconstruction = prediction = 0.0
     tokens = said = 0
-    for source, target in padded_batches(student, text):
+    for _, source, target in student.paired_batches(text.sources, text.targets):
         z_e, mask = model.compress(target, *model.encode(source))
         codes = model.quantizer.nearest(z_e)[mask].cpu()  # (codes,)
         usage += codes.bincount(minlength=len(usage))

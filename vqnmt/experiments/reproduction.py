@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -50,6 +51,8 @@ from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
 
 BASELINES = (BASELINE, "ar_greedy")
+WITHOUT_CODES = "ctc_nat_kd"
+"""What systems with codes are compared with too, where it is among the systems."""
 
 # The settings in which systems may differ; all others are shared.
 _OWN = (
@@ -105,8 +108,8 @@ class Reproduction:
         rows: The systems by name, `BASELINES` among them. The first one's settings are those of
             the shared stages.
         seeds: The first one is that of the shared stages and of every system.
-        main: Systems that are trained with all `seeds`, and compared with `BASELINES` by paired
-            bootstrap.
+        main: Systems that are trained with all `seeds`, and compared with `BASELINES` and
+            `WITHOUT_CODES` by paired bootstrap.
         tests: Whether the test sets are scored, or the validation set alone.
 
     Raises:
@@ -153,9 +156,14 @@ class Reproduction:
         }
         speed, hardware = self._speed()
         significance = self._significance()
-        for name, (first, *_) in records.items():
-            metrics = first.metrics | speed[name] | significance.get(name, {})
-            records[name][0] = dataclasses.replace(first, metrics=metrics, hardware=hardware)
+        for name, of_system in records.items():
+            first = of_system[0]
+            of_system[0] = dataclasses.replace(
+                first, metrics=first.metrics | speed[name], hardware=hardware
+            )
+            for i, found in enumerate(significance[name]):
+                metrics = of_system[i].metrics | found
+                of_system[i] = dataclasses.replace(of_system[i], metrics=metrics)
         return [record for of_system in records.values() for record in of_system]
 
     def _takes_seeds(self, name: str) -> bool:
@@ -213,7 +221,9 @@ class Reproduction:
                 student = entry.student
                 language, patterns = student.target_language, student.span_patterns
                 metrics = quality_metrics(texts, self.sets, language, patterns)
-                metrics |= latent_quality(student, found["valid"], self.sets["valid"])
+                metrics |= latent_quality(
+                    student, found["valid"], self.sets["valid"], entry.run.config
+                )
                 metrics |= training_metrics(entry.training) | _sizes(student)
                 record = new_record(
                     system=entry.name,
@@ -235,9 +245,11 @@ class Reproduction:
         """Time the first seed of all systems in turn, once on this machine."""
         firsts = {name: entries[0] for name, entries in self.entries.items()}
         hardware = describe_hardware(firsts[BASELINE].student.device)
+        timing = dataclasses.asdict(self.config.evaluation)
+        del timing["controls"]  # decides no time
         settings = {
             "systems": {name: _digest(entry.stage.settings) for name, entry in firsts.items()},
-            "evaluation": dataclasses.asdict(self.config.evaluation),
+            "evaluation": timing,
             "hardware": hardware,
         }
         stage = Stage(self.folder / "speed" / _digest(settings), settings)
@@ -251,30 +263,44 @@ class Reproduction:
         speed: dict[str, dict[str, Metric]] = json.loads(path.read_text(encoding="utf-8"))
         return speed, hardware
 
-    def _significance(self) -> dict[str, dict[str, Metric]]:
-        """Compare the main systems with the autoregressive ones on the test sets."""
-        metrics: dict[str, dict[str, Metric]] = {}
+    def _significance(self) -> dict[str, list[dict[str, Metric]]]:
+        """Compare the main systems with the baselines on the test sets, each seed with its own.
+
+        A baseline with fewer seeds is compared by its first one. All systems get BLEU's interval.
+        """
         compared = [name for name in self.main if name in self.rows and name not in BASELINES]
+        baselines = [name for name in (*BASELINES, WITHOUT_CODES) if name in self.rows]
+        metrics: dict[str, list[dict[str, Metric]]] = {
+            name: [{} for _ in entries] for name, entries in self.entries.items()
+        }
         for key, text in self.sets.items():
-            if key == "valid" or text.references or not compared:
+            if key == "valid" or text.references:
                 continue
-            outputs = {name: self._output(name, key) for name in (*BASELINES, *compared)}
-            for baseline in BASELINES:
+            for baseline, seed in itertools.product(baselines, range(len(self.seeds))):
+                outputs = {
+                    name: self._output(self.entries[name][seed], key)
+                    for name in (self.rows if baseline == BASELINE else compared)
+                    if seed < len(self.entries[name])
+                }
+                if not outputs:
+                    continue
+                own = self.entries[baseline]
                 found = paired_bootstrap(
-                    outputs[baseline],
-                    {name: outputs[name] for name in compared},
+                    self._output(own[seed if seed < len(own) else 0], key),
+                    outputs,
                     text.targets,
                     self.corpus.target_language,
                 )
                 for name, comparison in found.items():
-                    one = metrics.setdefault(name, {})
-                    one[f"bleu_minus_{baseline}.{key}"] = comparison.difference
-                    one[f"p_value_against_{baseline}.{key}"] = comparison.p_value
+                    one = metrics[name][seed]
                     one[f"bleu_interval.{key}"] = comparison.interval
+                    if name in compared and name != baseline:
+                        one[f"bleu_minus_{baseline}.{key}"] = comparison.difference
+                        one[f"p_value_against_{baseline}.{key}"] = comparison.p_value
         return metrics
 
-    def _output(self, name: str, set_name: str) -> list[str]:
-        path = self._translations(self.entries[name][0].stage, set_name)
+    def _output(self, entry: _Entry, set_name: str) -> list[str]:
+        path = self._translations(entry.stage, set_name)
         return path.read_text(encoding="utf-8").split("\n")[:-1]
 
     # --- publication -------------------------------------------------------------------------

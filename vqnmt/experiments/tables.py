@@ -2,16 +2,20 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vqnmt.evaluation.records import Metric, Record
+from vqnmt.evaluation.report import literal
 from vqnmt.evaluation.tables import (
     MINUTES,
     MISSING,
     PARAMETERS,
     SYSTEM,
     Column,
+    controls_table,
     markdown_table,
+    mean_cell,
     quality_columns,
     record_table,
 )
@@ -36,7 +40,8 @@ PAPER: dict[str, tuple[float, float | None]] = {
 }
 # The order of the rows; others follow.
 ORDER = [
-    *("ar_beam4", "ar_greedy", "ar_deep_shallow", "nat_kd", "nat_kd_npd10", "nat_kd_npd100"),
+    *("ar_beam4", "ar_greedy", "ar_deep_shallow", "ar_deep_shallow_kd"),
+    *("nat_kd", "nat_kd_npd10", "nat_kd_npd100", "ctc_nat_kd", "glat_ctc_kd"),
     *("lt_semhash", "semhash_kd_nc3", "gumbel_kd_nc3", "vq_nc3", "vq_em_nc3", "vq_kd_nc3"),
     *("vq_em_kd_nc3", "vq_em_kd_nc4", "best", "best_rescored"),
 ]
@@ -65,12 +70,13 @@ def system_records(records: Sequence[Record]) -> list[Record]:
 
 
 def translation_tables(records: Sequence[Record]) -> str:
-    """Lay out the records of a comparison: quality, speed and significance.
+    """Lay out the records of a comparison: quality, speed, what codes carry, significance.
 
     Several seeds of a system make one row, the mean with the standard deviation.
     """
     systems = _by_system(records)
-    parts = [_quality(systems), _speed(systems), _significance(systems)]
+    in_order = [record for seeds in systems.values() for record in seeds]
+    parts = [_quality(systems), _speed(systems), controls_table(in_order), _significance(systems)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -124,7 +130,7 @@ def _quality(systems: dict[str, list[Record]]) -> str:
     rows = []
     for name, records in systems.items():
         row = [name]
-        row += [_mean(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
+        row += [mean_cell(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
         row.append(_ratio(records, baseline, f"bleu.{sets[0]}"))
         row.append(Column("", "speedup_over_ar_beam4", "{:.2f}×").cell(records[0]))
         bleu, speedup = PAPER.get(name, (None, None))
@@ -157,28 +163,25 @@ def _speed(systems: dict[str, list[Record]]) -> str:
 
 
 def _significance(systems: dict[str, list[Record]]) -> str:
-    """Lay out the differences to the baseline systems; empty where none was tested."""
+    """Lay out the differences to the baseline systems; empty where none was tested.
+
+    Of several seeds, each compared with the baseline's, the p-values stand one after the other.
+    """
     rows = []
-    for name, (first, *_) in systems.items():
-        for key, difference in first.metrics.items():
+    for name, seeds in systems.items():
+        tested = [record for record in seeds if any("bleu_minus_" in key for key in record.metrics)]
+        for key in tested[0].metrics if tested else ():
             if not key.startswith("bleu_minus_"):
                 continue
             pair = key.removeprefix("bleu_minus_")  # ar_beam4.test
             baseline, test_set = pair.split(".", 1)
             p_value = Column("", f"p_value_against_{pair}", "{:.3f}")
             interval = Column("", f"bleu_interval.{test_set}", "±{:.2f}")
-            row = [name, baseline, test_set, f"{float(difference):+.2f}"]
-            rows.append([*row, p_value.cell(first), interval.cell(first)])
+            row = [name, baseline, test_set, mean_cell(tested, key, "{:+.2f}")]
+            row += [" ".join(column.cell(one) for one in tested) for column in (p_value, interval)]
+            rows.append(row)
     header = ["system", "against", "test set", "BLEU difference", "p", "95% interval of BLEU"]
     return markdown_table(header, rows, text_columns=3) if rows else ""
-
-
-def _mean(records: Sequence[Record], key: str) -> str:
-    values = [float(record.metrics[key]) for record in records if key in record.metrics]
-    if not values:
-        return MISSING
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"
 
 
 def _ratio(records: Sequence[Record], baseline: Sequence[Record], key: str) -> str:
@@ -228,6 +231,53 @@ def latency_table(records: Sequence[Record]) -> str:
         Column("MiB", "peak_memory_bytes", "{:.0f}", unit=2**20),
     ]
     return record_table(records, columns, text_columns=1)
+
+
+def classes_table(records: Sequence[Record]) -> str:
+    """Lay out records of `scripts/evaluate_classes.py`: a row for each class and system.
+
+    "intact" are the strings with spans whose translation has all of these and no others.
+    """
+    names = dict.fromkeys(
+        key.partition(".")[2]
+        for record in records
+        for key in record.metrics
+        if key.startswith("sentences.")
+    )
+    columns = {
+        "strings": ("sentences", "{}"),
+        **{title: (key, "{:.1f}") for title, key in quality_columns(records).items()},
+        "intact %": ("intact", "{:.1f}"),
+        "ms": ("latency_ms", "{:.2f}"),
+    }
+    rows = [
+        [name, record.system]
+        + [Column("", f"{key}.{name}", form).cell(record) for key, form in columns.values()]
+        for name in names
+        for record in records
+        if f"sentences.{name}" in record.metrics
+    ]
+    return markdown_table(["class", "system", *columns], rows, text_columns=2)
+
+
+def examples_section(examples: Sequence[Mapping[str, Any]], count: int) -> str:
+    """Lay out the first `count` examples of each class, see `vqnmt.experiments.classes`."""
+    parts = []
+    for name in dict.fromkeys(example["class"] for example in examples):
+        chosen = [example for example in examples if example["class"] == name][:count]
+        systems = list(chosen[0]["translations"])
+        rows = [
+            [
+                example["source"],
+                *(example["translations"][system] for system in systems),
+                " / ".join(example["references"]) or MISSING,
+            ]
+            for example in chosen
+        ]
+        header = ["source", *systems, "reference"]
+        cells = [[literal(cell) for cell in row] for row in rows]
+        parts.append(f"**{name}**\n\n{markdown_table(header, cells, text_columns=len(header))}")
+    return "\n\n".join(parts)
 
 
 def profile_table(records: Sequence[Record]) -> str:
@@ -358,3 +408,31 @@ def preparation_table(records: Sequence[Record]) -> str:
             )
     columns = ["pairs", "stage", "seconds", "pairs/s", "peak GB"]
     return markdown_table(columns, rows, text_columns=2)
+
+
+def server_table(records: Sequence[Record]) -> str:
+    """Lay out records of `scripts/benchmark_server.py`, a row for each way to serve.
+
+    The columns: requests a second that were answered with 200, the ratio to a server without
+    batches, latency in ms, answers by status, errors of connections, and resident memory in MB
+    before and after the requests of the memory's measurement.
+    """
+    rows = []
+    for record in records:
+        metrics = record.metrics
+        memory = [float(value) for key, value in metrics.items() if key.startswith("rss_mb.")]
+        ratio = metrics.get("speedup_over_no_batches")
+        rows.append(
+            [
+                record.system,
+                f"{float(metrics['requests_per_second']):,.0f}",
+                MISSING if ratio is None else f"{float(ratio):.2f}×",
+                f"{float(metrics['latency_ms.median']):.1f}",
+                f"{float(metrics['latency_ms.p99']):.1f}",
+                *(f"{metrics[key]:,}" for key in ("answered", "refused", "other_statuses")),
+                f"{metrics['socket_errors']:,}",
+                f"{memory[0]:.0f} → {memory[-1]:.0f}" if memory else MISSING,
+            ]
+        )
+    columns = ["server", "requests/s", "batches", "p50 ms", "p99 ms", "200", "429", "other"]
+    return markdown_table([*columns, "errors", "MB"], rows, text_columns=1)

@@ -14,6 +14,7 @@ from vqnmt.decode.language_model import LANGUAGE_MODEL
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
 from vqnmt.translate.folder import EXPORTED, EXPORTED_OUTPUTS
 from vqnmt.translate.pytorch import Translator
@@ -71,6 +72,8 @@ def _export(translator: Translator, model: Path, folder: Path, precision: str) -
         translator.vocabulary.save(new / "spm.model")
         atomic_write_text(new / "config.json", json.dumps(values, indent=2) + "\n")
         write_checksums(new, _files(new))
+        if (model / CODE_INDEX).exists():
+            shutil.copyfile(model / CODE_INDEX, new / CODE_INDEX)
         if (model / "README.md").exists():
             _write_card(model / "README.md", new, precision)
         _replace(new, folder, Path(temporary))
@@ -93,7 +96,8 @@ def _replace(new: Path, folder: Path, temporary: Path) -> None:
     order = sorted(_files(new), key=lambda name: (name != "config.json", name))
     for name in set(_files(folder)) - set(order):
         (folder / name).unlink()
-    for name in [*order, CHECKSUMS, "README.md"]:
+    (folder / CODE_INDEX).unlink(missing_ok=True)
+    for name in [*order, CHECKSUMS, "README.md", CODE_INDEX]:
         if (new / name).exists():
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(new / name, folder / name)
@@ -157,8 +161,8 @@ def _write_card(card: Path, folder: Path, precision: str) -> None:
     atomic_write_text(
         folder / "README.md",
         f"{text}\n\n## This export\n\nFor {engine} on a CPU, without PyTorch; {precision}, "
-        f"{size / 1e6:.1f} MB. The scores above are those of the model that it was exported from, "
-        "in fp32.\n",
+        f"{size / 1e6:.1f} MB. The scores under Quality are those of the model that it was "
+        "exported from, in fp32.\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""Images for the image models: CIFAR-10, or a folder of the user's own."""
+"""Images for the image models: CIFAR-10, a folder of the user's own, or a set of a package."""
 
 import hashlib
 import os
@@ -18,6 +18,7 @@ from torch import Tensor
 from vqnmt.errors import VqnmtError
 from vqnmt.images import cifar
 from vqnmt.images.cifar import Images
+from vqnmt.images.packaged import Pictures, huggingface_parts, torchvision_parts
 from vqnmt.progress import Progress, print_once
 from vqnmt.settings import NO_NUMBER, PositiveInt, Settings, above, below, between, check
 from vqnmt.splits import HashSplit
@@ -34,10 +35,15 @@ class ImageDataConfig(Settings):
     """Which images, of what size, split how."""
 
     group: InitVar[str] = "data"
-    name: Literal["cifar10", "folder"] = "cifar10"
-    """`cifar10`, or `folder` for the user's own PNG, JPEG, WebP and BMP files."""
+    name: Literal["cifar10", "folder", "torchvision", "huggingface"] = "cifar10"
+    """`cifar10`, `folder` for the user's own PNG, JPEG, WebP and BMP files, or a copy that
+    `torchvision` or `huggingface` has on this machine."""
+    dataset: str | None = field(default=None, metadata={"added later": True, **NO_NUMBER})
+    """A class of torchvision.datasets, such as MNIST (`torchvision`), or the name or the folder of
+    a set of datasets (`huggingface`)."""
     cache: str = field(default="data", metadata=NO_NUMBER)
-    """Folder for downloads. Files in the folder $VQNMT_DATA are preferred to it."""
+    """Folder for downloads (`torchvision`: its root). Files in the folder $VQNMT_DATA are preferred
+    to it."""
     size: Annotated[int, between(2, _LARGEST)] = 32
     """Height and width in pixels, 2 to 4096."""
     resize: bool = False
@@ -49,7 +55,7 @@ class ImageDataConfig(Settings):
     test: str | None = field(default=None, metadata=NO_NUMBER)
     """name=folder only: the test images; None: split off the training images."""
     valid_share: Share = 0.1
-    """Share of the training images for validation. CIFAR-10: 0.1 are the last 5,000. A folder: by
+    """Share of the training images for validation: the last ones, of CIFAR-10 5,000. A folder: by
     a hash of the pixels, so that neither names nor added files move an image."""
     test_share: Share = 0.1
     """name=folder only: the same for testing."""
@@ -66,8 +72,13 @@ class ImageDataConfig(Settings):
         if self.name == "cifar10" and self.size != 32:
             raise VqnmtError(f"data.size is {self.size}; images of data.name=cifar10 have 32")
         given = [key for key in ("train", "valid", "test") if getattr(self, key) is not None]
-        if self.name == "cifar10" and given:
+        if self.name != "folder" and given:
             raise VqnmtError(f"data.{given[0]} is set: use data=folder for your own images")
+        if (self.dataset is None) == (self.name in ("torchvision", "huggingface")):
+            remedy = "give it a name" if self.dataset is None else "leave it out"
+            raise VqnmtError(
+                f"data.dataset is {self.dataset!r} beside data.name={self.name}: {remedy}"
+            )
         if self.name == "folder" and self.train is None:
             raise VqnmtError("data.train is empty: give it the folder of your training images")
 
@@ -103,16 +114,44 @@ def load_images(config: ImageDataConfig) -> ImageData:
         cut = len(images) - round(config.valid_share * len(images))
         train, valid = images[:cut], images[cut:]
         licence, attribution = cifar.LICENCE, cifar.ATTRIBUTION
-    else:
+    elif config.name == "folder":
         train, valid, test = _folders(config)
         licence, attribution = "the user's own images", ""
+    else:
+        train, valid, test = _packaged(config)
+        licence, attribution = "that of the data set", ""
     train, valid = train[: config.max_train], valid[: config.max_valid]
     test = test[: config.max_test]
     digest = hashlib.sha256()
     for part in (train, valid, test):
         digest.update(np.ascontiguousarray(part).data)
-    name = config.name
+    name = Path(config.dataset).name if config.dataset else config.name
     return ImageData(train, valid, test, name, licence, attribution, digest.hexdigest()[:12])
+
+
+def _packaged(config: ImageDataConfig) -> tuple[Images, Images, Images]:
+    name = str(config.dataset)
+    if config.name == "torchvision":
+        parts = torchvision_parts(name, config.cache)
+    else:
+        parts = huggingface_parts(name)
+    found = {part: _read_pictures(pictures, config, part) for part, pictures in parts.items()}
+    train, test = found["train"], found["test"]
+    cut = len(train) - round(config.valid_share * len(train))
+    if "validation" in found:
+        return train, found["validation"], test
+    return train[:cut], train[cut:], test
+
+
+def _read_pictures(pictures: Pictures, config: ImageDataConfig, part: str) -> Images:
+    """Take all pictures of one part of a data set."""
+    images = _room(len(pictures), config, f"{config.dataset}, {part}")
+    with Progress(f"{part} images", len(pictures), "images") as progress:
+        for index, picture in enumerate(pictures):
+            place = f"{config.dataset}, {part} image {index}"
+            images[index] = _fitted(_as_shown(picture), config, place)
+            progress.update()
+    return images
 
 
 def _folders(config: ImageDataConfig) -> tuple[Images, Images, Images]:
@@ -179,18 +218,23 @@ def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
         )
     if others:
         print_once(f"{part} images: passed over {passed_over} (read are {', '.join(SUFFIXES)})")
-    size, memory = len(paths) * 3 * config.size**2, _memory()
-    if size > memory:
-        raise VqnmtError(
-            f"{folder}: {len(paths):,} images of {config.size}x{config.size} pixels take "
-            f"{size / 2**30:,.1f} GiB, but this machine has {memory / 2**30:,.1f}: lower data.size"
-        )
-    images = np.empty((len(paths), 3, config.size, config.size), np.uint8)
+    images = _room(len(paths), config, str(folder))
     with Progress(f"{part} images", len(paths), "images") as progress:
         for index, path in enumerate(paths):
             images[index] = _read_image(path, config)
             progress.update()
     return images
+
+
+def _room(count: int, config: ImageDataConfig, place: str) -> Images:
+    """Make an array of so many images, unless this machine has too little memory."""
+    size, memory = count * 3 * config.size**2, _memory()
+    if size > memory:
+        raise VqnmtError(
+            f"{place}: {count:,} images of {config.size}x{config.size} pixels take "
+            f"{size / 2**30:,.1f} GiB, but this machine has {memory / 2**30:,.1f}: lower data.size"
+        )
+    return np.empty((count, 3, config.size, config.size), np.uint8)
 
 
 def _memory() -> int:
@@ -199,7 +243,6 @@ def _memory() -> int:
 
 
 def _read_image(path: Path, config: ImageDataConfig) -> NDArray[np.uint8]:
-    size = (config.size, config.size)
     try:
         if not path.is_file():
             raise OSError("no regular file")
@@ -217,10 +260,16 @@ def _read_image(path: Path, config: ImageDataConfig) -> NDArray[np.uint8]:
         raise VqnmtError(
             f"{path}: cannot be read as an image ({reason}): repair or remove it"
         ) from error
+    return _fitted(shown, config, str(path))
+
+
+def _fitted(shown: Image.Image, config: ImageDataConfig, place: str) -> NDArray[np.uint8]:
+    """The pixels (3, size, size) of an RGB image of that size, or resized to it where allowed."""
+    size = (config.size, config.size)
     if shown.size != size:
         if not config.resize:
             raise VqnmtError(
-                f"{path}: has {shown.width}x{shown.height} pixels instead of "
+                f"{place}: has {shown.width}x{shown.height} pixels instead of "
                 f"{config.size}x{config.size}: set data.size, or data.resize=true"
             )
         shown = ImageOps.fit(shown, size, Image.Resampling.LANCZOS)

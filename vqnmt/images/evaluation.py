@@ -1,18 +1,21 @@
 """The last stage of the image track: bits per dimension, pictures, records, report."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save
 
+from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.plots import plot_code_usage
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Picture
-from vqnmt.files import remove_leftovers
+from vqnmt.files import atomic_path, remove_leftovers
 from vqnmt.images.data import ImageData, batches_in_order
-from vqnmt.images.likelihood import bits_per_dimension
+from vqnmt.images.likelihood import BitsPerDimension, bits_per_dimension
 from vqnmt.images.models import VQVAE, CodeModel, GaussianVAE, ImageModel
 from vqnmt.images.models.logistics import expected_pixels
 from vqnmt.images.pipeline import ImageRun
@@ -32,6 +35,8 @@ from vqnmt.training.stage import as_text
 
 # Test images that are searched for the nearest patches, and the side of a patch in positions.
 PATCH_IMAGES, PATCH_POSITIONS = 500, 4
+# The bits per dimension of each test image, for paired tests.
+TEST_BITS = "test_bits.safetensors"
 
 
 class ImageEvaluation:
@@ -60,7 +65,8 @@ class ImageEvaluation:
     def run(self) -> list[Record]:
         """Measure, and write results.json, report.md and the pictures, unless done."""
         path = self.folder / "results.json"
-        if not (self.stage.complete and path.exists() and (self.folder / "report.md").exists()):
+        files = (path, self.folder / "report.md", self.folder / TEST_BITS)
+        if not (self.stage.complete and all(file.exists() for file in files)):
             with self.stage.work():
                 remove_leftovers(self.folder)
                 self.model.to(PartialState().device).eval()
@@ -77,6 +83,8 @@ class ImageEvaluation:
             batches = batches_in_order(images, self.config.evaluation.batch_images)
             with Progress(f"evaluation{name}", len(images), "images") as progress:
                 found = bits_per_dimension(self.model, batches, progress)
+            if not name:
+                write_test_bits(found, self.folder / TEST_BITS)
             metrics |= {f"{key}{name}": value for key, value in found.means().items()}
         metrics |= {
             "test_images": len(self.data.test),
@@ -117,10 +125,13 @@ class ImageEvaluation:
     @torch.no_grad()
     def _code_metrics(self, model: CodeModel) -> dict[str, Metric]:
         """Usage of the codes on the test set."""
-        usage = torch.zeros(model.codebook_size, dtype=torch.int64)
+        size, codebooks = model.codebook_size, model.codebooks
+        usage = torch.zeros(codebooks * size, dtype=torch.int64)
         for batch in self._batches(self.data.test):
-            codes = model.encode(batch)
-            usage += codes.flatten().cpu().bincount(minlength=len(usage))
+            codes = model.encode(batch)  # (B, h, w, n)
+            # Codes of different codebooks are different codes.
+            turns = torch.arange(codes.shape[-1], device=codes.device) % codebooks
+            usage += (codes + size * turns).flatten().cpu().bincount(minlength=len(usage))
         return {
             "codebook_size": len(usage),
             "used_codes": int((usage > 0).sum()),
@@ -224,3 +235,30 @@ class ImageEvaluation:
         save_image_grid(rows, self.folder / "nearest_codes.png")
         alt = f"The {count} most used codes, a row each: the patches nearest to the code's vector"
         return Picture(file="nearest_codes.png", alt=alt)
+
+
+def write_test_bits(bits: BitsPerDimension, path: Path) -> None:
+    """Keep the bits per dimension of each test image.
+
+    Raises:
+        VqnmtError: The file cannot be written.
+    """
+    values = {"reconstruction": bits.reconstruction, "rate": bits.rate}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(values))
+
+
+def read_test_bits(folder: Path) -> BitsPerDimension:
+    """Read the bits per dimension of each test image in a finished run's folder.
+
+    Raises:
+        VqnmtError: The file is missing or damaged.
+    """
+    path = folder / TEST_BITS
+    try:
+        values = load_file(path)
+        return BitsPerDimension(values["reconstruction"], values["rate"], None)
+    except Exception as error:  # safetensors has errors of its own
+        raise VqnmtError(
+            f"{path}: cannot be read ({error}): delete it and start the same command again"
+        ) from error

@@ -49,6 +49,11 @@ class BitsPerDimension:
     rate: Tensor
     rate_uniform: Tensor | None
 
+    @property
+    def total(self) -> Tensor:
+        """Reconstruction and rate together, (N,)."""
+        return self.reconstruction + self.rate
+
     def means(self) -> dict[str, float]:
         """The figures that records hold; those of the uniform prior only where there are codes."""
         reconstruction, rate = float(self.reconstruction.mean()), float(self.rate.mean())
@@ -62,6 +67,24 @@ class BitsPerDimension:
             found["rate_bits_uniform"] = uniform
             found["bits_per_dim_uniform"] = reconstruction + uniform
         return found
+
+
+def paired_difference(mine: Tensor, others: Tensor) -> dict[str, float]:
+    """Compare the bits per dimension of two models on the same images, both (N,).
+
+    Returns:
+        The mean of the differences, its standard error, and the two-sided p of the paired test,
+        whose statistic is normal for as many images as a test set has. It is about these two
+        models: what another seed would change, it does not know.
+    """
+    gaps = mine.double() - others.double()
+    mean, error = float(gaps.mean()), float(gaps.std() / math.sqrt(len(gaps)))
+    p = math.erfc(abs(mean) / error / math.sqrt(2)) if error > 0 else float(mean == 0)
+    return {
+        "bits_per_dim_difference": mean,
+        "bits_per_dim_difference_error": error,
+        "bits_per_dim_difference_p": p,
+    }
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Pictures of an image model: grids of images, and its training in bits per dimension."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +20,9 @@ from vqnmt.evaluation.plot_style import (
     series,
     thousands,
 )
+from vqnmt.evaluation.records import Record
 from vqnmt.files import atomic_path
+from vqnmt.images.tables import VARIANTS
 
 # Pixels between two images, and the smallest side of a picture of a grid.
 _GAP, _SIDE = 2, 640
@@ -57,6 +60,70 @@ def save_image_grid(rows: Sequence[NDArray[np.uint8]], path: Path | str) -> None
     )
     with atomic_path(path) as temporary:
         picture.save(temporary, format="png")
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Images in a row under one label."""
+
+    label: str
+    images: NDArray[np.uint8]
+    """(N, 3, H, W)."""
+
+
+def plot_strips(strips: Sequence[Strip], path: Path | str) -> None:
+    """Draw rows of images below each other, each with its label to the left.
+
+    Args:
+        strips: As many images of one size in each.
+        path: The PNG file to write; an SVG file is written beside it.
+
+    Raises:
+        VqnmtError: A picture cannot be written.
+    """
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        size = (WIDTH_INCHES, WIDTH_INCHES / (len(strips[0].images) + 1) * len(strips))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+        for panel, strip in zip(panels, strips, strict=True):
+            panel.imshow(image_grid([strip.images]), interpolation="nearest")
+            panel.set_ylabel(strip.label, rotation=0, ha="right", va="center")
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        save_figure(figure, path)
+
+
+def plot_collapse(records: Sequence[Record], path: Path | str) -> None:
+    """Draw the codes that are used and the reconstructions by start and restarts, a point a seed.
+
+    Args:
+        records: Those of the collapse table.
+        path: The PNG file to write; an SVG file is written beside it.
+
+    Raises:
+        VqnmtError: A picture cannot be written.
+    """
+    systems = list(dict.fromkeys(record.system for record in records))
+    titles = {
+        "used_codes": "Codes that the test images use",
+        "reconstruction_bits": "Reconstruction, bits per dimension",
+    }
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
+        for panel, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+            for index, system in enumerate(systems):
+                points = [
+                    (VARIANTS.index(str(r.metrics["variant"])) + 0.2 * index, r.metrics[key])
+                    for r in records
+                    if r.system == system and r.metrics.get("variant") in VARIANTS
+                ]
+                style = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7], "ls": ""}
+                panel.plot(*zip(*points, strict=True), label=system, **style)
+            panel.set(title=title, xlabel="k-means start and restarts")
+            panel.set_xticks(np.arange(len(VARIANTS)) + 0.1 * (len(systems) - 1), VARIANTS)
+        panel.legend()
+        figure.axes[0].set_ylim(bottom=0)
+        save_figure(figure, path)
 
 
 def beside(originals: NDArray[np.uint8], others: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -1,5 +1,7 @@
-"""The CIFAR-10 table of Roy et al. 2018 with our figures beside the paper's, and a report."""
+"""The tables of the image track, the paper's figures beside ours, and the report of a run."""
 
+import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.report import Picture
 from vqnmt.evaluation.tables import (
     MINUTES,
+    MISSING,
     PARAMETERS,
     SYSTEM,
     Column,
@@ -23,6 +26,10 @@ PAPER = {
     "vqvae_em": 4.80,
 }
 """Bits per dimension on CIFAR-10 in Roy et al. 2018, under our names of the systems."""
+FORMER = {"best": "vae_integers"}
+"""Names of systems in older records, and their names now."""
+VARIANTS = ("both", "k-means", "restarts", "neither")
+"""The variants of the collapse table, in its order."""
 
 
 def image_table(records: Sequence[Record]) -> str:
@@ -30,6 +37,12 @@ def image_table(records: Sequence[Record]) -> str:
 
     `rate` is that of the learnt prior, `uniform` that of the uniform one.
     """
+    names = {record.system for record in records}
+    records = [
+        dataclasses.replace(record, system=FORMER.get(record.system, record.system))
+        for record in records
+        if FORMER.get(record.system) not in names
+    ]
     columns = [
         SYSTEM,
         Column("budget", "budget"),
@@ -44,6 +57,82 @@ def image_table(records: Sequence[Record]) -> str:
         Column("images/s", "train_images_per_second", "{:,.0f}"),
     ]
     return record_table(records, columns, text_columns=2)
+
+
+def quantizers_table(records: Sequence[Record]) -> str:
+    """Lay out means and standard deviations over seeds: bits per dimension, then the codes.
+
+    `difference` is that of the bits per dimension from the reference with the same seed; p is the
+    largest of the seeds' paired tests over the test images.
+    """
+    groups = _groups(records)
+    keys = ("bits_per_dim", "reconstruction_bits", "rate_bits", "rate_bits_uniform")
+    bits = [
+        [name, str(len(group)), *(_spread(group, key, 3) for key in keys)]
+        for name, group in groups.items()
+    ]
+    codes = [
+        [
+            name,
+            _spread(group, "used_codes", 0),
+            _spread(group, "codebook_perplexity", 1),
+            _spread(group, "train_images_per_second", 0),
+            _spread(group, "bits_per_dim_difference", 3),
+            _largest_p(group),
+        ]
+        for name, group in groups.items()
+    ]
+    head = ["system", "seeds", "bits/dim", "reconstr.", "rate", "uniform"]
+    more = ["system", "used", "perplexity", "images/s", "difference", "p"]
+    return f"{markdown_table(head, bits, 1)}\n\n{markdown_table(more, codes, 1)}"
+
+
+def collapse_table(records: Sequence[Record]) -> str:
+    """Lay out means and standard deviations over seeds for each start and restart of a codebook."""
+    rows = [
+        [
+            name,
+            variant,
+            str(len(group)),
+            _spread(group, "used_codes", 0),
+            _spread(group, "codebook_perplexity", 0),
+            _spread(group, "reconstruction_bits", 3),
+            _spread(group, "bits_per_dim_difference", 3),
+        ]
+        for variant in VARIANTS
+        for name, group in _groups(
+            [record for record in records if record.metrics.get("variant") == variant]
+        ).items()
+    ]
+    head = ["system", "start", "seeds", "used", "perplexity", "reconstr.", "difference"]
+    return markdown_table(head, rows, 2)
+
+
+def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Put the seeds of each system together; its budget is named where there are several."""
+    budgets = {record.metrics.get("budget") for record in records}
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        place = f" ({record.metrics.get('budget')})" if len(budgets) > 1 else ""
+        groups.setdefault(f"{record.system}{place}", []).append(record)
+    return groups
+
+
+def _spread(records: Sequence[Record], key: str, digits: int) -> str:
+    """The mean of a metric, and its standard deviation where there are several values."""
+    values = [float(record.metrics[key]) for record in records if key in record.metrics]
+    if not values:
+        return MISSING
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
+
+
+def _largest_p(records: Sequence[Record]) -> str:
+    key = "bits_per_dim_difference_p"
+    values = [float(record.metrics[key]) for record in records if key in record.metrics]
+    if not values:
+        return MISSING
+    return f"{max(values):.3f}" if max(values) >= 0.001 else "<0.001"
 
 
 def write_image_report(

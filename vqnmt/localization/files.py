@@ -17,7 +17,7 @@ Translate = Callable[[list[str]], list[str]]
 
 # How many bytes at the start of a file tell its format.
 SNIFFED = 1 << 16
-EXTRA = "pip install vqnmt[localization]"
+EXTRA = "pip install 'vqnmt[localization]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,9 @@ def translate_strings(
     kind = find_format(name, data[:SNIFFED])
     if kind is None:
         known = ", ".join(one.name for one in FORMATS)
-        raise VqnmtError(f"{name}: no known string file: give one of {known}")
+        raise VqnmtError(
+            f"{name}: no known string file: give one of {known}, or plain text without -o"
+        )
     text, encoding = _decoded(data, name, kind)
     units = _read(kind, text, name, languages)
     report, edits = Report(kind.bilingual), []

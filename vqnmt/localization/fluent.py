@@ -64,11 +64,14 @@ def _unit(text: str, line: int, key: str, pattern: ast.Pattern, indent: str) -> 
     )
     assert pattern.span is not None
     start, end = pattern.span.start, pattern.span.end
+    behind = text[:start].rpartition("\n")[2].strip()  # its key, of a pattern on the same line
 
     def edits(targets: Sequence[str], origin: str) -> list[Edit]:
-        lines = targets[0].split("\n")
         # At the start of a line these signs would begin something else.
-        lines = [re.sub(r"^[\[*.]", lambda sign: f'{{ "{sign[0]}" }}', line) for line in lines]
+        lines = [
+            line if i == 0 and behind else re.sub(r"^[\[*.]", r'{ "\g<0>" }', line)
+            for i, line in enumerate(targets[0].split("\n"))
+        ]
         new = indent.join(lines) if any(lines) else '{ "" }'
         return [(start, end, new)]
 

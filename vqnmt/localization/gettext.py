@@ -41,8 +41,10 @@ def _entries(text: str) -> Iterator[_Entry]:
     entry, place, current = _Entry(), 0, ""
     for number, line in enumerate(text.split("\n"), 1):
         start, place = place, place + len(line) + 1
-        stripped = line.strip("\ufeff \t\r")
-        keyword = _KEYWORD.match(line.removeprefix("\ufeff"))
+        if line.startswith("\ufeff"):
+            start, line = start + 1, line[1:]
+        stripped = line.strip(" \t\r")
+        keyword = _KEYWORD.match(line)
         begins = stripped.startswith("#") or (keyword and keyword[1] in ("msgctxt", "msgid"))
         if entry.places and (begins or not stripped):
             yield entry
@@ -61,7 +63,7 @@ def _entries(text: str) -> Iterator[_Entry]:
                 entry.head = start
             entry.line = entry.line or number
             current = keyword[1] + (keyword[2] or "")
-            first = start + len(line) - len(line.removeprefix("\ufeff")) + keyword.end()
+            first = start + keyword.end()
         string = _STRING.fullmatch(line, keyword.end() if keyword else 0)
         if string is None or not current:
             raise FormatError(number, f"{stripped[:60]!r} is no line of a PO file: correct it")

@@ -28,13 +28,15 @@ def read_json(text: str) -> list[Unit]:
     with @, as in ARB files, is none.
 
     Raises:
-        FormatError: The text is no JSON.
+        FormatError: The text is no JSON, or nested too deeply.
     """
     content = text.lstrip("\ufeff")
     try:
         json.loads(content)
     except json.JSONDecodeError as error:
         raise FormatError(error.lineno, f"no JSON ({error.msg}): correct it") from error
+    except RecursionError as error:
+        raise FormatError(1, "its values are nested too deeply to be read: split it") from error
     extension = detect_format("messages.json", content) == Format.webext
     ascii_only = text.isascii() and bool(_UNICODE_ESCAPE.search(text))
     units, key, line, place = [], "", 1, 0

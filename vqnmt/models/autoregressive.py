@@ -5,11 +5,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqnmt.layers import Decoder, DecoderState, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import DecoderLayer
-from vqnmt.models.shared import TiedEmbedding, append_eos
+from vqnmt.models.shared import EncoderDecoder, TiedEmbedding, append_eos
 from vqnmt.tokens import BOS, PAD
 
 
@@ -27,7 +27,7 @@ class AutoregressiveConfig:
     """Probability mass that the training target spreads over all pieces."""
 
 
-class AutoregressiveTransformer(nn.Module):
+class AutoregressiveTransformer(EncoderDecoder):
     """Encoder and causal decoder with one embedding for source, target and output.
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS:
@@ -44,12 +44,6 @@ class AutoregressiveTransformer(nn.Module):
         self.embedding = TiedEmbedding(vocabulary_size, config.transformer.dim)
         self.encoder = Encoder(config.transformer, config.encoder_layers)
         self.decoder = Decoder(config.transformer, config.decoder_layers)
-
-    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
-        source = append_eos(source)
-        mask = source != PAD
-        return self.encoder(self.embedding(source), mask), mask
 
     def forward(self, source: Tensor, target: Tensor) -> Losses:
         """Label-smoothed cross-entropy of `target` (B, T) given `source` (B, S), in nats a token.

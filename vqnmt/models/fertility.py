@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqnmt.layers import Decoder, DecoderState, Dropout, Encoder, Losses, TransformerConfig
 from vqnmt.layers.transformer import Attention, attention_mask
-from vqnmt.models.shared import TiedEmbedding, append_eos, length_limits
+from vqnmt.models.shared import EncoderDecoder, TiedEmbedding, length_limits
 from vqnmt.settings import PositiveInt, Settings
 from vqnmt.tokens import BOS, EOS, PAD
 
@@ -43,7 +43,7 @@ class FertilityConfig(Settings):
     """F: the largest fertility that is predicted."""
 
 
-class FertilityTransformer(nn.Module):
+class FertilityTransformer(EncoderDecoder):
     """Encoder with a fertility head, and a parallel decoder over source tokens copied by fertility.
 
     Token tensors are (B, S) and (B, T) int64, padded at the end with `PAD`, without BOS and EOS.
@@ -62,12 +62,6 @@ class FertilityTransformer(nn.Module):
         self.decoder = PositionalDecoder(config.transformer, config.decoder_layers)
         self.align: Aligner | None = None
         """A teacher's `align`, the source of alignments in training."""
-
-    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `source` (B, S); returns (B, S + 1, d) and its mask (B, S + 1)."""
-        source = append_eos(source)
-        mask = source != PAD
-        return self.encoder(self.embedding(source), mask), mask
 
     def fertility_log_probabilities(self, memory: Tensor) -> Tensor:
         """Score the fertilities of all source tokens; returns (B, S, F + 1)."""

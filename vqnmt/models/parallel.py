@@ -7,23 +7,17 @@ P = upsampling * N output positions, W pieces that may be written, d model width
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vqnmt.layers import Decoder, DecoderState, Encoder, Upsample
+from vqnmt.layers import Decoder, DecoderState, Upsample
 from vqnmt.models.outputs import Output
-from vqnmt.models.shared import TiedEmbedding, append_eos
+from vqnmt.models.shared import EncoderDecoder
 from vqnmt.tokens import PAD
 
 
-class ParallelTransformer(nn.Module):
-    """Source encoder, parallel decoder, and the reading of tokens from its output positions.
+class ParallelTransformer(EncoderDecoder):
+    """Source encoder, parallel decoder, and the reading of tokens from its output positions."""
 
-    A subclass builds the modules: the order in which they are registered is that of the
-    optimiser's state and of the initial random numbers.
-    """
-
-    embedding: TiedEmbedding
-    encoder: Encoder
     decoder: Decoder
     upsample: Upsample | None
     output: Output
@@ -39,12 +33,6 @@ class ParallelTransformer(nn.Module):
         """Register the buffers `blank_penalty` and `repeatable`."""
         self.register_buffer("blank_penalty", torch.zeros(()))
         self.register_buffer("repeatable", torch.ones(vocabulary_size, dtype=torch.bool))
-
-    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `source` (B, S - 1); returns (B, S, d) and its mask (B, S)."""
-        source = append_eos(source)
-        mask = source != PAD
-        return self.encoder(self.embedding(source), mask), mask
 
     def decode(self, x: Tensor, mask: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         """Decode positions `x` (B, N, d), mask (B, N), to (B, P, d) and the mask (B, P).

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqnmt.errors import VqnmtError
+from vqnmt.layers import Encoder
 from vqnmt.tokens import EOS, PAD, UNK, length_limit
 
 
@@ -47,6 +48,23 @@ class TiedEmbedding(nn.Embedding):
     def logits(self, hidden: Tensor) -> Tensor:
         """Score the pieces that may be written for `hidden` (..., d); returns (..., W)."""
         return F.linear(hidden, self.outputs)
+
+
+class EncoderDecoder(nn.Module):
+    """Base of the translation models: a source encoder over the table of pieces.
+
+    A subclass builds the modules: the order in which they are registered is that of the
+    optimiser's state and of the initial random numbers.
+    """
+
+    embedding: TiedEmbedding
+    encoder: Encoder
+
+    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `source` (B, S) and its end; returns (B, S + 1, d) and its mask (B, S + 1)."""
+        source = append_eos(source)
+        mask = source != PAD
+        return self.encoder(self.embedding(source), mask), mask
 
 
 def append_eos(tokens: Tensor) -> Tensor:

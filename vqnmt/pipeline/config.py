@@ -90,7 +90,11 @@ class EvaluationConfig(Settings):
     throughput_batches: list[PositiveInt] = field(default_factory=list)
     """Sizes of the batches in which the same sentences are timed again; [] for none."""
     examples: NonNegativeInt = 10
-    """Translations that the report shows side by side."""
+    """Translations of validation sentences, and of labels, that the report shows side by side."""
+    controls: bool = True
+    """Whether a student with codes also writes the validation set from the codes of the true
+    targets, from random ones and from one code, and their bits are measured: half a minute for
+    a thousand sentences."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +128,9 @@ class PipelineConfig(NamesPlugins, Settings):
     """How it is trained."""
     beam: Width = 4
     """The teacher's beam for distillation."""
+    distillation_engine: Literal["pytorch", "ctranslate2"] = "pytorch"
+    """What runs our teacher for distillation: `ctranslate2` translates in int8, on CPUs several
+    times as fast."""
     distill: Literal[True, False, "selected"] = "selected"
     """What the student trains on: true, the teacher's output; false, the raw text; `selected`, for
     a weak teacher, its output where that is close to the reference, else the reference."""

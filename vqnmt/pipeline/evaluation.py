@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
+from vqnmt.data.splits import text_hash
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_lines, atomic_write_text, remove_leftovers
+from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
 from vqnmt.pipeline.systems import (
@@ -26,6 +28,7 @@ from vqnmt.pipeline.teachers import Teacher
 from vqnmt.settings import to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
+from vqnmt.translate.code_index import index_codes, write_code_index
 from vqnmt.translate.pytorch import Translation, Translator
 
 _DESCRIPTIONS = {
@@ -42,6 +45,10 @@ _DESCRIPTIONS = {
 Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 
 _BASELINES = (BASELINE, "ar_greedy")
+# Sets of which the report shows translations: sentences and labels.
+_SHOWN = ("valid", "labels")
+# Training sentences, at even distances, whose translations make the index of codes.
+_INDEXED = 5000
 
 
 def evaluate(
@@ -69,7 +76,8 @@ def evaluate(
         **teacher.settings,
     }
     done = next(name for name in ("student", "teacher", "vocabulary") if name in run.stages)
-    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored)
+    older = {"evaluation.controls": None}  # of earlier versions, which had none
+    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored, older=older)
     path = run.folder / "results.json"
     if not (stage.complete and path.exists() and (run.folder / "report.md").exists()):
         with stage.work():
@@ -85,7 +93,7 @@ def evaluate(
                     place.parent.mkdir(exist_ok=True)
                     atomic_write_lines(place, [one.text for one in translations])
             metrics = _measure(config, systems, outputs, sets)
-            metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid)
+            metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid, config)
             records = []
             for key, values in metrics.items():
                 untrained = key in _BASELINES or config.student == "teacher"
@@ -104,6 +112,7 @@ def evaluate(
                 )
             # Replaces the records of an earlier evaluation.
             write_records(path, records, anew=True)
+            _write_index(run, corpus, student)
             _write_card(run, corpus, records[-1])
             _write_report(run, corpus, name, records, outputs)
     return publish_records(path, records_paths(config))
@@ -156,12 +165,18 @@ def _write_report(
         settings={key: as_text(value) for key, value in settings.items()},
         wall_seconds={name: stage.seconds for name, stage in stages.items()},
         pictures=_draw(run, records, next(iter(corpus.test))),
-        examples=_examples(
-            corpus.valid,
-            run.config.evaluation.examples,
-            {name: found["valid"] for name, found in outputs.items()},
-            student,
-        ),
+        examples=[
+            example
+            for name, text in {"valid": corpus.valid, **corpus.test}.items()
+            if name in _SHOWN
+            for example in _examples(
+                name,
+                text,
+                run.config.evaluation.examples,
+                {system: found[name] for system, found in outputs.items()},
+                student,
+            )
+        ],
     )
 
 
@@ -186,19 +201,34 @@ def _draw(run: TranslationRun, records: list[Record], test_set: str) -> list[Pic
 
 
 def _examples(
-    valid: ParallelText, count: int, found: Mapping[str, Sequence[Translation]], student: str
+    name: str,
+    text: ParallelText,
+    count: int,
+    found: Mapping[str, Sequence[Translation]],
+    student: str,
 ) -> list[Example]:
-    """Take sentences at even distances through the validation set."""
-    count = min(count, len(valid))
+    """Take the strings of a set that come first by the hash of their sources."""
+    order = sorted(range(len(text)), key=lambda i: text_hash(text.sources[i]))
     return [
         Example(
-            source=valid.sources[i],
-            reference=valid.targets[i],
+            source=text.sources[i],
+            reference=text.targets[i],
             translations={name: translations[i].text for name, translations in found.items()},
-            codes=found[student][i].codes or None,
+            codes=None if text.references else found[student][i].codes or None,
+            test_set=name,
         )
-        for i in (k * len(valid) // count for k in range(count))
+        for i in order[:count]
     ]
+
+
+def _write_index(run: TranslationRun, corpus: Corpus, student: Translator) -> None:
+    """Leave the words that each code writes in a part of the training text beside the student."""
+    if "student" not in run.stages or not isinstance(student.model, LatentTransformer):
+        return
+    sources = corpus.train.sources
+    count = min(len(sources), _INDEXED)
+    some = [sources[i * len(sources) // count] for i in range(count)]
+    write_code_index(run.stages["student"].folder, index_codes(student, some))
 
 
 def _write_card(run: TranslationRun, corpus: Corpus, record: Record) -> None:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from vqnmt.data.batches import pad, plan_batches
 from vqnmt.data.corpus import ParallelText
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.evaluation.scores import score
@@ -29,17 +27,6 @@ PIECE_BONUSES = (0.5, 1.0)
 
 SAMPLES = 3
 """How many translations of the validation set are logged."""
-
-
-def padded_batches(
-    translator: Translator, text: ParallelText, seed: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield source (B, S) and target (B, T) of all pairs of `text`, batches in random order."""
-    rows, target_rows = map(translator.vocabulary.encode, (text.sources, text.targets))
-    lengths = [np.array([len(row) for row in side], dtype=np.int64) for side in (rows, target_rows)]
-    for indices in plan_batches(lengths[0], lengths[1], translator.batch_tokens, seed, epoch=0):
-        sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
-        yield sides[0].to(translator.device), sides[1].to(translator.device)
 
 
 class BleuObserver:
@@ -73,7 +60,8 @@ class BleuObserver:
     def _loss(self, model: nn.Module) -> float:
         """Return the loss that `model` is trained for, a mean over the target tokens."""
         total, count = 0.0, 0
-        for source, target in padded_batches(self.translator, self.valid):
+        batches = self.translator.paired_batches(self.valid.sources, self.valid.targets)
+        for _, source, target in batches:
             losses = model(source, target)
             total += float(losses.total.detach()) * losses.tokens
             count += losses.tokens

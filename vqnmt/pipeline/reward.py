@@ -46,6 +46,7 @@ class Candidates(NamedTuple):
     """The candidates of one source."""
 
     source: str
+    """As the model sees it, with slots."""
     codes: list[list[int]]
     """C sequences, none of them empty."""
     rewards: list[float]
@@ -88,14 +89,15 @@ def train_for_reward(
         steps=config.steps,
         learning_rate=config.learning_rate,
         warmup=min(config.steps // 10, 200),
-        validate_every=max(config.steps // 2, 1),
+        validate_every=config.steps,
         optimizer="adamw",
     )
     batches = RewardBatches(found, translator, seed)
     trainer = Trainer(rewarded, batches, watcher, training, folder, seed, "reward")
     rewarded.load_state_dict(trainer.train())
     model.eval()
-    reached = watcher.validate(rewarded)["valid/bleu"]
+    assert trainer.best is not None  # the one validation, of the last step
+    _, reached = trainer.best
     if reached <= bleu:
         rewarded.load_state_dict(before)
     kept = "kept" if reached > bleu else "the predictor stays as it was"
@@ -107,24 +109,27 @@ def _candidates(
 ) -> list[Candidates]:
     """Search the candidates of some training sources, or read those of an earlier start."""
     if PartialState().is_main_process and not path.exists():
-        order = np.random.default_rng(seed).permutation(len(text))
-        pairs = [(text.sources[i], text.targets[i]) for i in order[: config.sources].tolist()]
-        lengths = [len(row) for row in translator.vocabulary.encode([s for s, _ in pairs])]
+        order = np.random.default_rng(seed).permutation(len(text))[: config.sources].tolist()
+        cut = [(translator.cut(text.sources[i]), text.targets[i]) for i in order]
+        # Several parts would have codes of their own each.
+        pairs = [(parts[0], target) for parts, target in cut if len(parts) == 1]
+        lengths = map(len, translator.vocabulary.encode([part.shown for part, _ in pairs]))
         most = translator.max_source_tokens
         pairs = [pair for pair, n in zip(pairs, lengths, strict=True) if n <= most]
         with Progress("candidates", len(pairs), "sources") as progress:
             rows = translator.n_best(
-                [source for source, _ in pairs],
+                [part.source for part, _ in pairs],
                 SearchSettings(candidates=config.candidates, language_model=False),
                 progress=progress,
+                repair=False,
             )
         chrf = CHRF()
         found = []
-        for (source, target), row in zip(pairs, rows, strict=True):
+        for (part, target), row in zip(pairs, rows, strict=True):
             row = [one for one in row if one.codes]
             rewards = [chrf.sentence_score(one.text, [target]).score / 100 for one in row]
             if len(set(rewards)) > 1:  # else there is nothing to choose
-                found.append((source, [one.codes for one in row], rewards))
+                found.append((part.shown, [one.codes for one in row], rewards))
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, json.dumps(found, ensure_ascii=False))
     PartialState().wait_for_everyone()
@@ -213,7 +218,7 @@ class RewardObserver:
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Translate the validation set by the best path, and score it."""
         sources, imitated = self.observer.valid.sources, self.observer.imitated
-        found = self.translator.translate(sources, language_model=False)
+        found = self.translator.translate(sources, language_model=False, repair=False)
         texts = [translation.text for translation in found]
         words = sum(len(text.split()) for text in imitated)
         return {

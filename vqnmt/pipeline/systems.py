@@ -18,6 +18,7 @@ from vqnmt.pipeline.config import (
     EvaluationConfig,
     PipelineConfig,
 )
+from vqnmt.pipeline.controls import code_controls
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import rates, read_metrics
 from vqnmt.training.stage import Stage
@@ -135,22 +136,25 @@ def quality_metrics(
 
 
 def latent_quality(
-    student: Translator, found: Sequence[Translation], valid: ParallelText
+    student: Translator, found: Sequence[Translation], valid: ParallelText, config: PipelineConfig
 ) -> dict[str, Metric]:
-    """Score what a latent student's decoder makes of the true targets' codes, on valid only.
+    """Measure what a latent student's codes carry, on valid only; see `code_controls`.
 
     Args:
         student: A student of any kind; nothing is measured of one without codes.
         found: Its translations of `valid`.
         valid: The validation set.
+        config: Whether all controls are measured or the oracle's BLEU alone, and the seed.
     """
     if not isinstance(student.model, LatentTransformer):
         return {}
-    texts = student.reconstruct(valid.sources, valid.targets)
-    return {
-        "bleu_oracle.valid": score(texts, valid.targets, student.target_language).bleu,
-        "codes_per_sentence.valid": sum(len(t.codes) for t in found) / len(found),
+    codes: dict[str, Metric] = {
+        "codes_per_sentence.valid": sum(len(t.codes) for t in found) / len(found)
     }
+    if config.evaluation.controls:
+        return codes | code_controls(student, valid, config.seed)
+    texts = student.reconstruct(valid.sources, valid.targets)
+    return codes | {"bleu_oracle.valid": score(texts, valid.targets, student.target_language).bleu}
 
 
 def speed_metrics(

@@ -46,16 +46,17 @@ def check_teacher(config: PipelineConfig) -> nn.Module | None:
     if name == "own":
         return None
     if not _is_model_folder(Path(name)):
-        count = config.decoding.candidates
+        count, engine = config.decoding.candidates, config.distillation_engine
         own_only = {
             f"student={config.student}": config.student in ("fertility", "teacher"),
             f"decoding.candidates={count}": count > 1,
+            f"distillation_engine={engine}": engine != "pytorch",
         }
         for setting, needed in own_only.items():
             if needed:
                 raise VqnmtError(
-                    f"teacher={name}: {setting} needs a teacher of ours, for its alignments or "
-                    "scores: set teacher=own or give the folder of one"
+                    f"teacher={name}: {setting} needs a teacher of ours, for its alignments, "
+                    "scores or weights: set teacher=own or give the folder of one"
                 )
         check_checkpoint(name)
         return None

@@ -14,6 +14,7 @@ output is there and complete. The run folder::
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
+from vqnmt.export.folder import export_model
 from vqnmt.files import atomic_write_lines
 from vqnmt.models import (
     AutoregressiveTransformer,
@@ -61,6 +63,7 @@ from vqnmt.settings import deciding, undecided
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 from vqnmt.training.stage import Stage
+from vqnmt.translate.exported import CTranslate2Translator
 from vqnmt.translate.pytorch import MODEL_FILES, Translator
 
 
@@ -108,7 +111,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
     """
     config, seed = run.config.vocabulary, run.config.seed
     settings = {"vocabulary": dataclasses.asdict(config), "seed": seed}
-    stage = run.stage("vocabulary", settings, after="corpus")
+    stage = run.stage("vocabulary", settings, after="corpus", older={"vocabulary.formality": None})
     path = _vocabulary_path(run)
     with PartialState().main_process_first():
         if not stage.has(path.name):
@@ -119,6 +122,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
                     targets=corpus.train.targets,
                     slots=config.slots,
                     span_patterns=config.span_patterns,
+                    formality=config.formality,
                     model_type=config.model_type,
                     seed=seed,
                 ).save(path)
@@ -221,6 +225,7 @@ def distill_text(
         {
             "beam": config.beam,
             "max_source_tokens": config.max_source_tokens,
+            **_engine_settings(config),
             **teacher.settings,
         },
         after="teacher" if config.teacher == "own" else "vocabulary",
@@ -229,7 +234,7 @@ def distill_text(
     path = stage.folder / f"train.{corpus.target_language}"
     if not stage.has(path.name):
         with stage.work(path.name):
-            _translate(config, teacher, vocabulary, sources, path)
+            _translate(run, teacher, vocabulary, sources, path)
     pairs = ParallelText(sources, _lines(path, len(sources)), corpus.train.counts)
     return StudentText(pairs, "distilled")
 
@@ -255,7 +260,11 @@ def _recombine(
 ) -> StudentText:
     """Add made-up sources, translated by the teacher too, behind those of `text`."""
     config, pairs = run.config, text.pairs
-    settings = {"recombined": config.recombined, "seed": config.seed}
+    settings = {
+        "recombined": config.recombined,
+        "seed": config.seed,
+        **_engine_settings(config),
+    }
     stage = run.stage(f"recombined-{config.recombined}", settings, after=text.stage)
     names = [f"train.{code}" for code in (corpus.source_language, corpus.target_language)]
     paths = [stage.folder / name for name in names]
@@ -265,7 +274,7 @@ def _recombine(
             made = recombine(pairs.sources, wanted, config.seed, corpus.held_out_sources)
             print_once(f"recombination: {len(made):,} sources made of {len(pairs):,}")
             translated = stage.folder / "made" / names[1]
-            _translate(config, teacher, vocabulary, made, translated)
+            _translate(run, teacher, vocabulary, made, translated)
             if PartialState().is_main_process:
                 atomic_write_lines(paths[0], chain(pairs.sources, made))
                 atomic_write_lines(paths[1], chain(pairs.targets, Lines(translated)))
@@ -278,22 +287,35 @@ def _recombine(
     return StudentText(made_too, stage.folder.name)
 
 
+def _engine_settings(config: PipelineConfig) -> dict[str, str]:
+    """Name the engine, unless it is the one that runs of older versions had."""
+    engine = config.distillation_engine
+    return {} if engine == "pytorch" else {"distillation_engine": engine}
+
+
 def _translate(
-    config: PipelineConfig,
+    run: TranslationRun,
     teacher: Teacher,
     vocabulary: Vocabulary,
     sources: Sequence[str],
     path: Path,
 ) -> None:
     """Write the teacher's translations of `sources` to `path`, empty lines for long ones."""
-    if isinstance(teacher.translator, Translator):
-        vocabulary = teacher.translator.vocabulary
+    config, translator = run.config, teacher.translator
+    if isinstance(translator, Translator):
+        vocabulary = translator.vocabulary
 
     def fits(source: str) -> bool:
         return len(vocabulary.encode([source])[0]) <= config.max_source_tokens
 
-    if long := distill(teacher.translator, sources, path, beam=config.beam, fits=fits):
-        print_once(f"distillation: {long:,} sources over max_source_tokens stay empty")
+    with tempfile.TemporaryDirectory() as folder:
+        if config.distillation_engine == "ctranslate2":
+            own = run.stages["teacher"].folder if config.teacher == "own" else config.teacher
+            export_model(own, folder, "int8")
+            translator = CTranslate2Translator.from_pretrained(folder)
+            translator.max_source_tokens = config.max_source_tokens
+        if long := distill(translator, sources, path, beam=config.beam, fits=fits):
+            print_once(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
 
 def _lines(path: Path, count: int) -> Lines:
@@ -533,8 +555,11 @@ def make_batches(
         VqnmtError: No pair is left.
     """
     fit = config.corpus.pair_filter()
-    patterns = config.vocabulary.span_patterns
-    tokenize_pairs(text.sources, text.targets, vocabulary, folder, fit, name, text.counts, patterns)
+    tokenize_pairs(
+        *(text.sources, text.targets, vocabulary, folder, fit, name, text.counts),
+        span_patterns=config.vocabulary.span_patterns,
+        formality=config.corpus.target_language if config.vocabulary.formality else "",
+    )
     tokens = open_tokens(folder)
     pairs = len(tokens[0])
     if not pairs:

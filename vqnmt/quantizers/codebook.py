@@ -48,6 +48,10 @@ class CodebookConfig(QuantizerConfig):
     restart_threshold: float = 0.1
     """A code used less than this fraction of the mean usage is restarted; 0 = never."""
 
+    restart_until: float = field(default=1.0, metadata=_LATER)
+    """Share of the training after which no code is restarted any more, so that what is trained on
+    the codes themselves, such as a prior, can settle."""
+
     codebook_dim: int | None = None
     """Size of the code vectors: z_e is projected to it and the value back to d, by trained linear
     layers (Yu et al. 2022); None = d, without projections."""
@@ -65,6 +69,7 @@ class CodebookConfig(QuantizerConfig):
         self.require_weight("beta")
         self.require_fraction("decay")
         self.require_fraction("restart_threshold")
+        self.require("restart_until", 0 <= self.restart_until <= 1, "0 to 1")
         self.require_choice("initialisation", ("kmeans", "normal", "reference"))
         self.require_between("kmeans_vectors", 1, 4 * MOST_CODES)
         self.require_between("kmeans_iterations", 1, 10_000)
@@ -115,6 +120,7 @@ class Codebook(nn.Module):
         super().__init__()
         self.config = config
         self.update = update
+        self.restarting = True
         self.epsilon = getattr(config, "epsilon", 0.0)
         size = config.codebook_size
         wanted = config.kmeans_vectors or 4 * size
@@ -248,7 +254,7 @@ class Codebook(nn.Module):
             self._initialise(pool, int(gathered), generator)
             return
         self._move(hits, payload[3] if len(payload) > 3 else None)
-        if self.config.restart_threshold > 0:
+        if self.restarting and self.config.restart_threshold > 0:
             self._restart(pool, generator)
 
     def _initialise(self, pool: Tensor, gathered: int, generator: torch.Generator) -> None:

@@ -141,6 +141,10 @@ class VectorQuantizer(Quantizer):
         """e_j: the vectors `(..., d)` fp32 of codes `(...)` int64."""
         return self._leave(self.codebook.lookup(codes))
 
+    def set_progress(self, fraction: float) -> None:
+        """Stop restarting codes at `restart_until`; `fraction` of training done, 0 to 1."""
+        self.codebook.restarting = fraction <= self.config.restart_until
+
     def _clear(self) -> None:
         self.codebook.clear()
 
@@ -255,6 +259,7 @@ class SoftEMQuantizer(VectorQuantizer):
 
     def set_progress(self, fraction: float) -> None:
         """Anneal temperature and m linearly; `fraction` of training done, 0 to 1."""
+        super().set_progress(fraction)
         config = self.config
         self.temperature = between(config.temperature, config.temperature_end, fraction)
         self.samples = round(between(config.samples, config.samples_end, fraction))

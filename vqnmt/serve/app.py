@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from importlib import resources
 from typing import Any
 
@@ -24,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
+from vqnmt.localization.files import SNIFFED
 from vqnmt.serve.batching import Batcher, QueueFull
 from vqnmt.serve.codes import alternatives, beam, inspect_codes
 from vqnmt.serve.documents import (
@@ -38,9 +41,12 @@ from vqnmt.serve.documents import (
 from vqnmt.serve.languages import NAMES, Identifier
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.code_index import CodeIndex, read_code_index
 from vqnmt.translate.translation import Translation
 
 MOST_ALTERNATIVES = 10
+# Characters of a text whose language is not told by itself, as in LibreTranslate.
+_SHORT = 40
 _log = logging.getLogger("vqnmt.serve")
 STATIC = resources.files("vqnmt.serve") / "static"
 
@@ -62,12 +68,26 @@ class Pair:
             observe=observe,
         )
 
+    @functools.cached_property
+    def code_index(self) -> CodeIndex:
+        """What each code often writes; empty where the model's folder does not say it."""
+        folder = self.translator.folder
+        try:
+            return read_code_index(folder) if folder else {}
+        except VqnmtError as error:
+            _log.warning("%s", error)
+            return {}
+
     def _work(self, sentences: list[str], candidates: int) -> list[list[Translation]]:
         return self.translator.n_best(sentences, SearchSettings(candidates=candidates))
 
     async def best(self, sentences: Sequence[str]) -> list[str]:
-        """Translate sentences."""
-        return [found[0].text for found in await self.batcher.translate(sentences)]
+        """Translate sentences, however many, a batch after the other, others' in between."""
+        size, texts = self.batcher.batch, list[str]()
+        for start in range(0, len(sentences), size):
+            found = await self.batcher.translate(sentences[start : start + size])
+            texts += [ranked[0].text for ranked in found]
+        return texts
 
 
 class Server:
@@ -146,8 +166,8 @@ class Server:
             )
         return texts
 
-    def pair(self, values: dict[str, Any], texts: list[str]) -> tuple[Pair | None, Any]:
-        """Return the model for a request, None where nothing is to be done, and what was detected.
+    def pair(self, values: dict[str, Any], text: str) -> tuple[Pair | None, Any]:
+        """Return the model for a text, None where nothing is to be done, and what was detected.
 
         Raises:
             HTTPException: A language is missing or unknown, or cannot be detected.
@@ -156,7 +176,7 @@ class Server:
         known = {code for pair in self.pairs for code in pair}
         detected: dict[str, Any] | None = None
         if source == "auto":
-            detected = self.detect(" ".join(texts))[0]
+            detected = self.detect(text)[0]
             source = detected["language"]
         for code in (source, target):
             if code not in known:
@@ -186,21 +206,26 @@ class Server:
         texts = self.texts(values)
         html = _choice(values, "format", ("text", "html")) == "html"
         count = _whole(values, "alternatives", 0, MOST_ALTERNATIVES)
-        pair, detected = self.pair(values, texts)
+        # A short text tells little: the others of the request are likely to be in its language.
+        whole = " ".join(texts)
+        chosen = [self.pair(values, text if len(text) > _SHORT else whole) for text in texts]
         found = [[text] for text in texts]
-        if pair is not None:
-            change = translate_html if html else translate_text
-            asked = dict.fromkeys(one for text in texts for one in sentences(text, change))
+        change = translate_html if html else translate_text
+        for pair in dict.fromkeys(pair for pair, _ in chosen if pair is not None):
+            own = [i for i, (its, _) in enumerate(chosen) if its is pair]
+            asked = dict.fromkeys(one for i in own for one in sentences(texts[i], change))
             results = await pair.batcher.translate(list(asked), 1 + count)
             known = dict(zip(asked, results, strict=True))
-            found = [_ranked(text, change, known, 1 + count) for text in texts]
-            self.characters.inc(sum(map(len, texts)))
+            for i in own:
+                found[i] = _ranked(texts[i], change, known, 1 + count)
+                self.characters.inc(len(texts[i]))
         many = isinstance(values["q"], list)
         answer: dict[str, Any] = {
             "translatedText": [row[0] for row in found] if many else found[0][0]
         }
-        if detected:
-            answer["detectedLanguage"] = [detected] * len(texts) if many else detected
+        if values["source"] == "auto":
+            detected = [its for _, its in chosen]
+            answer["detectedLanguage"] = detected if many else detected[0]
         if count:
             further = [row[1:] for row in found]
             answer["alternatives"] = further if many else further[0]
@@ -231,17 +256,24 @@ class Server:
         file = values.get("file")
         if not isinstance(file, UploadFile) or not file.filename:
             raise HTTPException(400, "Invalid request: missing file parameter")
-        pair, _ = self.pair(values, [])
         data = await file.read()
+        pair, _ = self.pair(values, data[:SNIFFED].decode(errors="replace"))
         if pair is not None:
             loop = asyncio.get_running_loop()
+            running: Future[list[str]] | None = None
 
             def best(texts: list[str]) -> list[str]:
-                return asyncio.run_coroutine_threadsafe(pair.best(texts), loop).result()
+                nonlocal running
+                running = asyncio.run_coroutine_threadsafe(pair.best(texts), loop)
+                return running.result()
 
-            data = await asyncio.to_thread(
-                translate_document, data, file.filename, best, pair.languages
-            )
+            try:
+                data = await asyncio.to_thread(
+                    translate_document, data, file.filename, best, pair.languages
+                )
+            finally:  # of a request that takes too long the rest is not translated
+                if running is not None:
+                    running.cancel()
         name = self.documents.keep(file.filename, data)
         url = request.url_for("download_file", name=name)
         return JSONResponse({"translatedFileUrl": str(url)})
@@ -279,7 +311,7 @@ class Server:
         count = _whole(values, "alternatives", 0, MOST_ALTERNATIVES)
         start = time.perf_counter()
         answer = await pair.batcher.call(
-            lambda: inspect_codes(pair.translator, text, given, complete)
+            lambda: inspect_codes(pair.translator, text, given, complete, pair.code_index)
         )
         answer["milliseconds"] = round(1000 * (time.perf_counter() - start), 1)
         if count:
@@ -303,7 +335,7 @@ class Server:
         """Read a request about one sentence."""
         values = await self.values(request)
         text = " ".join(" ".join(self.texts(values)).split())
-        pair, _ = self.pair(values, [text])
+        pair, _ = self.pair(values, text)
         if pair is None:
             raise HTTPException(400, "source and target are one language")
         return pair, text, values

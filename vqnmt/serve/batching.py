@@ -36,7 +36,7 @@ class Batcher:
         work: Translates; a sentence must get the same text in any company.
         wait: Seconds.
         batch: Sentences of a batch; a request of more is a batch of its own.
-        queue: Sentences that may wait.
+        queue: Sentences that may wait; a request of more must be the only one.
         observe: Told of the number of sentences of each batch.
     """
 
@@ -49,7 +49,7 @@ class Batcher:
         queue: int,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._work, self._wait, self._batch, self._limit = work, wait, batch, queue
+        self._work, self._wait, self.batch, self._limit = work, wait, batch, queue
         self._observe = observe
         self._jobs: deque[_Job] = deque()
         self._arrived = asyncio.Event()
@@ -66,7 +66,7 @@ class Batcher:
         """
         if not sentences:
             return []
-        if self.waiting + len(sentences) > self._limit:
+        if self.waiting and self.waiting + len(sentences) > self._limit:
             raise QueueFull
         job = _Job(list(sentences), candidates, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
@@ -92,8 +92,9 @@ class Batcher:
         """Translate what arrives until cancelled."""
         try:
             while True:
+                idle = not self._jobs
                 await self._arrived.wait()
-                if self._wait and self.waiting < self._batch:
+                if idle and self._wait and self.waiting < self.batch:
                     await asyncio.sleep(self._wait)
                 jobs = self._take()
                 if jobs:
@@ -107,7 +108,7 @@ class Batcher:
         size = 0
         while self._jobs:
             job = self._jobs[0]
-            fits = size + len(job.sentences) <= self._batch
+            fits = size + len(job.sentences) <= self.batch
             if taken and not (fits and job.candidates == taken[0].candidates):
                 break
             self._jobs.popleft()

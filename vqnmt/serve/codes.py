@@ -4,15 +4,20 @@ from typing import Any
 
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.spans import SLOT
 from vqnmt.translate.base import BatchTranslator
-from vqnmt.translate.translation import Translation
+from vqnmt.translate.code_index import CodeIndex, code_texts
 
 
 def inspect_codes(
-    translator: BatchTranslator, text: str, given: list[int] | None, complete: bool
+    translator: BatchTranslator,
+    text: str,
+    given: list[int] | None,
+    complete: bool,
+    index: CodeIndex,
 ) -> dict[str, Any]:
     """Translate a sentence by its own codes or by given ones, see `decode_codes`.
+
+    The answer has for each code what it writes, and its entries of `index`, if there are any.
 
     Raises:
         VqnmtError: The sentence is too long, or `given` cannot be decoded.
@@ -21,8 +26,12 @@ def inspect_codes(
         found = translator.translate([text])[0]
     else:
         found = translator.decode_codes(text, given, complete=complete)
-    written = _written(translator, found)
-    codes = [{"code": code, "text": part} for code, part in zip(found.codes, written, strict=False)]
+    codes: list[dict[str, Any]] = []
+    for code, part in zip(found.codes, code_texts(translator, found), strict=False):
+        codes.append({"code": code, "text": part})
+        if code in index:
+            often = [{"text": known, "count": count} for known, count in index[code]]
+            codes[-1]["writesOften"] = often
     return {"translatedText": found.text, "score": round(found.score, 3), "codes": codes}
 
 
@@ -48,14 +57,8 @@ def alternatives(
     for code, probability in translator.code_alternatives(text, codes, position, 6):
         after = [] if complete else codes[position + 1 :]
         found = translator.decode_codes(text, [*codes[:position], code, *after], complete=complete)
-        written = _written(translator, found)
+        written = code_texts(translator, found)
         part = written[position] if position < len(written) else ""
         one = {"code": code, "probability": round(probability, 4), "text": part}
         answer.append({**one, "translatedText": found.text})
     return answer
-
-
-def _written(translator: BatchTranslator, found: Translation) -> list[str]:
-    """Return the text that each code writes, with the blank before it."""
-    rows = translator.code_pieces(found)
-    return [SLOT.sub("◌", "".join(pieces).replace("▁", " ")) for pieces in rows]

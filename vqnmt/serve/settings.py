@@ -11,8 +11,9 @@ class ServerSettings:
 
     batch_wait: float = 0.005
     """Seconds that a request waits for others where nothing is being translated."""
-    batch: int = 64
-    """Sentences that are translated at a time."""
+    batch: int = 32
+    """Sentences that are translated at a time. While some are, those of other connections arrive:
+    with as many as there are connections the model and the network would wait for each other."""
     queue: int = 2000
     """Sentences that may wait; a request above it is answered with 429."""
     timeout: float = 30.0

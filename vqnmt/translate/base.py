@@ -12,15 +12,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vqnmt.data.normalization import normalize
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import ReadingSettings, SearchSettings, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import TAGS
 from vqnmt.settings import checked
-from vqnmt.spans import SLOT, Protected, protect, protect_like, restore, slot
+from vqnmt.spans import (
+    SLOT,
+    Protected,
+    check_patterns,
+    protect,
+    protect_like,
+    restore,
+    slot,
+)
 from vqnmt.tokens import length_limit
+from vqnmt.translate.candidates import distinct, joined, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
 from vqnmt.translate.translation import Rescorer, Translation, as_sentences, faults, untranslated
 
@@ -64,6 +75,8 @@ class BatchTranslator(ABC):
 
     # Where this engine's threads run: in the process that has loaded a model first.
     _process: int | None = None
+    folder: Path | None = None
+    """What `load_translator` has loaded it from."""
 
     def __init__(
         self,
@@ -90,6 +103,8 @@ class BatchTranslator(ABC):
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
         self.span_patterns = list(span_patterns)
+        check_patterns(self.span_patterns, "span_patterns")
+        self._formality: str | None = None
         kind = type(self)
         kind._process = kind._process or os.getpid()
 
@@ -97,6 +112,26 @@ class BatchTranslator(ABC):
         """Say what it is."""
         pair = f"{self.source_language} to {self.target_language}"
         return f"<{type(self).__name__}: {pair}, {self.engine}, {len(self.vocabulary):,} pieces>"
+
+    @property
+    def formality(self) -> str | None:
+        """Register of all translations: "informal" or "formal"; None leaves it to the model.
+
+        Raises:
+            VqnmtError: Another value, or a model that has not learnt it, is given.
+        """
+        return self._formality
+
+    @formality.setter
+    def formality(self, value: str | None) -> None:
+        if value is not None and value not in TAGS:
+            raise VqnmtError(f"formality is {value!r}; choose one of {', '.join(TAGS)}, or None")
+        if value is not None and not self.vocabulary.formality:
+            raise VqnmtError(
+                f"formality is {value!r}, but this model has not learnt it: train one with "
+                "vocabulary.formality=true"
+            )
+        self._formality = value
 
     @property
     def engine(self) -> str:
@@ -255,7 +290,7 @@ class BatchTranslator(ABC):
         for i, owner in enumerate(owners):
             groups[owner].append(i)
         return [
-            _joined([parts[i] for i in group], [found[i] for i in group])
+            joined([parts[i] for i in group], [found[i] for i in group])
             if group
             else [untranslated(sentence)]
             for sentence, group in zip(sentences, groups, strict=True)
@@ -265,7 +300,11 @@ class BatchTranslator(ABC):
         """Cut `text` into what the model translates one by one; none if nothing can be seen."""
         if not normalize(text):
             return []
-        return cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        parts = cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
+        if self.formality:
+            for part in parts:
+                part.shown += TAGS[self.formality] if part.shown else ""
+        return parts
 
     def _search(
         self,
@@ -282,12 +321,12 @@ class BatchTranslator(ABC):
             for i, row in zip(indices, found, strict=True):
                 for translation in row:
                     text = next(texts)
-                    translation.text = _restored(text, parts[i].spans)
+                    translation.text = restored(text, parts[i].spans)
                     if any(one >= slot(len(parts[i].spans)) for one in SLOT.findall(text)):
                         translation.warnings = ["a span that it made up is left out"]
-                ranked.append(_distinct(sorted(row, key=lambda one: -one.score)))
+                ranked.append(distinct(sorted(row, key=lambda one: -one.score)))
             if rescorer is not None:
-                _rescore([parts[i].source for i in indices], ranked, rescorer)
+                rescore([parts[i].source for i in indices], ranked, rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
                     translation.warnings += faults(
@@ -312,7 +351,7 @@ class BatchTranslator(ABC):
             ]
 
         def put(i: int, translation: Translation) -> None:
-            found[i] = _distinct([translation, *found[i]])[: settings.candidates]
+            found[i] = distinct([translation, *found[i]])[: settings.candidates]
 
         few = settings.candidates < _CANDIDATES and settings.temperature is None
         if self.searches and few and (some := failing()):
@@ -633,66 +672,7 @@ class BatchTranslator(ABC):
         if long:
             line = first_line + (owners or range(len(rows)))[long[0]]
             raise VqnmtError(
-                f"line {line}: the source has {len(rows[long[0]])} tokens and the "
-                f"model takes {self.max_source_tokens} ({len(long)} such lines in all): split them"
+                f"line {line}: the source has {len(rows[long[0]])} tokens and the model takes "
+                f"{self.max_source_tokens} ({len(long)} such lines in all): split them, or set "
+                "on_long to 'split' (--on-long split)"
             )
-
-
-def _rescore(
-    sentences: Sequence[str], found: Sequence[list[Translation]], rescorer: Rescorer
-) -> None:
-    """Give every candidate its teacher score, and put the best of each sentence first."""
-    texts = [[translation.text for translation in row] for row in found]
-    for row, scores in zip(found, rescorer.score(sentences, texts), strict=True):
-        for translation, score in zip(row, scores, strict=True):
-            translation.teacher_score = score
-        row.sort(key=lambda translation: -(translation.teacher_score or 0.0))
-
-
-def _distinct(ranked: Iterable[Translation]) -> list[Translation]:
-    """Keep the first of the translations with the same text."""
-    first: dict[str, Translation] = {}
-    for translation in ranked:
-        first.setdefault(translation.text, translation)
-    return list(first.values())
-
-
-def _restored(text: str, spans: Sequence[str]) -> str:
-    """Put the spans in the place of their slots; slots that are made up are left out."""
-    beyond = slot(len(spans))
-    return restore(normalize(SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)), spans)
-
-
-def _joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:
-    """Join the translations of a text's parts: the best of each, the second best, and so on."""
-    if len(parts) == 1 and found[0]:
-        return found[0]
-    count = min((len(ranked) for ranked in found if ranked), default=1)
-    rows = [
-        ranked or [Translation(part.source)] * count
-        for part, ranked in zip(parts, found, strict=True)
-    ]
-    joined = [_join(parts, rank) for rank in zip(*rows, strict=False)]
-    return _distinct(sorted(joined, key=lambda one: (bool(one.warnings), -_deciding(one))))
-
-
-def _deciding(translation: Translation) -> float:
-    """Return the score by which a translation is compared."""
-    rescored = translation.teacher_score
-    return translation.score if rescored is None else rescored
-
-
-def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
-    """Join the translations of a text's parts; scores become means over all their symbols."""
-    scored = [one for one in rank if one.codes or one.tokens]
-    total = max(sum(one.length for one in scored), 1)
-    rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
-    return Translation(
-        join(parts, [one.text for one in rank]),
-        sum(one.score * one.length for one in scored) / total,
-        [code for one in rank for code in one.codes],
-        [token for one in rank for token in one.tokens],
-        [span for one in rank for span in one.spans],
-        sum(rescored) / total if rescored else None,
-        list(dict.fromkeys(warning for one in rank for warning in one.warnings)),
-    )

@@ -28,6 +28,8 @@ from vqnmt.translate.translation import Translation
 # Raised whenever what an exported folder holds changes its form or its meaning.
 FORMAT = 1
 ONNX_FILES = ("config.json", "model.onnx", "spm.model")
+# Source tokens of the sentences that are translated side by side in int8.
+_SIDE_BY_SIDE = 1 << 14
 # Positions that CTranslate2 scores at a time. The scores of more positions over all pieces do not
 # fit into a core's cache, and scoring takes up to 1.7 times as long.
 _SCORED_TOKENS = 256
@@ -118,7 +120,10 @@ class OnnxTranslator(BatchTranslator):
         language_model: TrigramModel | None = None,
         threads: int = 1,
     ) -> None:
-        super().__init__(vocabulary, **_shared(config))
+        shared = _shared(config)
+        if config.precision == "int8":  # no padding, so that lengths do not matter
+            shared |= {"batch_tokens": _SIDE_BY_SIDE, "spread": math.inf}
+        super().__init__(vocabulary, **shared)
         self._session, self._language_model = session, language_model
         self._config, self._threads = config, threads
         self._stride, self._positions = 2**config.compression, config.positions_per_code
@@ -138,7 +143,11 @@ class OnnxTranslator(BatchTranslator):
         _engine("onnxruntime", folder)
         threads = threads or available_cores()
         with _named(folder / "model.onnx"):
-            session = onnx_session(folder / "model.onnx", threads)
+            # In int8 the products of one sentence gain nothing from a second thread, and threads
+            # of their own for each of several sentences at once would wait for one another.
+            session = onnx_session(
+                folder / "model.onnx", 1 if config.precision == "int8" else threads
+            )
         vocabulary = Vocabulary.load(folder / "spm.model")
         language_model = load_language_model(folder, len(vocabulary))
         return cls(session, config, vocabulary, language_model, threads)

@@ -198,11 +198,19 @@ def force_codes(
 
 
 @torch.inference_mode()
-def reconstruct(model: LatentTransformer, source: Tensor, target: Tensor) -> list[list[int]]:
-    """Decode from the codes of the true `target` (B, T): the oracle translation's tokens."""
+def reconstruct(
+    model: LatentTransformer, source: Tensor, target: Tensor, given: list[list[int]] | None = None
+) -> list[list[int]]:
+    """Decode from the codes of the true `target` (B, T), the oracle, or from codes `given`; tokens.
+
+    The best path is read.
+    """
     memory, memory_mask = model.encode(source)
-    z_e, mask = model.compress(target, memory, memory_mask)
-    codes = model.quantizer.nearest(z_e)
+    if given is None:
+        z_e, mask = model.compress(target, memory, memory_mask)
+        codes = model.quantizer.nearest(z_e)
+    else:
+        codes, mask = pad_codes(given, source.device)
     decoded = _decode_codes(model, codes, mask, memory, memory_mask)
     return [tokens for tokens, _ in decoded]
 

@@ -52,13 +52,16 @@ def load_translator(
                 f"dtype is for models that PyTorch runs, but {folder} is exported: leave it out, "
                 "or give the model folder that it was exported from"
             )
-        return load_exported(folder, threads)
-    try:
-        from vqnmt.translate.pytorch import Translator
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from None
+        translator = load_exported(folder, threads)
+    else:
+        try:
+            from vqnmt.translate.pytorch import Translator
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) or error from None
 
-    return Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
+        translator = Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
+    translator.folder = folder
+    return translator
 
 
 def _fetched(name: str) -> Path:

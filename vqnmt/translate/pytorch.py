@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vqnmt.checksums import AGAIN, CHECKSUMS
@@ -33,6 +33,7 @@ from vqnmt.models import (
 from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
+from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.folder import read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
@@ -175,7 +176,8 @@ class Translator(BatchTranslator):
             # Everything is on disk. Until the last move the folder has no config.json: incomplete.
             (folder / "config.json").unlink(missing_ok=True)
             (folder / CHECKSUMS).unlink(missing_ok=True)
-            (folder / LANGUAGE_MODEL).unlink(missing_ok=True)
+            for name in (LANGUAGE_MODEL, CODE_INDEX):  # of another model
+                (folder / name).unlink(missing_ok=True)
             names = ["README.md", "spm.model", "model.safetensors", CHECKSUMS, "config.json"]
             for name in names if self.language_model is None else [LANGUAGE_MODEL, *names]:
                 with atomic_path(folder / name) as path:
@@ -240,28 +242,64 @@ class Translator(BatchTranslator):
         found, log_p = force_codes(self.model, source, given, limit, self.language_model)
         return _translation(found, self.length_penalty), log_p.numpy(force=True)
 
-    def reconstruct(self, sentences: Sequence[str], targets: Sequence[str]) -> list[str]:
-        """Translate with the codes of the true `targets`: the oracle, latent models only."""
+    def reconstruct(
+        self,
+        sentences: Sequence[str],
+        targets: Sequence[str],
+        given: Sequence[list[int]] | None = None,
+    ) -> list[str]:
+        """Translate whole strings with the codes of the true `targets`, the oracle, or given ones.
+
+        Latent models only; the best path is read.
+
+        Args:
+            sentences: Sources, each one string of at most `max_source_tokens`.
+            targets: Their true translations.
+            given: Codes of each string, instead of those of its target.
+        """
         assert isinstance(self.model, LatentTransformer)
-        pairs = [self._pair(*pair) for pair in zip(sentences, targets, strict=True)]
-        rows = self.vocabulary.encode([source.text for source, _ in pairs])
-        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        rows, target_rows, spans = self.encode_pairs(sentences, targets)
         texts = [""] * len(rows)
-        for indices in self._batches(rows):
-            tokens = reconstruct(
-                self.model,
-                pad([rows[i] for i in indices]).to(self.device),
-                pad([target_rows[i] for i in indices]).to(self.device),
-            )
+        for indices, source, target in self._padded(rows, target_rows):
+            codes = None if given is None else [given[i] for i in indices]
+            tokens = reconstruct(self.model, source, target, codes)
             for i, text in zip(indices, self.vocabulary.decode(tokens), strict=True):
-                texts[i] = restore(text, pairs[i][0].spans)
+                texts[i] = restore(text, spans[i])
         return texts
 
-    def _pair(self, source: str, target: str) -> tuple[Protected, str]:
-        """Put slots in the place of the spans that both have, if the model has slots for them."""
-        slots = self.vocabulary.slots
-        found = protect_pair(source, target, slots, self.span_patterns) if slots else None
-        return found or (Protected(source, []), target)
+    def encode_pairs(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
+        """Encode sources and translations with slots for the spans that they share, as in training.
+
+        Returns:
+            The tokens of the sources and of the targets, and the spans of each pair's slots.
+        """
+        slots, patterns, pairs = self.vocabulary.slots, self.span_patterns, []
+        for source, target in zip(sentences, targets, strict=True):
+            found = protect_pair(source, target, slots, patterns) if slots else None
+            pairs.append(found or (Protected(source, []), target))
+        rows = self.vocabulary.encode([source.text for source, _ in pairs])
+        target_rows = self.vocabulary.encode([target for _, target in pairs])
+        return rows, target_rows, [source.spans for source, _ in pairs]
+
+    def paired_batches(
+        self, sentences: Sequence[str], targets: Sequence[str]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield batches of whole strings of similar length; sources without tokens are left out.
+
+        Yields:
+            Which strings, their sources (B, S) and targets (B, T), padded.
+        """
+        rows, target_rows, _ = self.encode_pairs(sentences, targets)
+        yield from self._padded(rows, target_rows)
+
+    def _padded(
+        self, rows: list[list[int]], target_rows: list[list[int]]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        for indices in self._batches(rows):
+            sides = pad([rows[i] for i in indices]), pad([target_rows[i] for i in indices])
+            yield indices, sides[0].to(self.device), sides[1].to(self.device)
 
 
 def _check_device(name: str) -> None:

@@ -80,7 +80,8 @@ class TransformersTranslator:
         batch_size: int = 32,
         option: str = "teacher=",
     ) -> None:
-        self.place, self.prefix, self.batch_size = f"{option}{name}", prefix, batch_size
+        self.option, self.place = option, f"{option}{name}"
+        self.prefix, self.batch_size = prefix, batch_size
         self.source_language, self.target_language = source_language, target_language
         self.max_source_tokens: int | None = None
         with _loading(self.place):
@@ -137,6 +138,7 @@ class TransformersTranslator:
         order = [i for i, sentence in enumerate(sentences) if is_translatable(sentence)]
         texts = [self.prefix + normalize(sentences[i]) for i in order]
         rows = self.tokenizer(texts)["input_ids"] if order else []
+        self._refuse_long(max(map(len, rows), default=0))
         # A batch holds sources of one length: they share the length limit, and nothing is padded.
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
         for i, row in zip(order, rows, strict=True):
@@ -148,12 +150,6 @@ class TransformersTranslator:
         ]
         for batch in batches:
             indices = [i for i, _ in batch]
-            length = len(batch[0][1])
-            if self.max_source_tokens is not None and length > self.max_source_tokens:
-                raise VqnmtError(
-                    f"{self.place}: a source has {length} tokens and the model takes "
-                    f"{self.max_source_tokens}: lower corpus.max_words"
-                )
             output = self._generate([row for _, row in batch], beam)
             for i, text in zip(indices, self._decode(output), strict=True):
                 text = clean_output(text)
@@ -163,6 +159,14 @@ class TransformersTranslator:
         if progress is not None:
             progress.update(sum(map(bool, sentences)) - len(order))
         return translations
+
+    def _refuse_long(self, length: int) -> None:
+        if self.max_source_tokens is not None and length > self.max_source_tokens:
+            remedy = "lower corpus.max_words" if "=" in self.option else "split it"
+            raise VqnmtError(
+                f"{self.place}: a source has {length} tokens and the model takes "
+                f"{self.max_source_tokens}: {remedy}"
+            )
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         # M2M100's tokenizer does not count language codes among its special tokens.

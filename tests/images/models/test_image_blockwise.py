@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from vqnmt.images.models.blockwise import BlockwiseDecoder, _around, join_blocks, split_blocks
+from vqnmt.images.models.blockwise import (
+    BlockwiseDecoder,
+    _around,
+    join_blocks,
+    split_blocks,
+    split_passes,
+)
 from vqnmt.images.models.config import AutoencoderConfig
 from vqnmt.images.models.logistics import (
     bin_log_probability,
@@ -52,12 +58,44 @@ def test_blocks_are_split_in_the_order_of_the_passes(pictures):
 @pytest.mark.parametrize("group", range(4))
 def test_a_pass_depends_on_earlier_passes_alone(decoder, latents, pictures, group):
     """Changing one pixel moves parameters of later passes, in neighbouring blocks too, no other."""
-    before = decoder.parameters_of(latents, pictures)
+    before = torch.stack(decoder.parameters_of(latents, pictures))
     groups = split_blocks(pictures).clone()
     groups[group, :, :, 1, 1] ^= 128
-    moved = (decoder.parameters_of(latents, join_blocks(groups)) - before).abs().amax((1, 2)) > 1e-6
+    after = torch.stack(decoder.parameters_of(latents, join_blocks(groups)))
+    moved = (after - before).abs().amax((1, 2)) > 1e-6
     assert not moved[: group + 1].any()
     assert moved[group + 1 :, 0:3, 0:3].all()  # (3 - group, 3, 3)
+
+
+def test_levels_are_taken_apart_from_the_coarsest_pixels_to_the_finest(pictures):
+    pictures = pictures.repeat(1, 1, 2, 1)  # (2, 3, 12, 8)
+    coarse, fine = pictures[:, :, ::2, ::2], split_blocks(pictures)
+    found = split_passes(pictures, 2)
+    expected = [*split_blocks(coarse), *fine[1:]]
+    assert len(found) == 7
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_a_pass_of_two_levels_depends_on_earlier_passes_alone():
+    """Changing one emitted pixel leaves the parameters up to its own pass, and moves some later."""
+    torch.manual_seed(0)
+    config = AutoencoderConfig(width=8, blocks=1, mixtures=2)
+    decoder = BlockwiseDecoder(config, torch.eye(3)[:, :2], levels=2).eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    latents = torch.randn(1, 2, 2, 3)
+    pictures = torch.randint(0, 256, (1, 3, 8, 12), dtype=torch.uint8)
+    before = decoder.parameters_of(latents, pictures)
+    for group in range(7):
+        changed = pictures.clone()
+        # Each pass's pixels are a part of the whole image's.
+        places = split_passes(torch.arange(96).view(1, 1, 8, 12).expand(1, 3, 8, 12), 2)[group]
+        changed.flatten(2)[:, :, places[0, 0, 0, 0]] ^= 128
+        after = decoder.parameters_of(latents, changed)
+        gaps = [(x - y).abs().amax().item() for x, y in zip(before, after, strict=True)]
+        assert gaps[: group + 1] == [0.0] * (group + 1)
+        assert all(gap > 1e-6 for gap in gaps[group + 1 :])
 
 
 def test_the_sum_over_passes_is_what_decoding_pass_by_pass_says(decoder, latents, pictures):
@@ -77,7 +115,7 @@ def test_the_sum_over_passes_is_what_decoding_pass_by_pass_says(decoder, latents
 def test_the_colours_of_a_pixel_of_d_given_a_add_up_to_1(decoder, latents, pictures):
     """All greens and blues at one red leave red's own mixture, and all reds of that add up to 1."""
     values = torch.arange(256)
-    parameters = decoder.parameters_of(latents, pictures)[1, :1, :, 1:2, 1:2]  # (1, 20, 1, 1)
+    parameters = decoder.parameters_of(latents, pictures)[1][:1, :, 1:2, 1:2]  # (1, 20, 1, 1)
     logits, means, log_scales = (parameters[0, place, 0, 0] for place in ([0, 1], [2, 5], [8, 11]))
     bins = bin_log_probability(scale_values(values, 256)[:, None], means, log_scales, 256)
     reds = torch.logsumexp(logits.log_softmax(0) + bins, dim=1).exp()  # (256,)

@@ -1,6 +1,7 @@
-"""Image models: VQ-VAE, Gaussian VAE, rounded latents, and a Transformer on pixels."""
+"""Image models: VQ-VAEs, Gaussian VAE, rounded latents, and a Transformer on pixels."""
 
 from vqnmt.images.models.base import AveragedWeights, Bound, CodeModel, ImageModel
+from vqnmt.images.models.blockwise_vqvae import BlockwiseVQVAE
 from vqnmt.images.models.config import AutoencoderConfig, ImageModelConfig, PriorConfig
 from vqnmt.images.models.integers import IntegerVAE
 from vqnmt.images.models.pixels import ImageTransformer
@@ -18,6 +19,7 @@ __all__ = [
     "VQVAE",
     "AutoencoderConfig",
     "AveragedWeights",
+    "BlockwiseVQVAE",
     "Bound",
     "CodeModel",
     "GaussianVAE",

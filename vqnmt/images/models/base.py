@@ -98,6 +98,11 @@ class CodeModel(ImageModel):
     def codebook_size(self) -> int:
         """K: each of the n codes is in 0 .. K - 1."""
 
+    @property
+    def codebooks(self) -> int:
+        """How many codebooks of K codes the n codes of a position take turns in."""
+        return 1
+
 
 def uniform_nats(codes: Tensor, codebook_size: int) -> Tensor:
     """-log p(z) of `codes` (B, ...) under the uniform prior over K codes, (B,)."""

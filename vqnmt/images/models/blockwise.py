@@ -1,6 +1,6 @@
-"""A decoder that emits the pixels of an image in four parallel passes (after Reed et al. 2017).
+"""A decoder that emits the pixels of an image in a few parallel passes (after Reed et al. 2017).
 
-The image is cut into blocks of 2x2 pixels, one for each position of the grid of latents:
+The image is cut into blocks of 2x2 pixels:
 
     A B
     C D
@@ -10,8 +10,10 @@ the pixels of all earlier passes, in neighbouring blocks too, so that
 
     -log p(x | z) = -log p(A | z) - log p(D | z, A) - log p(B | z, A, D) - log p(C | z, A, D, B)
 
-is exact. Training takes one forward pass and sampling four steps, for any image size. All feature
-maps have half the image's side.
+is exact. With one level there are as many blocks as positions in the grid of latents. With n levels
+the A of one level are the image of the next coarser one, whose own four passes come first: 3 n + 1
+passes, for latents of 1 / 2^n of the image's side. Training takes one forward pass, for any image
+size. The feature maps of the finest level have half the image's side.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqnmt.images.models.autoencoder import ResidualBlock2d
+from vqnmt.images.models.autoencoder import Double, ResidualBlock2d
 from vqnmt.images.models.config import AutoencoderConfig
 from vqnmt.images.models.logistics import PARAMETERS, pixel_nats, scale_values
 
@@ -40,10 +42,21 @@ COUPLINGS = (1.0, 0.0, 1.0)
 # Scales input and output of the last layers of the means. Without it one step of Adam on all their
 # weights would move a mean by more than the width of its logistic.
 DAMPING = 0.1
+# Scales a fresh encoder's latents, and the decoder's input to [-4, 4].
+GAIN = 4.0
+# Where the latents start as colours, the first three are lightness, red - green and blue - green.
+COLOURS = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.0, -1.0, 1.0))
+
+
+def colours(latent_dim: int) -> Tensor:
+    """The weight (latent_dim, 3) that makes latents of a pixel, which its inverse turns back."""
+    weight = torch.zeros(latent_dim, 3)
+    weight[:3] = torch.tensor(COLOURS)[:latent_dim]
+    return weight
 
 
 def split_blocks(images: Tensor) -> Tensor:
-    """Take images (B, 3, H, W) apart into their passes (4, B, 3, H / 2, W / 2)."""
+    """Take images (B, 3, H, W) apart into A, D, B, C of all blocks: (4, B, 3, H / 2, W / 2)."""
     return torch.stack([images[:, :, row::2, column::2] for row, column in PLACES])
 
 
@@ -54,6 +67,15 @@ def join_blocks(groups: Tensor) -> Tensor:
     for (row, column), group in zip(PLACES, groups, strict=True):
         images[:, :, row::2, column::2] = group
     return images
+
+
+def split_passes(images: Tensor, levels: int) -> list[Tensor]:
+    """Take images (B, 3, H, W) apart into what the passes emit, in their order."""
+    passes: list[Tensor] = []
+    for _ in range(levels):
+        images, *finer = split_blocks(images)
+        passes = [*finer, *passes]
+    return [images, *passes]
 
 
 class PixelPass(nn.Module):
@@ -118,52 +140,81 @@ def _around(parameters: Tensor, centre: Tensor) -> Tensor:
 
 
 class BlockwiseDecoder(nn.Module):
-    """Four passes over the grid of latents (B, C, H / 2, W / 2).
+    """The passes over the grid of latents (B, C, H / 2^levels, W / 2^levels) and over finer ones.
 
     Args:
         config: Width, residual blocks of each pass, mixtures.
-        start: (3, C), the colour of A in a position's latents to start from.
+        start: (3, C), the colour of the first A in a position's latents to start from.
+        levels: Each has twice the side of the one before; a level's features start as those of the
+            level before.
     """
 
-    def __init__(self, config: AutoencoderConfig, start: Tensor) -> None:
+    def __init__(self, config: AutoencoderConfig, start: Tensor, levels: int = 1) -> None:
         super().__init__()
-        predictions = [F.pad(start[:, :, None, None], (1, 1, 1, 1))]
-        for groups, neighbours in enumerate(NEIGHBOURS, 1):
-            weight = torch.zeros(3, groups, 3, 3, 3)  # predicted channel, group, its channel
-            for group, row, column in neighbours:
-                weight[:, group, :, 1 + row, 1 + column] = torch.eye(3) / len(neighbours)
-            predictions.append(weight.flatten(1, 2))
-        self.passes = nn.ModuleList([PixelPass(config, weight) for weight in predictions])
+        first = PixelPass(config, F.pad(start[:, :, None, None], (1, 1, 1, 1)))
+        self.passes = nn.ModuleList([first, *_later_passes(config)])
+        self.doublings = nn.ModuleList()
+        self.finer = nn.ModuleList()
+        for _ in range(levels - 1):
+            self.doublings.append(Double(config.width, config.width))
+            self.finer.append(nn.ModuleList(_later_passes(config)))
 
-    def parameters_of(self, latents: Tensor, images: Tensor) -> Tensor:
-        """Parameters (4, B, 10 M, h, w) of all passes given true pixels (B, 3, H, W) uint8."""
-        groups = scale_values(split_blocks(images), 256)
-        known, hidden, found = latents, torch.zeros((), device=latents.device), []
-        for k, one_pass in enumerate(self.passes):
-            hidden, parameters = one_pass(hidden, known)
-            found.append(parameters)
-            known = groups[: k + 1].transpose(0, 1).flatten(1, 2)  # (B, 3 (k + 1), h, w)
-        return torch.stack(found)
+    @property
+    def levels(self) -> int:
+        """How many times the side of the latents' grid is doubled."""
+        return 1 + len(self.finer)
 
-    def nats(self, latents: Tensor, images: Tensor) -> Tensor:
-        """-log p(x | z) of images (B, 3, H, W) uint8, in nats an image (B,)."""
-        parameters = self.parameters_of(latents, images)
-        nats = pixel_nats(parameters.flatten(0, 1), split_blocks(images).flatten(0, 1))
-        return nats.view(len(self.passes), -1).sum(dim=0)
-
-    @torch.no_grad()
-    def emit(self, latents: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
+    def decode(self, latents: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
         """Decode images (B, 3, H, W) uint8, pass after pass.
 
         Args:
             latents: (B, C, h, w).
-            pick: From parameters (B, 10 M, h, w) to pixels (B, 3, h, w): `sample_pixels` or
-                `expected_pixels`.
+            pick: From the parameters (B, 10 M, h', w') of a pass to its pixels (B, 3, h', w')
+                uint8, which the passes after it read.
         """
-        known, hidden = latents, torch.zeros((), device=latents.device)
-        groups: list[Tensor] = []
-        for one_pass in self.passes:
-            hidden, parameters = one_pass(hidden, known)
-            groups.append(pick(parameters))
-            known = scale_values(torch.cat(groups, dim=1), 256)
-        return join_blocks(torch.stack(groups))
+        zero = torch.zeros((), device=latents.device)
+        hidden, parameters = self.passes[0](zero, latents)
+        images = pick(parameters)
+        for level, passes in enumerate([list(self.passes)[1:], *self.finer]):
+            if level:
+                hidden = self.doublings[level - 1](F.relu(hidden))
+            groups = [images]
+            for one_pass in passes:
+                known = scale_values(torch.cat(groups, dim=1), 256)
+                hidden, parameters = one_pass(hidden, known)
+                groups.append(pick(parameters))
+            images = join_blocks(torch.stack(groups))
+        return images
+
+    def parameters_of(self, latents: Tensor, images: Tensor) -> list[Tensor]:
+        """The parameters (B, 10 M, h', w') of each pass given true pixels (B, 3, H, W) uint8."""
+        truth, found = iter(split_passes(images, self.levels)), []
+
+        def pick(parameters: Tensor) -> Tensor:
+            found.append(parameters)
+            return next(truth)
+
+        self.decode(latents, pick)
+        return found
+
+    def nats(self, latents: Tensor, images: Tensor) -> Tensor:
+        """-log p(x | z) of images (B, 3, H, W) uint8, in nats an image (B,)."""
+        truth = split_passes(images, self.levels)
+        found = self.parameters_of(latents, images)
+        return torch.stack([pixel_nats(*x) for x in zip(found, truth, strict=True)]).sum(dim=0)
+
+    @torch.no_grad()
+    def emit(self, latents: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        """`decode` without gradients; `pick` is `sample_pixels` or `expected_pixels`."""
+        return self.decode(latents, pick)
+
+
+def _later_passes(config: AutoencoderConfig) -> list[PixelPass]:
+    """The passes of D, B and C, whose predictions start as the mean of the nearest known pixels."""
+    passes = []
+    for groups, neighbours in enumerate(NEIGHBOURS, 1):
+        weight = torch.zeros(3, groups, 3, 3, 3)  # predicted channel, group, its channel
+        for group, row, column in neighbours:
+            weight[:, group, :, 1 + row, 1 + column] = torch.eye(3) / len(neighbours)
+        passes.append(PixelPass(config, weight.flatten(1, 2)))
+    return passes

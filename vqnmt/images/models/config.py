@@ -19,14 +19,14 @@ class AutoencoderConfig(Settings):
     width: Width = 48
     """Channels of the feature maps on the grid of latents."""
     blocks: Annotated[int, between(0, 1000)] = 2
-    """Residual blocks of the encoder, and as many of the decoder (of each of its four passes,
-    `integers`), on the grid of latents."""
+    """Residual blocks of the encoder, and as many of the decoder (`blockwise` and `integers`: of
+    each of its passes), on the grid of latents."""
     halvings: Annotated[int, between(1, 12)] = 1
     """Times that each side is halved: 1 makes 16x16 latents of 32x32 pixels, 2 makes 8x8."""
     pixel_width: Width = 32
-    """Channels of the decoder's feature maps at full size (not `integers`)."""
+    """Channels of the decoder's feature maps at full size (not `blockwise` and `integers`)."""
     pixel_blocks: Annotated[int, between(0, 1000)] = 0
-    """Residual blocks of the decoder at full size (not `integers`)."""
+    """Residual blocks of the decoder at full size (not `blockwise` and `integers`)."""
     mixtures: Annotated[int, between(1, 1000)] = 5
     """Logistics in the likelihood of a pixel."""
     dropout: Fraction = 0.0
@@ -50,7 +50,7 @@ class PriorConfig(Settings):
     """Dropout in every layer."""
     joint: bool = False
     """Whether the prior is trained along with the autoencoder (van den Oord et al. 2017 leave that
-    open) instead of afterwards on its codes. `integers` is always joint."""
+    open) instead of afterwards on its codes. `blockwise` and `integers` are always joint."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and the width against the heads."""
@@ -67,24 +67,26 @@ class ImageModelConfig(Settings):
     """One image model; keys that do not concern its kind are left unread."""
 
     group: InitVar[str] = "model"
-    kind: Literal["vqvae", "vae", "integers", "pixels"] = "vqvae"
-    """`vqvae`; `vae` (Gaussian latents); `integers` (rounded latents, trained for rate and
-    reconstruction at once); `pixels` (an autoregressive Transformer, no latents)."""
+    kind: Literal["vqvae", "blockwise", "vae", "integers", "pixels"] = "vqvae"
+    """`vqvae`; `blockwise` (residual codes, pixels in a few passes) and `integers` (rounded
+    latents), both trained for rate and reconstruction at once; `vae` (Gaussian latents); `pixels`
+    (an autoregressive Transformer, no latents)."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """Encoder and decoder (not `pixels`)."""
     latent_dim: Width = 16
-    """Size of a code vector (`vqvae`) or a position (`vae`); integers a position (`integers`)."""
+    """Size of a code vector (`vqvae`, `blockwise`) or a position (`vae`); integers a position
+    (`integers`)."""
     codes: Annotated[int, between(1, 256)] = 2
     """Codes at each position of the grid, all from one codebook (`vqvae`)."""
     quantizer: QuantizerConfig = field(
         default_factory=lambda: SoftEMConfig(decay=0.99, samples=5, temperature=0.2)
     )
-    """The codebook (`vqvae`)."""
+    """The codebook (`vqvae`), or the `residual` ones (`blockwise`)."""
     levels: Annotated[int, between(3, (1 << 16) - 1)] = 31
     """Values of an integer, an odd number (`integers`)."""
     rate_warmup: Fraction = 0.2
     """Fraction of training over which the weight of the rate rises from 0 to 1, so that the decoder
-    learns to read the latents before their rate is penalised (`vae`, `integers`)."""
+    learns to read the latents before their rate is penalised (`vae`, `blockwise`, `integers`)."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The network over codes or pixels (not `vae`)."""
 
@@ -94,10 +96,15 @@ class ImageModelConfig(Settings):
         if self.levels % 2 == 0:
             raise VqnmtError(f"{group}.levels is {self.levels}; it must be odd")
         prior, halvings = self.prior.name, self.autoencoder.halvings
-        needed = {"integers": "pixelcnn", "pixels": "transformer"}.get(self.kind, prior)
-        if prior != needed:
+        needed = {"blockwise": "pixelcnn", "integers": "pixelcnn", "pixels": "transformer"}
+        if prior != (alone := needed.get(self.kind, prior)):
             raise VqnmtError(
-                f"{group}.prior.name is {prior!r}; {group}.kind={self.kind} takes {needed} alone"
+                f"{group}.prior.name is {prior!r}; {group}.kind={self.kind} takes {alone} alone"
+            )
+        if self.kind == "blockwise" and self.quantizer.name != "residual":
+            raise VqnmtError(
+                f"{group}.quantizer.name is {self.quantizer.name!r}; {group}.kind=blockwise takes "
+                "residual alone"
             )
         if self.kind == "integers" and halvings != 1:
             raise VqnmtError(

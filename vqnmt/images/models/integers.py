@@ -1,4 +1,4 @@
-"""A model of rounded latents, trained for rate and reconstruction at once (`system=best`).
+"""A model of rounded latents, trained for rate and reconstruction at once (`system=vae_integers`).
 
 The bound of any deterministic code, -log p(x | z) - log p(z), is itself the training loss, which
 needs a rate with a gradient in z. So a code is an integer, as in learnt compression (Ballé et al.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vqnmt.images.models.autoencoder import ImageEncoder, grid_side
 from vqnmt.images.models.base import Bound, CodeModel, uniform_nats
-from vqnmt.images.models.blockwise import DAMPING, BlockwiseDecoder
+from vqnmt.images.models.blockwise import DAMPING, GAIN, BlockwiseDecoder, colours
 from vqnmt.images.models.config import ImageModelConfig, PriorConfig
 from vqnmt.images.models.logistics import (
     expected_pixels,
@@ -28,10 +28,6 @@ from vqnmt.layers import Losses
 # Logistics in the prior of each integer, and hidden units of its head.
 MIXTURES = 3
 HIDDEN = 24
-# Scales a fresh encoder's latents to a few integers, and the decoder's input to [-4, 4].
-GAIN = 4.0
-# The first three latents start as lightness, red - green and blue - green of each block's A.
-COLOURS = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.0, -1.0, 1.0))
 
 
 class IntegerPrior(nn.Module):
@@ -123,12 +119,11 @@ class IntegerVAE(CodeModel):
         self.encoder = ImageEncoder(config.autoencoder, config.latent_dim)
         self.encoder.output.weight.data.mul_(0.1)
         # At the start the latents are a coarse image, which the first pass turns into pixels.
-        colours = torch.zeros(config.latent_dim, 3)
-        colours[:3] = torch.tensor(COLOURS)[: config.latent_dim]
+        start = colours(config.latent_dim)
         self.block = nn.Conv2d(3, config.latent_dim, 2, stride=2, bias=False)
         nn.init.zeros_(self.block.weight)
-        self.block.weight.data[:, :, 0, 0] = colours
-        self.decoder = BlockwiseDecoder(config.autoencoder, torch.linalg.pinv(colours) / GAIN)
+        self.block.weight.data[:, :, 0, 0] = start
+        self.decoder = BlockwiseDecoder(config.autoencoder, torch.linalg.pinv(start) / GAIN)
         self.prior = IntegerPrior(config.prior, config.latent_dim, config.levels)
 
     @property

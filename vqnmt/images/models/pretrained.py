@@ -10,6 +10,7 @@ from vqnmt.checksums import CHECKSUMS, check_files, write_checksums
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_path, atomic_write_text
 from vqnmt.images.models.base import ImageModel
+from vqnmt.images.models.blockwise_vqvae import BlockwiseVQVAE
 from vqnmt.images.models.config import ImageModelConfig
 from vqnmt.images.models.integers import IntegerVAE
 from vqnmt.images.models.pixels import ImageTransformer
@@ -37,6 +38,7 @@ def build_image_model(config: ImageModelConfig, image_size: int) -> ImageModel:
         raise VqnmtError(f"image_size is {image_size}; it must be from 2 to {_LARGEST:,}")
     kinds: dict[str, type[ImageModel]] = {
         "vqvae": VQVAE,
+        "blockwise": BlockwiseVQVAE,
         "vae": GaussianVAE,
         "integers": IntegerVAE,
         "pixels": ImageTransformer,

@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-let codes = [];       // of the sentence that is shown: {code, text}
+let codes = [];       // of the sentence that is shown: {code, text, writesOften}
 let changed = false;  // whether they are the user's
 let request = 0;      // the last one counts
 
@@ -111,10 +111,21 @@ function open(position) {
         button.addEventListener("click", () => choose(position, one.code));
         return make("li", {}, button);
       }));
+      showOften(codes[position]);
       $("panel").hidden = false;
       $("alternatives").querySelector("button")?.focus();
     };
   });
+}
+
+/* Words of the training text that a code writes; where it begins within a word, dots come first. */
+function showOften({ code, writesOften = [] }) {
+  $("often-title").textContent = `In the training text code ${code} often writes:`;
+  $("often").replaceChildren(...writesOften.map((one) => {
+    const text = one.text.startsWith(" ") ? one.text.trim() : `…${one.text}`;
+    return make("li", {}, text, make("span", { className: "whole", textContent: ` ${one.count}×` }));
+  }));
+  $("often-section").hidden = !writesOften.length;
 }
 
 function choose(position, code) {

@@ -1,0 +1,57 @@
+"""Words and sentences that a new user tries first, with patterns of good German answers."""
+
+LABELS = {
+    "Settings": "Einstellungen",
+    "Cancel": "Abbrechen",
+    "Delete": "Löschen|Entfernen",
+    "Search": "Suche|Suchen",
+    "Download": "Herunterladen|Download",
+    "Upload": "Hochladen|Upload",
+    "Password": "Passwort|Kennwort",
+    "User name": "Benutzername|Nutzername",
+    "Language": "Sprache",
+    "Close": "Schließen",
+    "Back": "Zurück",
+    "Help": "Hilfe",
+    "Error": "Fehler",
+    "Warning": "Warnung",
+    "Loading": "Wird geladen|Lädt|Laden|Lade|Ladevorgang",
+    "Sign in": "Anmelden|Einloggen",
+    "Sign out": "Abmelden|Ausloggen",
+    "New folder": "Neuer Ordner",
+    "Edit": "Bearbeiten",
+    "Copy": "Kopieren|Kopie",
+    "Yes": "Ja",
+    "Today": "Heute",
+    "Monday": "Montag",
+    "Water": "(Das )?Wasser",
+    "Wrong password": "Falsches (Passwort|Kennwort)",
+    "No results found": "(Es wurden )?keine (Ergebnisse|Treffer|Resultate) gefunden",
+    "Connection lost": "(Die )?Verbindung (wurde )?(verloren|unterbrochen|getrennt|abgebrochen)",
+}
+SENTENCES = {
+    "Good morning!": "Guten Morgen",
+    "Thank you very much.": "Vielen Dank|Danke (schön|sehr|vielmals)|Herzlichen Dank",
+    "How are you?": "Wie geht(s|'s|’s| es)( dir| Ihnen| euch)?",
+    "I don't know.": "(Das weiß ich|Ich weiß( es| das)?) nicht|Keine Ahnung",
+    "What time is it?": "Wie spät ist es|Wie ?viel Uhr ist es",
+    "I am hungry.": "Ich habe Hunger|Ich bin hungrig",
+    "My name is Anna.": "Ich heiße Anna|Mein Name ist Anna",
+    "He is my brother.": "Er ist mein Bruder|Das ist mein Bruder",
+    "It is raining.": "Es regnet( gerade)?",
+    "Do you speak German?": "(Sprechen Sie|Sprichst du|Sprecht ihr|Können Sie|Kannst du) Deutsch"
+    "( sprechen)?",
+    "See you tomorrow!": "(Wir sehen uns|Bis) morgen",
+    "I need help.": "Ich (brauche|benötige) Hilfe",
+    "The dog is sleeping.": "Der Hund schläft( gerade)?",
+    "Where do you live?": "Wo (wohnst|lebst) du|Wo (wohnen|leben) Sie|Wo (wohnt|lebt) ihr",
+    "I would like a coffee.": "Ich (hätte gerne?|möchte( gerne?)?|würde gerne?) einen Kaffee"
+    "( haben| trinken)?",
+    "Please close the door.": "(Bitte )?(schließe?|mach|machen Sie|schließen Sie)( bitte)? die Tür"
+    "( zu)?( bitte)?",
+    "The file could not be opened.": "(Die )?Datei konnte nicht geöffnet werden",
+    "Please try again later.": "(Bitte )?(versuche?|versuchen Sie) es( bitte)? später "
+    "(erneut|noch ?einmal|nochmals?|wieder)",
+    "Are you sure?": "(Bist du|Sind Sie|Seid ihr)( dir| sich| euch)? sicher",
+    "An unexpected error occurred.": "(Es ist )?(ein )?unerwarteter Fehler (ist )?aufgetreten",
+}
