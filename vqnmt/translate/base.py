@@ -33,13 +33,7 @@ from vqnmt.spans import (
 from vqnmt.tokens import length_limit
 from vqnmt.translate.candidates import distinct, joined, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
-from vqnmt.translate.translation import (
-    Rescorer,
-    Translation,
-    as_sentences,
-    faults,
-    untranslated,
-)
+from vqnmt.translate.translation import Rescorer, Translation, as_sentences, faults, untranslated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -535,8 +529,7 @@ class BatchTranslator(ABC):
             if complete and len(given) < limit:
                 _, log_p = self.force_codes(row, given, len(given))
                 complete = bool(log_p[-1, given[-1]] >= log_p[-1, last])
-                given[-1] = given[-1] if complete else last
-            else:
+            if not complete or len(given) == limit:
                 given[-1] = last
         elif not complete:
             raise VqnmtError(
