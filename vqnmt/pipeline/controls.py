@@ -119,7 +119,7 @@ def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, mask:
     for place in range(mask.shape[1]):
         scores = model.step(last, state)  # (B, 2 K) with `joint_end`, else (B, K + 1)
         if model.config.joint_end:
-            ending = (place == ends)[:, None]  # (B, 1)
+            ending = (ends == place)[:, None]  # (B, 1)
             last = torch.where(ending, scores[:, size:], scores[:, :size]).argmax(dim=1)
         else:
             last = scores[:, :size].argmax(dim=1)
