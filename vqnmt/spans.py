@@ -26,12 +26,16 @@ _UNITS = (
     "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
     "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
 )
+# Between the parts of a number.
+_JOINTS = r"[.,:/'’\u00a0\u202f\u2009–-]"
 # With joiners, and U+FFFD, which stands for what cannot be read.
 _EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff\ufffd"
 _NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
 # At one place the first kind that matches is taken. Letters are those of ASCII, as in scripts
 # without blanks between words text stands right beside a number or an address. No pattern takes
 # more than linear time: a user's text may be anything.
+# A group with *+ looks ahead before it takes a character: Python before 3.11.5 would keep what an
+# iteration that fails has taken.
 _KINDS = {
     "slot": SLOT.pattern,
     "code": r"`[^`]+`",
@@ -48,7 +52,7 @@ _KINDS = {
     "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",  # the last never ends
     "entity": r"&(?:[A-Za-z]\w*|#\d+|#[xX][0-9a-fA-F]+);",
     "accelerator": r"&(?=[\w\u00c0-\u1fff\u3040-\ud7ff])",  # &Öffnen
-    "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|\([^()]*\))*+\)",
+    "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|(?=\([^()]*\))\([^()]*\))*+\)",
     "url": (
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
         rf"[^{_NO_URL}]*[^{_NO_URL}'.,;:!?)\]}}*»”’]"
@@ -64,7 +68,7 @@ _KINDS = {
     # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
     "number": (
         r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥][ \u00a0\u202f]?)?"
-        r"\d++(?:[.,:/'’\u00a0\u202f\u2009–-]\d++)*+(?!(?:st|nd|rd|th)\b)"
+        rf"\d++(?:(?={_JOINTS}\d){_JOINTS}\d++)*+(?!(?:st|nd|rd|th)\b)"
         rf"(?:[ \u00a0\u202f]?(?:{_UNITS})(?!\w)|\w*)"
     ),
     "word": (
