@@ -44,7 +44,7 @@ def test_every_setting_that_decides_no_number() -> None:
     image = from_mapping(ImagePipelineConfig, {"run": "r", "system": "s", "budget": "b"})
     assert ours(undecided(image)) == [
         "plugins",
-        *(f"data.{key}" for key in ("cache", "train", "valid", "test")),
+        *(f"data.{key}" for key in ("dataset", "cache", "train", "valid", "test")),
         *(f"model_training.{key}" for key in training),
         *(f"prior_training.{key}" for key in training),
     ]

@@ -19,7 +19,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
-            *("benchmark_latency", "--run", finished_run.folder, "--sentences", 6),
+            *("benchmark_latency", "--run", finished_run.folder, "--sentences", 12),
             *("--deep-shallow", finished_run.folder / "teacher"),
             *("--threads", 1, "--results", tmp_path),
         )
@@ -38,7 +38,7 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     assert file.with_suffix(".png").stat().st_size > 5000
     assert file.with_name(f"{file.stem}-lengths.png").stat().st_size > 5000
     sources, references = (
-        finished_run.lines(f"corpus/test.test.{code}")[:6] for code in ("en", "de")
+        finished_run.lines(f"corpus/test.test.{code}")[:12] for code in ("en", "de")
     )
     teacher = Translator.from_pretrained(finished_run.folder / "teacher").translate(sources)
     bleu = score([t.text for t in teacher], references, "de").bleu

@@ -18,9 +18,9 @@ from vqnmt.settings import field_types, from_mapping, to_flat, to_mapping
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
-# The groups of train_image.py, which test_image_config.py composes, and of
+# The groups of the image scripts, which test_image_config.py composes, and of
 # reproduce_translation.py, which test_reproduce_translation.py does.
-OTHERS = ("budget", "data", "size", "system", "ablation")
+OTHERS = ("budget", "data", "size", "system", "table", "ablation")
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONFIGS.glob("*/*.yaml")
@@ -119,7 +119,7 @@ DIFFERENCES = {
     },
     "reproduce_translation": {"evaluation.throughput_batches": [8, 32]},
 }
-OWN = ("students", "systems", "main", "seeds", "collapse")
+OWN = ("students", "systems", "main", "seeds", "collapse", "tables", "reference")
 
 
 @pytest.mark.parametrize(
