@@ -58,15 +58,16 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     size = model.quantizer.codebook_size
     batches = list(student.paired_batches(valid.sources, valid.targets))
     predicted: list[list[int]] = [[] for _ in valid.sources]
+    true = [_true_codes(model, source, target) for _, source, target in batches]
     counts = torch.zeros(size, dtype=torch.int64)
-    for indices, source, target in batches:
+    for codes, mask in true:
+        counts += codes[mask].cpu().bincount(minlength=size)
+    for indices, source, _ in batches:
         found: list[list[Any]] = find_translations(
             model, source, SearchSettings(language_model=False)
         )
         for i, (best, *_) in zip(indices, found, strict=True):
             predicted[i] = best.codes.symbols
-        codes, mask = _true_codes(model, source, target)
-        counts += codes[mask].cpu().bincount(minlength=size)
     common = int(counts.argmax())
     chance = np.random.default_rng(seed)
     given: dict[str, list[list[int]] | None] = {
@@ -82,9 +83,8 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
         metrics[f"bleu_{kind}.valid"] = scores.bleu
         metrics[f"chrf_{kind}.valid"] = scores.chrf
     nats: dict[str, float] = defaultdict(float)
-    for _, source, target in batches:
+    for (_, source, target), (codes, mask) in zip(batches, true, strict=True):
         memory, memory_mask = model.encode(source)
-        codes, mask = _true_codes(model, source, target)  # (B, L)
         drawn = torch.from_numpy(chance.integers(size, size=codes.shape)).to(codes.device)
         kinds = {
             "oracle": codes,
