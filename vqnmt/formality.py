@@ -42,24 +42,14 @@ def find_formality(text: str, language: str) -> str | None:
     Raises:
         VqnmtError: The register of this language is not known.
     """
-    words = known_words(language)
-    shown = [register for register, pattern in words.items() if pattern.search(text)]
-    return shown[0] if len(shown) == 1 else None
-
-
-def known_words(language: str) -> dict[str, re.Pattern[str]]:
-    """Return the pattern of each register's words in a language.
-
-    Raises:
-        VqnmtError: The register of this language is not known.
-    """
     words = _WORDS.get(re.split("[-_]", language)[0])
     if words is None:
         raise VqnmtError(
             f"vocabulary.formality is true, but the words that show it in {language!r} are not "
             f"known, only those of {', '.join(_WORDS)}: set vocabulary.formality=false"
         )
-    return words
+    shown = [register for register, pattern in words.items() if pattern.search(text)]
+    return shown[0] if len(shown) == 1 else None
 
 
 def tagged(source: str, target: str, language: str) -> str:
