@@ -52,7 +52,13 @@ def make_model() -> Callable[..., ImageModel]:
 @pytest.fixture
 def images() -> torch.Tensor:
     """Three smooth images (3, 3, 4, 4) uint8."""
+    return smooth_images(3, corners=2, side=4)
+
+
+def smooth_images(count: int, corners: int, side: int) -> torch.Tensor:
+    """Draw images (count, 3, side, side) uint8 that lie smoothly between corners x corners ones."""
     torch.manual_seed(5)
-    corners = torch.rand(3, 3, 2, 2)
-    smooth = torch.nn.functional.interpolate(corners, (4, 4), mode="bilinear", align_corners=True)
+    drawn = torch.rand(count, 3, corners, corners)
+    size = (side, side)
+    smooth = torch.nn.functional.interpolate(drawn, size, mode="bilinear", align_corners=True)
     return (255 * smooth).round().to(torch.uint8)

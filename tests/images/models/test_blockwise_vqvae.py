@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.images.models.conftest import smooth_images
 from vqnmt.errors import VqnmtError
 from vqnmt.images.models import (
     AutoencoderConfig,
@@ -43,10 +44,7 @@ def make(size: int = 8, codebook_size: int = 9, **further) -> BlockwiseVQVAE:
 @pytest.fixture
 def pictures() -> torch.Tensor:
     """Twenty smooth images (20, 3, 8, 8) uint8."""
-    torch.manual_seed(5)
-    corners = torch.rand(20, 3, 3, 3)
-    smooth = torch.nn.functional.interpolate(corners, (8, 8), mode="bilinear", align_corners=True)
-    return (255 * smooth).round().to(torch.uint8)
+    return smooth_images(20, corners=3, side=8)
 
 
 def table(mean: float, log_scale: float) -> np.ndarray:
