@@ -2,6 +2,7 @@
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 
 from vqnmt.data.normalization import normalize
 
@@ -21,3 +22,8 @@ def text_hash(text: str) -> int:
     Among ten million texts two different ones share a hash with probability 3e-6.
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def hash_order(sources: Sequence[str]) -> list[int]:
+    """Return the places of `sources` in the order of their hashes: nobody picks the first."""
+    return sorted(range(len(sources)), key=lambda i: text_hash(sources[i]))

@@ -23,7 +23,7 @@ from vqnmt.data.catalogue import CATALOGUE
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
 from vqnmt.data.readers import Pair
-from vqnmt.data.splits import sentence_key, text_hash
+from vqnmt.data.splits import hash_order, sentence_key, text_hash
 from vqnmt.data.strings import JoinedStrings, PackageStrings
 from vqnmt.data.words import count_words
 from vqnmt.downloads import RemoteFile
@@ -217,8 +217,7 @@ def write_examples(
     for name, text in classes.items():
         if name == CAPTIONS:
             continue
-        order = sorted(range(len(text)), key=lambda i: text_hash(text.sources[i]))
-        for i in order[:count]:
+        for i in hash_order(text.sources)[:count]:
             references = text.references[i] if text.references else [text.targets[i]]
             its = {system: measured[system].translations[name][i] for system in systems}
             examples.append(_example(name, text.sources[i], references, its))

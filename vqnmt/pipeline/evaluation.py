@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
-from vqnmt.data.splits import text_hash
+from vqnmt.data.splits import hash_order
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
@@ -208,7 +208,6 @@ def _examples(
     student: str,
 ) -> list[Example]:
     """Take the strings of a set that come first by the hash of their sources."""
-    order = sorted(range(len(text)), key=lambda i: text_hash(text.sources[i]))
     return [
         Example(
             source=text.sources[i],
@@ -217,7 +216,7 @@ def _examples(
             codes=None if text.references else found[student][i].codes or None,
             test_set=name,
         )
-        for i in order[:count]
+        for i in hash_order(text.sources)[:count]
     ]
 
 
