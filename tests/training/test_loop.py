@@ -393,6 +393,6 @@ def test_precision_names(monkeypatch):
     assert not wants_bf16("fp32")
     assert wants_bf16("bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for amx, expected in ((True, True), (False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert wants_bf16("auto") == expected
+    for found in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=found: found)
+        assert wants_bf16("auto") == found
