@@ -58,7 +58,7 @@ WITHOUT_CODES = "ctc_nat_kd"
 _OWN = (
     *("seed", "student", "student_model", "autoregressive_student", "ctc_student"),
     "fertility_student",
-    *("student_training", "distill", "recombined", "warm_start", "decoding"),
+    *("student_training", "reward_training", "distill", "recombined", "warm_start", "decoding"),
 )
 
 
