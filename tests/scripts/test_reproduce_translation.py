@@ -209,11 +209,15 @@ def test_ablation_runs_on_valid_alone(table: Table, script: Callable) -> None:
     assert "| n_s10 " in outcome.out
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations_compose(
-    name: str, overrides: list[str], script: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("choice", ["systems", *ABLATIONS])
+def test_tables_compose(
+    choice: str, overrides: list[str], script: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of an ablation's systems share what they must, and differ from one another."""
+    """All systems of a table share what they must, and differ from one another."""
+    # What the command line sets is the same for all, so it would hide a difference.
+    given = [x for x in overrides if not x.startswith("reward_training.")]
+    if choice != "systems":
+        given.append(f"ablation={choice}")
     monkeypatch.syspath_prepend(SCRIPTS)
     seen = {}
 
@@ -228,7 +232,7 @@ def test_ablations_compose(
         raise Stop
 
     with mock.patch("reproduce_translation.Reproduction", look), pytest.raises(Stop):
-        script("reproduce_translation", *overrides, f"ablation={name}")
+        script("reproduce_translation", *given)
     assert len(seen) >= 5
     configs = [repr(row.config) for row in seen.values()]
     assert len(set(configs)) == len(configs)
