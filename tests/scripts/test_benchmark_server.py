@@ -18,7 +18,7 @@ def test_benchmark_of_a_server(tmp_path: Path, script: Callable) -> None:
         "--model",
         PRETRAINED,
         "--seconds",
-        2,
+        1,
         "--connections",
         16,
         "--requests",
