@@ -105,7 +105,8 @@ def as_arrays(pieces, likelihoods, twice, views, *further):
     return (
         np.array(filled, np.int64).reshape(shape),
         np.array(shares).reshape(shape),
-        *(np.array(twice), tuple(np.asarray(view) for view in views)),
+        np.array(twice),
+        tuple(np.asarray(view) for view in views),
         *further,
     )
 

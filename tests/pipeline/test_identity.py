@@ -37,7 +37,10 @@ def test_every_setting_that_decides_no_number() -> None:
     kinds = (*FILES, "files")
     files = [f"corpus.{part}.{key}" for part in ("train", "valid", "test") for key in kinds]
     assert ours(undecided(text)) == [
-        *("plugins", "corpus.cache", *files, "corpus.max_line_bytes"),
+        "plugins",
+        "corpus.cache",
+        *files,
+        "corpus.max_line_bytes",
         *(f"teacher_training.{key}" for key in training),
         *(f"student_training.{key}" for key in training),
     ]
@@ -158,16 +161,15 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content[: len(content) // 2] if how == "cut" else content)
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut"])
 @pytest.mark.parametrize(
-    "name",
+    ("name", "how"),
     [
-        "vocabulary/spm.model",
-        "teacher/model.safetensors",
-        "teacher/config.json",
-        "distilled/train.de",
-        "selected/train.de",
-        "student/model.safetensors",
+        ("vocabulary/spm.model", "flipped"),
+        ("teacher/model.safetensors", "cut"),
+        ("teacher/config.json", "flipped"),
+        ("distilled/train.de", "cut"),
+        ("selected/train.de", "flipped"),
+        ("student/model.safetensors", "flipped"),
     ],
 )
 def test_damage_between_stages_is_named_and_can_be_mended(
