@@ -37,7 +37,7 @@ from vqnmt.pipeline.translation import (
 from vqnmt.progress import print_once
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
-from vqnmt.settings import deciding, undecided
+from vqnmt.settings import deciding
 from vqnmt.training.stage import Stage
 from vqnmt.translate.pytorch import Translator
 
@@ -92,7 +92,7 @@ class QuantizerComparison:
             "seed": self.config.seed,
             "digest of the student": file_checksum(model / "model.safetensors"),
         }
-        stage = Stage(self.folder / "collapse", decided, undecided(quantizer, "quantizer"))
+        stage = Stage(self.folder / "collapse", decided)
         path = stage.folder / "collapse.json"
         pictures = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
         if not stage.has(path.name, *(picture.name for picture in pictures)):

@@ -25,7 +25,7 @@ from vqnmt.pipeline.systems import (
     translate_sets,
 )
 from vqnmt.pipeline.teachers import Teacher
-from vqnmt.settings import to_flat
+from vqnmt.settings import deciding, to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
 from vqnmt.translate.code_index import index_codes, write_code_index
@@ -72,12 +72,11 @@ def evaluate(
     config = run.config
     settings = {
         "evaluation": dataclasses.asdict(config.evaluation),
-        "decoding": config.decoding.as_digested(),
+        "decoding": deciding(config.decoding),
         **teacher.settings,
     }
     done = next(name for name in ("student", "teacher", "vocabulary") if name in run.stages)
-    older = {"evaluation.controls": None}  # of earlier versions, which had none
-    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored, older=older)
+    stage = run.stage("evaluation", settings, after=done)
     path = run.folder / "results.json"
     if not (stage.complete and path.exists() and (run.folder / "report.md").exists()):
         with stage.work():
