@@ -244,9 +244,8 @@ def latent_metrics(student: Translator, text: ParallelText) -> dict[str, Metric]
     reconstruction = prediction = 0.0
     tokens = said = 0
     for _, source, target in student.paired_batches(text.sources, text.targets):
-        z_e, mask = model.compress(target, *model.encode(source))
-        codes = model.quantizer.nearest(z_e)[mask].cpu()  # (codes,)
-        usage += codes.bincount(minlength=len(usage))
+        codes, mask = model.true_codes(target, *model.encode(source))  # (B, L)
+        usage += codes[mask].cpu().bincount(minlength=len(usage))
         losses = model(source, target)
         tokens += losses.tokens
         reconstruction += float(losses.terms["reconstruction"]) * losses.tokens

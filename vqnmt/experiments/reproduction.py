@@ -23,6 +23,7 @@ from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, check_settings, pair_name, start_run
 from vqnmt.pipeline.systems import (
     BASELINE,
+    BASELINES,
     System,
     latent_quality,
     quality_metrics,
@@ -48,7 +49,6 @@ from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
 
-BASELINES = (BASELINE, "ar_greedy")
 WITHOUT_CODES = "ctc_nat_kd"
 """What systems with codes are compared with too, where it is among the systems."""
 

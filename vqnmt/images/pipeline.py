@@ -110,7 +110,7 @@ def make_model(run: ImageRun, data: ImageData) -> ImageModel:
     if config.fits_prior:  # another prior needs no other model
         del settings["model"]["prior"]  # type: ignore[attr-defined]
     stage = run.stage("model", settings, after="data")
-    if not _trained_already(stage):
+    if not stage.trained_already(*MODEL_FILES):
         set_seed(config.seed)
         model = build_image_model(config.model, config.data.size)
         batches = ImageBatches(data.train, training.batch_images, config.seed, training.flip)
@@ -131,7 +131,7 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
         "seed": config.seed,
     }
     stage = run.stage("prior", settings, after="model")
-    if not _trained_already(stage):
+    if not stage.trained_already(*MODEL_FILES):
         assert isinstance(model, VQVAE)
         set_seed(config.seed)
         # The stage may have trained its model for another prior, whose weights are of no use here.
@@ -155,12 +155,6 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
             _train(stage, model.prior, batches, observer, training, config.seed)
             save_on_main(model, stage.folder)
     return load_image_model(stage.folder)
-
-
-def _trained_already(stage: Stage) -> bool:
-    if found := stage.has(*MODEL_FILES):
-        print_once(f"{stage.folder.name}: trained already")
-    return found
 
 
 def _train(

@@ -16,6 +16,7 @@ from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
 from vqnmt.pipeline.systems import (
     BASELINE,
+    BASELINES,
     System,
     latent_quality,
     quality_metrics,
@@ -44,7 +45,6 @@ _DESCRIPTIONS = {
 # The translations of each set, by system.
 Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 
-_BASELINES = (BASELINE, "ar_greedy")
 # Sets of which the report shows translations: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
@@ -95,7 +95,7 @@ def evaluate(
             metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid, config)
             records = []
             for key, values in metrics.items():
-                untrained = key in _BASELINES or config.student == "teacher"
+                untrained = key in BASELINES or config.student == "teacher"
                 training = run.stages.get("teacher" if untrained else "student")
                 records.append(
                     new_record(

@@ -178,7 +178,7 @@ def make_teacher(run: TranslationRun, corpus: Corpus, vocabulary: Vocabulary) ->
         **_common_settings(config),
     }
     stage = run.stage("teacher", settings, after="vocabulary")
-    if not _trained_already(stage):
+    if not stage.trained_already(*MODEL_FILES):
         set_seed(config.seed)
         model = AutoregressiveTransformer(config.teacher_model, len(vocabulary))
         translator = _translator(config, model, corpus, vocabulary)
@@ -333,7 +333,7 @@ def make_student(
         assert isinstance(teacher.translator, Translator), "only our own teacher can be measured"
         return teacher.translator
     stage = student_stage(run, teacher, text)
-    if _trained_already(stage):
+    if stage.trained_already(*MODEL_FILES):
         return Translator.from_pretrained(stage.folder)
     model, copied = _new_student(run, vocabulary, teacher)
     if copied:
@@ -444,12 +444,6 @@ def _language_model(
 def _common_settings(config: PipelineConfig) -> dict[str, int]:
     keys = ("seed", "max_train_tokens", "max_source_tokens")
     return {key: getattr(config, key) for key in keys}
-
-
-def _trained_already(stage: Stage) -> bool:
-    if found := stage.has(*MODEL_FILES):
-        print_once(f"{stage.folder.name}: trained already")
-    return found
 
 
 def _translator(

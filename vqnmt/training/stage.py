@@ -16,6 +16,7 @@ from accelerate import PartialState
 from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text, locked, remove_leftovers
+from vqnmt.progress import print_once
 from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
 
@@ -67,6 +68,16 @@ class Stage:
                     "and start the same command again, which makes it anew"
                 )
         return True
+
+    def trained_already(self, *names: str) -> bool:
+        """Return what `has` does of a training's files `names`, and say so.
+
+        Raises:
+            VqnmtError: See `has`.
+        """
+        if found := self.has(*names):
+            print_once(f"{self.folder.name}: trained already")
+        return found
 
     @property
     def digest(self) -> str:
