@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import SCRIPTS, Outcome
 from vqnmt.evaluation.records import read_records, write_records
 from vqnmt.experiments import reproduction
-from vqnmt.experiments.reproduction import BASELINES
+from vqnmt.pipeline.systems import BASELINES
 from vqnmt.training.loop import Trainer
 from vqnmt.translate.pytorch import Translator
 

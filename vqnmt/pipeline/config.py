@@ -1,6 +1,6 @@
 """All settings of the translation pipeline, and their defaults."""
 
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from vqnmt.data.config import CorpusConfig
@@ -50,15 +50,10 @@ class DecodingConfig(Settings):
     language_model: bool = True
     """Whether a student with CTC output reads what its decoder says with the help of a trigram
     model of its training targets, where this has helped on valid; else the best path is read."""
-    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    reading: ReadingSettings = field(
+        default_factory=ReadingSettings, metadata={"omitted at default": True}
+    )
     """How widely the reading with trigrams searches."""
-
-    def as_digested(self) -> dict[str, Any]:
-        """Return `asdict`, without a default `reading`: folders of earlier runs have none."""
-        values = asdict(self)
-        if self.reading == ReadingSettings():
-            del values["reading"]
-        return values
 
 
 @dataclass(kw_only=True, slots=True)
