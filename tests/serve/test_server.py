@@ -29,6 +29,7 @@ from libretranslatepy import LibreTranslateAPI
 from vqnmt.commands.serve import read_keys
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.app import create_app
+from vqnmt.serve.documents import translate_html
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.translation import Translation
@@ -188,6 +189,22 @@ def test_lines_margins_and_html_are_kept(shouting: str) -> None:
     found = translate(shouting, html, format="html")[1]["translatedText"]
     # The shouter changes tags, so that the texts between them are translated apart.
     assert found == html.replace("one", "ONE").replace("two", "TWO").replace("&amp;", "&AMP;")
+
+
+@pytest.mark.parametrize("piece", ["<pre ", "<!-- >", "<p ", "<!", "<", " "])
+def test_html_is_taken_apart_in_linear_time(piece: str) -> None:
+    begin = time.perf_counter()
+    for start in ("", "<b>a</b> "):
+        text = start + piece * 100_000 + "end"
+        assert translate_html(text, lambda sentence: sentence).endswith("end")
+    assert time.perf_counter() - begin < 10
+
+
+def test_html_that_is_not_closed_is_not_translated() -> None:
+    assert translate_html("a<!-- b <p>c", str.upper) == "A<!-- b <p>c"
+    assert translate_html("a<pre>b <i>c</i>", str.upper) == "A<pre>b <i>c</i>"
+    assert translate_html("a\n<p> b </p>\n c", str.upper) == "A\n<p> B </p>\n C"
+    assert translate_html("a <i> b </i> <u", str.lower) == "a <i> b </i> <u"
 
 
 def test_requests_that_arrive_together_are_translated_together() -> None:
