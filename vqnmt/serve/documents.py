@@ -77,7 +77,7 @@ def _translate_block(block: str, lookup: Lookup) -> str:
 
 
 def translate_document(
-    data: bytes, name: str, translate: Translate, languages: tuple[str, str]
+    data: bytes, name: str, languages: tuple[str, str], translate: Translate
 ) -> bytes:
     """Translate a string file by units, HTML by blocks, and any other text by lines.
 
@@ -97,6 +97,22 @@ def translate_document(
     known = dict.fromkeys(sentences(text, change))
     known |= dict(zip(known, translate(list(known)), strict=True))
     return change(text, lambda sentence: str(known[sentence])).encode()
+
+
+def document_texts(data: bytes, name: str, languages: tuple[str, str]) -> list[str]:
+    """Return the texts that `translate_document` would have translated, each once.
+
+    Raises:
+        VqnmtError: See `translate_document`.
+    """
+    asked: dict[str, None] = {}
+
+    def note(texts: list[str]) -> list[str]:
+        asked.update(dict.fromkeys(texts))
+        return texts
+
+    translate_document(data, name, languages, note)
+    return list(asked)
 
 
 def sentences(text: str, change: Callable[[str, Lookup], str]) -> list[str]:
