@@ -13,7 +13,6 @@ from vqnmt.models import LatentConfig
 from vqnmt.quantizers import EMAConfig, FSQConfig, ProductConfig, SemanticHashingConfig
 from vqnmt.settings import deciding, from_mapping, undecided
 from vqnmt.training.stage import Stage
-from vqnmt.translate.pretrained import VqnmtConfig, VqnmtForConditionalGeneration
 
 # What every config.json and stage.json held, whatever the quantizer.
 FORMER = {
@@ -57,19 +56,6 @@ def test_runs_go_on_but_only_with_their_settings(tmp_path: Path) -> None:
     for change in ({"beta": 0.5}, {"cosine": True}, {"codebook_dim": 8}):
         with pytest.raises(VqnmtError, match=rf"quantizer\.{next(iter(change))}="):
             again(**change)
-
-
-def test_students_of_former_runs_keep_the_end_of_their_codes(tmp_path: Path) -> None:
-    """Folders that do not say `joint_end` have an end of its own; a new student has none."""
-    settings = dataclasses.asdict(LatentConfig())
-    del settings["joint_end"]
-    old, new = (
-        VqnmtForConditionalGeneration(VqnmtConfig(settings=one, vocabulary_size=9)).model
-        for one in (settings, settings | {"joint_end": True})
-    )
-    codes = old.quantizer.codebook_size
-    assert (old.config.joint_end, old.code_output.out_features) == (False, codes + 1)
-    assert (new.config.joint_end, new.code_output.out_features) == (True, 2 * codes)
 
 
 @pytest.mark.slow
