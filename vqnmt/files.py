@@ -32,7 +32,7 @@ NO_PLACE = (
 UNSUPPORTED = (
     *(errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENODEV),
 )
-_TEMPORARY = re.compile(r"\..+\.\d+(\.[a-z0-9_]{8})?\.tmp")  # older versions drew no characters
+_TEMPORARY = re.compile(r"\..+\.\d+\.[a-z0-9_]{8}\.tmp")
 
 
 def shipped(name: str) -> Path:

@@ -34,7 +34,7 @@ class ModelConfig(Settings):
     target_language: Language
     max_source_tokens: Annotated[int, between(1, 1_000_000)]
     span_patterns: list[str] = dataclasses.field(default_factory=list)
-    """See `BatchTranslator`; older folders have none."""
+    """See `BatchTranslator`."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and that the patterns are regular expressions."""
