@@ -40,6 +40,7 @@ def test_one_line_builds_and_unpacks():
     torch.manual_seed(0)
     quantizer = EMAQuantizer(dim=64, codebook_size=512)
     assert quantizer.config == EMAConfig(codebook_size=512) == QuantizerConfig(codebook_size=512)
+    assert repr(quantizer).startswith("EMAQuantizer(\n  dim=64, codebook_size=512\n")
     output = quantizer(torch.randn(8, 20, 64))
     quantized, indices, loss = output
     assert quantized is output.quantized and indices is output.codes

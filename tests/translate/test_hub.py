@@ -119,9 +119,16 @@ def test_a_model_of_the_hub_translates_as_its_folder_does(
         "    try: vqnmt.load_translator(name)\n"
         "    except vqnmt.VqnmtError as error: print(error)\n"
     )
+    for side, line in (("en", text), ("de", expected)):
+        (tmp_path / f"x.{side}").write_text(line + "\n", encoding="utf-8")
+    pair = ["--source", str(tmp_path / "x.en"), "--reference", str(tmp_path / "x.de")]
+    code += (
+        f"from vqnmt.commands.evaluate import main\nmain(['--model', 'hf://user/repo', *{pair}])\n"
+    )
     result = run(code, hub, tmp_path)
     assert result.returncode == 0, result.stderr
-    first, second, unknown, wrong, no_folder = result.stdout.splitlines()
+    first, second, unknown, wrong, no_folder, _, chrf, *_ = result.stdout.splitlines()
+    assert chrf.startswith("chrF++ 100.00 ")
     assert first == second == expected
     assert unknown.startswith("hf://user/nosuch: the Hub has no such repository, or")
     assert wrong.startswith("hf://user//repo: cannot be fetched from the Hub (Repo id must")

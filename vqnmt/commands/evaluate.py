@@ -119,8 +119,8 @@ def _load(options: argparse.Namespace) -> System:
     languages = options.source_language, options.target_language
     if None in languages:
         raise VqnmtError(
-            f"--model {options.model} is no model of vqnmt: give --source-language and --target-language "
-            "with it"
+            f"--model {options.model} is no model of vqnmt: give --source-language and "
+            "--target-language with it"
         )
     from vqnmt.translate.seq2seq import ConvertedTranslator, TransformersTranslator
 

@@ -220,6 +220,10 @@ class Quantizer(nn.Module, ABC):
         self._warns = True  # unless it is a part of another, which does
         self._count_codes(config.codebook_size)
 
+    def extra_repr(self) -> str:
+        """What `print` says of it beside its class."""
+        return f"dim={self.dim}, codebook_size={self.codebook_size}"
+
     def _count_codes(self, codebook_size: int) -> None:
         """Set K, and start the statistics."""
         self.codebook_size = codebook_size

@@ -33,7 +33,7 @@ def load_translator(
             it on the Hub; None takes the model that comes with vqnmt, English to German.
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: Threads of one translation by an exported model; None takes one for each core.
-        dtype: What PyTorch computes in, one of `DTYPES`; None takes `fp32`.
+        dtype: What PyTorch computes in: `fp32`, `bf16` or `fp16`; None takes `fp32`.
 
     Raises:
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
