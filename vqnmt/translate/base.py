@@ -31,7 +31,7 @@ from vqnmt.spans import (
     slot,
 )
 from vqnmt.tokens import length_limit
-from vqnmt.translate.candidates import distinct, joined, rescore, restored
+from vqnmt.translate.candidates import distinct, joined, mean_score, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
 from vqnmt.translate.translation import Rescorer, Translation, as_sentences, faults, untranslated
 
@@ -365,7 +365,8 @@ class BatchTranslator(ABC):
             others = rescorer.translate([parts[i].source for i in some], beam=4, repair=False)
             for i, translation in zip(some, others, strict=True):
                 if not translation.warnings:  # its tokens are another vocabulary's
-                    put(i, Translation(translation.text, translation.score))
+                    mark = translation.score
+                    put(i, Translation(translation.text, mark, teacher_score=mark))
         some = failing()
         texts = [around_spans(parts[i].source, self.span_patterns) for i in some]
         words = [text[1] for text in chain.from_iterable(texts) if isinstance(text, tuple)]
@@ -380,19 +381,17 @@ class BatchTranslator(ABC):
             source = parts[i].source
             spans = [piece for piece in pieces if isinstance(piece, str)]
             if spans:
+                written = [next(between) for piece in pieces if not isinstance(piece, str)]
+                ordered = iter(written)
                 text = "".join(
                     piece
                     if isinstance(piece, str)
-                    else piece[0] + (next(between).text.rstrip(".!?") or piece[1]) + piece[2]
+                    else piece[0] + (next(ordered).text.rstrip(".!?") or piece[1]) + piece[2]
                     for piece in pieces
                 )
                 warnings = [f"translated around {', '.join(spans)}"]
-                put(
-                    i,
-                    Translation(
-                        text, warnings=[*warnings, *faults(source, text, self.span_patterns)]
-                    ),
-                )
+                warnings += faults(source, text, self.span_patterns)
+                put(i, Translation(text, mean_score(written), warnings=warnings))
             elif not (found[i] and found[i][0].text):
                 put(i, Translation(source, warnings=["left as it is: the model wrote nothing"]))
 

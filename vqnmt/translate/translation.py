@@ -77,10 +77,13 @@ def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
             names the item.
     """
     if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
-        raise VqnmtError(
-            f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
-            "one sentence a list of one, or call the translator itself"
+        remedy = (
+            "give a string, or a list of strings"
+            if name == "text"
+            else "give a list of strings, for one sentence a list of one, or call the translator "
+            "itself"
         )
+        raise VqnmtError(f"{name} is {given!r:.40} of type {type(given).__name__}: {remedy}")
     sentences = list(given)
     for i, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
