@@ -143,10 +143,12 @@ def check_patterns(patterns: Iterable[str], key: str) -> None:
     Raises:
         VqnmtError: Names the pattern.
     """
+    if isinstance(patterns, str):
+        raise VqnmtError(f"{key} is {patterns!r:.80}: give a list of regular expressions")
     for pattern in patterns:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise VqnmtError(
                 f"{key} is {pattern!r}, which is no regular expression ({error}): mend it"
             ) from error
