@@ -226,6 +226,14 @@ def main(arguments: list[str]) -> None:
             )
     if options.output and len(options.files) != 1:
         raise VqnmtError(f"-o is for one string file, and {len(options.files)} are given")
+    columns = {"--nbest": options.nbest > 1, "--scores": options.scores}
+    columns["--show-codes"] = options.show_codes
+    if options.output and any(columns.values()):
+        given = ", ".join(option for option, asked in columns.items() if asked)
+        raise VqnmtError(
+            f"{given}: -o writes a string file, which has one translation a unit: leave it out, "
+            "or give lines of text without -o"
+        )
     if not options.output and (options.all or options.memory):
         raise VqnmtError("--all and --memory are for string files: give -o FILE")
     command = Command(options)

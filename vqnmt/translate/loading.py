@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vqnmt.decode.settings import Threads
 from vqnmt.errors import VqnmtError, missing_extra
-from vqnmt.files import shipped
+from vqnmt.files import as_path, shipped
 from vqnmt.settings import checked
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import EXPORTED, read_values
@@ -43,7 +43,7 @@ def load_translator(
         folder = shipped(PRETRAINED)
     elif isinstance(folder, str) and folder.startswith(HUB):
         folder = fetched(folder)
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     checked(Threads | None, threads, "threads")
     if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.translate.exported import load_exported
