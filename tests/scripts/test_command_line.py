@@ -318,7 +318,7 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
     assert result.returncode == 0
     # What would go to a closed stream goes nowhere, in particular not to the other one.
     assert result.stdout.count(b"\n") == (" >&-" not in f" {closed}")
-    assert (b"1 sentences in" in result.stderr) == ("2>&-" not in closed)
+    assert (b"1 sentence in" in result.stderr) == ("2>&-" not in closed)
     # No file of the script's gets the number of a closed stream, and what is printed there.
     body = f"open({str(tmp_path / 'number')!r}, 'w').write(str(open({str(text)!r}).fileno()))"
     sh(program(body), closed)

@@ -53,13 +53,18 @@ def read_values(folder: Path) -> dict[str, Any]:
     """
     place = folder / "config.json"
     if not folder.is_dir():
-        raise VqnmtError(f"{folder}: no such model folder; give one that train_nmt.py has written")
+        raise VqnmtError(
+            f"{folder}: no such model folder; give one that vqnmt train or vqnmt export has "
+            "written, or hf://user/repo for one on the Hub"
+        )
     if not place.is_file():
         if (folder / "student").is_dir():
             raise VqnmtError(
                 f"{folder}: is the folder of a run, not of a model: give {folder / 'student'} or "
                 f"{folder / 'teacher'}"
             )
+        if below := sorted(folder.glob("*/spm.model")):
+            raise VqnmtError(f"{folder}: is no model folder: give one in it, {below[0].parent}")
         raise VqnmtError(f"{place}: missing, so the model folder is incomplete: {AGAIN}")
     refuse_large(folder, place.name)
     try:
@@ -95,6 +100,11 @@ def read_config(
     """
     place, values = folder / "config.json", read_values(folder)
     found = values.get("model_type"), values.get("format")
+    if found[0] == EXPORTED != model_type:
+        raise VqnmtError(
+            f"{folder}: is exported, and this needs what it was exported from: give the model "
+            "folder of vqnmt train"
+        )
     if found != (model_type, version):
         raise VqnmtError(
             f"{place}: model_type and format are {found!r:.100}, this version reads "
