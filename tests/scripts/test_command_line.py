@@ -133,6 +133,9 @@ def test_the_home_of_the_user(compose: Callable, monkeypatch: pytest.MonkeyPatch
     [
         ("seed=1,2", r"^seed=1,2 has several values, but a command is one run: give --multirun"),
         ("seed=range(1,3)", r"^seed=range\(1,3\) has several values"),
+        ("seed", "^seed has no =: write key=value, such as seed=1; --help lists"),
+        ("my.tsv", r"^my.tsv has no =: .* such as corpus=files corpus\.train\.tsv=my\.tsv;"),
+        ("corpsu=multi30k", r"^corpsu is not a known key: did you mean corpus\?$"),
         ("--cfg", "^--cfg is not an option of this command: write key=value"),
         ("--config-dir=x", "^--config-dir is x, which is no folder: give one like configs"),
         ("hydra.run.dir=x", "^hydra.run.dir=x is a setting of Hydra's own, unused here"),

@@ -77,6 +77,11 @@ def _check(word: str) -> None:
             f"{shown(word)} is not an option of this command: write key=value; --help lists all "
             "keys"
         )
+    if "=" not in word and word[:1] != "~":  # Hydra's ~key leaves a key out
+        example = f"corpus=files corpus.train.tsv={word}" if word.endswith(".tsv") else "seed=1"
+        raise VqnmtError(
+            f"{shown(word)} has no =: write key=value, such as {example}; --help lists all keys"
+        )
     if re.match(r"[+~]*hydra[./]", word):
         raise VqnmtError(f"{shown(word)} is a setting of Hydra's own, unused here: leave it out")
     try:
@@ -104,8 +109,9 @@ def sentence(
     message = str(error)
     if match := re.search(r"Could not override '([^']+)'", message):
         keys = sorted(to_flat(defaults()))
+        groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
         last = match[1].rpartition(".")[2]
-        near = difflib.get_close_matches(match[1], keys, n=1)
+        near = difflib.get_close_matches(match[1], [*keys, *groups], n=1)
         near = [key for key in keys if key.rpartition(".")[2] == last] or near
         remedy = f"did you mean {' or '.join(near)}?" if near else "--help lists all keys"
         return f"{shown(match[1])} is not a known key: {remedy}"
