@@ -204,8 +204,6 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--rescore", PRETRAINED), "en-de: only an autoregressive model can rescore"),
         (("--rescore", "REVERSED"), "reversed translates de to en, but the model en to de: give"),
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave it out"),
-        (("no-such-file",), "no-such-file: there is no such file"),
-        (("Turn it on",), "pipe them in: echo 'Turn it on' | vqnmt translate"),
     ],
 )
 def test_wrong_options(
@@ -221,6 +219,42 @@ def test_wrong_options(
     arguments = [places.get(argument, argument) for argument in arguments]
     outcome = script("translate", "--model", student, *arguments)
     assert outcome.status == 2 and message in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no-such-file.txt",), "no-such-file.txt: there is no such file: check the path"),
+        (("Turn it on.",), "pipe them in: echo 'Turn it on.' | vqnmt translate"),
+        (
+            ("Hello",),
+            "Hello: there is no such file; to translate words, pipe them in: echo 'Hello'",
+        ),
+        (
+            ("-o", "out.txt"),
+            "and 0 are given: translate text with vqnmt translate in.txt > out.txt",
+        ),
+        (
+            ("IN", "-o", "out.txt"),
+            "lines of text are translated without -o: vqnmt translate in.txt",
+        ),
+        (("--modle", "x"), "unrecognized arguments: --modle: did you mean --model?"),
+        (("--modle=x",), "did you mean --model?"),
+        (("--nosuch",), "unrecognized arguments: --nosuch: --help lists the options"),
+        (("--beam", "x"), "--beam: x is not a whole number from 1 to 1000: --help lists"),
+        (("--device", "cuda"), "is exported for a CPU: leave it out, or give"),
+        (("--model", ""), "folder is '' (str): give a path"),
+        (("--model", ROOT / "pretrained"), f"is no model folder: give one in it, {PRETRAINED}"),
+    ],
+    ids=str,
+)
+def test_what_a_newcomer_may_type(
+    tmp_path: Path, script: Callable, arguments: tuple, message: str
+) -> None:
+    (tmp_path / "in.txt").write_text("Open the door\n")
+    arguments = tuple(tmp_path / "in.txt" if one == "IN" else one for one in arguments)
+    outcome = script("translate", *arguments)
+    assert outcome.status == 2 and message in outcome.err and outcome.err.count("\n") == 1
 
 
 def test_without_a_model_it_says_where_it_looked(script: Callable, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_model_of_the_hub_translates_as_its_folder_does(
     assert unknown.startswith("hf://user/nosuch: the Hub has no such repository, or")
     assert wrong.startswith("hf://user//repo: cannot be fetched from the Hub (Repo id must")
     assert wrong.endswith("check the name, and that this machine reaches the Hub")
-    assert no_folder.startswith("user/repo: no such model folder: give one that")
+    assert no_folder.startswith("user/repo: no such model folder; give one that")
     assert no_folder.endswith("or hf://user/repo for one of the Hub")
 
 

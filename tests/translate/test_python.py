@@ -44,8 +44,10 @@ def test_what_is_no_path_is_refused_in_one_sentence(place: object) -> None:
         ("model", lambda: vqnmt.export_model(place, "new")),
         ("folder", lambda: vqnmt.export_model("nosuch", place)),
     ):
-        with pytest.raises(VqnmtError, match=rf"^{given} is .* of type \w+: give a path, of str"):
+        with pytest.raises(VqnmtError, match=rf"^{given} is .* \(\w+\): give a path"):
             call()
+    with pytest.raises(VqnmtError, match="is exported, and this needs what it was exported from"):
+        vqnmt.Translator.from_pretrained(vqnmt.load_translator().folder)
     for words in ((3,), (None,), ({"seed": 1},)):
         with pytest.raises(VqnmtError, match="is no override: give"):
             vqnmt.train(*words)

@@ -57,7 +57,8 @@ def read_values(folder: Path) -> dict[str, Any]:
         on_the_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(folder))
         further = f", or hf://{folder} for one of the Hub" if on_the_hub else ""
         raise VqnmtError(
-            f"{folder}: no such model folder: give one that `vqnmt train` has written{further}"
+            f"{folder}: no such model folder; give one that vqnmt train or vqnmt export has "
+            f"written{further}"
         )
     if not place.is_file():
         if (folder / "student").is_dir():
@@ -65,6 +66,8 @@ def read_values(folder: Path) -> dict[str, Any]:
                 f"{folder}: is the folder of a run, not of a model: give {folder / 'student'} or "
                 f"{folder / 'teacher'}"
             )
+        if below := sorted(folder.glob("*/spm.model")):
+            raise VqnmtError(f"{folder}: is no model folder: give one in it, {below[0].parent}")
         raise VqnmtError(f"{place}: missing, so the model folder is incomplete: {AGAIN}")
     refuse_large(folder, place.name)
     try:
@@ -100,6 +103,11 @@ def read_config(
     """
     place, values = folder / "config.json", read_values(folder)
     found = values.get("model_type"), values.get("format")
+    if found[0] == EXPORTED != model_type:
+        raise VqnmtError(
+            f"{folder}: is exported, and this needs what it was exported from: give the model "
+            "folder of vqnmt train"
+        )
     if found != (model_type, version):
         raise VqnmtError(
             f"{place}: model_type and format are {found!r:.100}, this version reads "

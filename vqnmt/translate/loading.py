@@ -49,7 +49,10 @@ def load_translator(
         from vqnmt.translate.exported import load_exported
 
         if device not in (None, "cpu"):
-            raise VqnmtError(f"device is {device}, but {folder} is exported for a CPU")
+            raise VqnmtError(
+                f"device is {device}, but {folder} is exported for a CPU: leave it out, or give "
+                "the model folder that it was exported from"
+            )
         if dtype is not None:
             raise VqnmtError(
                 f"dtype is for models that PyTorch runs, but {folder} is exported: leave it out, "
