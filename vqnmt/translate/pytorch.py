@@ -34,7 +34,7 @@ from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
 from vqnmt.translate.code_index import CODE_INDEX
-from vqnmt.translate.folder import read_config
+from vqnmt.translate.folder import located, read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
     find_translations,
@@ -106,7 +106,7 @@ class Translator(BatchTranslator):
 
         Args:
             folder: Holds config.json, model.safetensors and spm.model; perhaps
-                language_model.npz.
+                language_model.npz. "hf://user/repo" is a copy of it on the Hub.
             device: Where to run; None takes a GPU where there is one.
             batch_tokens: See `BatchTranslator`.
             dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
@@ -119,7 +119,7 @@ class Translator(BatchTranslator):
         cls._refuse_fork()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(chosen)
-        folder = Path(folder)
+        folder = located(folder)
         loaded = _load(folder, check_model_folder(folder))
         module = loaded.model.to(chosen, _DTYPES[dtype])
         vocabulary = Vocabulary.load(folder / "spm.model")
