@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vqnmt.commands.command_line import deciding, load_config
 
+from vqnmt.errors import missing_extra
+
 if TYPE_CHECKING:
     from vqnmt.evaluation.records import Record
 
@@ -39,13 +41,17 @@ def train(*overrides: str, **settings: Any) -> Path:
         The student's model folder, for `load_translator`; with student=teacher the teacher's.
 
     Raises:
-        VqnmtError: A setting is unknown or out of range, or a stage fails; names what.
+        VqnmtError: A setting is unknown or out of range, a stage fails, or a package is missing;
+            names what.
     """
-    from vqnmt.training.stage import as_text
-
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    words = [f"{key}={as_text(value)}" for key, value in plain.items()]
-    return _run([*overrides, *words])[1]
+    try:
+        from vqnmt.training.stage import as_text
+
+        words = [f"{key}={as_text(value)}" for key, value in plain.items()]
+        return _run([*overrides, *words])[1]
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None
 
 
 def _run(arguments: list[str]) -> "tuple[Path, Path, list[Record]]":
