@@ -110,6 +110,7 @@ def test_a_model_of_the_hub_translates_as_its_folder_does(
     code = (
         "import vqnmt, transformers\n"
         f"print(vqnmt.load_translator('hf://user/repo')({text!r}))\n"
+        "assert vqnmt.Translator.from_pretrained('hf://user/repo').target_language == 'de'\n"
         "model = transformers.AutoModelForSeq2SeqLM.from_pretrained('user/repo')\n"
         "tokenizer = transformers.AutoTokenizer.from_pretrained('user/repo')\n"
         f"batch = tokenizer([{text!r}], return_tensors='pt')\n"

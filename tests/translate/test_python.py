@@ -108,6 +108,8 @@ def test_several_translations_differ_and_fall_by_their_score(finished_run, model
         assert scores == sorted(scores, reverse=True)
     with pytest.raises(VqnmtError, match="num_return_sequences is 0"):
         translator.n_best(TEXTS, num_return_sequences=0)
+    with pytest.raises(VqnmtError, match="num_return_sequences is 2 beside settings: give it as"):
+        translator.n_best(TEXTS, SearchSettings(), num_return_sequences=2)
 
 
 def test_the_score_of_a_split_line_is_the_mean_over_its_symbols(finished_run) -> None:
