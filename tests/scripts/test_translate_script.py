@@ -43,14 +43,14 @@ def process(*arguments: object) -> Iterator[subprocess.Popen]:
             running.kill()
 
 
-def test_a_pipe_is_answered_line_by_line_and_may_break(student: Path) -> None:
-    with process("--model", student) as running:
-        for line in (b"bale gudo\n", b"\n", b"leka\n"):
+def test_a_pipe_is_answered_line_by_line_and_may_break() -> None:
+    with process() as running:
+        for line in (b"Open the door\n", b"\n", b"Turn on the light\n"):
             running.stdin.write(line)
             running.stdin.flush()
             assert running.stdout.readline().endswith(b"\n"), "before the next line is written"
         running.stdout.close()  # the reader goes away
-        running.stdin.write(b"bale gudo\n" * 100)
+        running.stdin.write(b"Open the door\n" * 100)
         running.stdin.close()
         assert running.wait(timeout=60) == 1
         assert running.stderr.read() == b""
@@ -94,7 +94,7 @@ def test_files_columns_and_speed(student: Path, tmp_path: Path, script: Callable
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("bale gudo\n\n", encoding="utf-8")
     second.write_text("leka", encoding="utf-8")  # no line end
-    outcome = script(*("translate", "--model", student, "--scores", "--show-codes", first, second))
+    outcome = script("translate", "--model", student, "--scores", "--show-codes", first, second)
     found = Translator.from_pretrained(student).translate(["bale gudo", "", "leka"])
     assert outcome.status == 0
     for line, translation in zip(outcome.out.split("\n"), found, strict=False):
@@ -179,7 +179,9 @@ def test_a_prompt_on_a_terminal(student: Path, capsys: pytest.CaptureFixture[str
     assert ">" not in out
 
 
-def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
+def test_bad_lines_are_split_replaced_or_named(
+    student: Path, script: Callable, tmp_path: Path
+) -> None:
     model = ("translate", "--model", student)
     long = b"bale " * 70 + b"\n"
     split = script(*model, "--on-long", "split", stdin=b"gudo\n" + long)
@@ -207,7 +209,7 @@ def test_bad_lines(student: Path, script: Callable, tmp_path: Path) -> None:
         (("--dtype", "bf16", "--model", PRETRAINED), "en-de is exported: leave it out"),
     ],
 )
-def test_wrong_options(
+def test_wrong_options_are_named_in_the_last_line(
     student: Path, script: Callable, tmp_path: Path, arguments, message: str
 ) -> None:
     teacher = shutil.copytree(student.parent / "teacher", tmp_path / "reversed")
