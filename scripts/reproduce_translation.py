@@ -13,11 +13,12 @@ from vqnmt.commands.command_line import deciding, load_config, run
 
 from vqnmt.evaluation.records import read_records
 from vqnmt.evaluation.tables import seeds_note
-from vqnmt.experiments.reproduction import BASELINES, Reproduction, Row
+from vqnmt.experiments.reproduction import Reproduction, Row
 from vqnmt.experiments.tables import ablation_table, system_records, translation_tables
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.pipeline.run import pair_name
+from vqnmt.pipeline.systems import BASELINES
 from vqnmt.settings import from_mapping
 
 NAME = "reproduce_translation"

@@ -42,6 +42,18 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+def as_path(given: Path | str, name: str) -> Path:
+    """Return the path that a caller has given.
+
+    Raises:
+        VqnmtError: It is no path, or empty; calls it `name`.
+    """
+    if not isinstance(given, str | os.PathLike) or given == "":
+        kind = type(given).__name__
+        raise VqnmtError(f"{name} is {given!r:.80} of type {kind}: give a path, of str or Path")
+    return Path(given)
+
+
 def _is_full(temporary: Path, error: Exception) -> bool:
     """Find out why a write failed: torch, numpy and safetensors hide the number of the fault."""
     if os.strerror(errno.ENOSPC) in str(error):

@@ -2,8 +2,7 @@
 
 A dataclass with several kinds, such as the settings of a quantizer, has two class methods:
 `resolve(values, default)` chooses the kind that a mapping is for and completes it with the values
-that differ at its place, and `variants()` lists all kinds. Its method `unread()` lists the keys
-that earlier versions wrote and that it does not have.
+that differ at its place, and `variants()` lists all kinds.
 """
 
 import ast
@@ -275,28 +274,16 @@ def _in_range(hint: Any, constraints: list[Constraint], value: Any, key: str) ->
 def deciding(settings: Any) -> dict[str, Any]:
     """Return what `dataclasses.asdict` does, without the fields that decide no number.
 
-    Fields with the metadata {"added later": True}, which runs of former versions lack, are left out
-    at their default.
+    Fields with the metadata {"omitted at default": True} are left out at their default, so that the
+    run folders that were made without them go on.
     """
     values = {}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
-        later = f.metadata.get("added later") and value == _default(f)
-        if not (f.metadata.get("decides no number") or later):
+        omitted = f.metadata.get("omitted at default") and value == _default(f)
+        if not (f.metadata.get("decides no number") or omitted):
             values[f.name] = deciding(value) if dataclasses.is_dataclass(value) else value
     return values
-
-
-def undecided(settings: Any, path: str = "") -> list[str]:
-    """List the dotted keys under `path` that decide no number, and those of former versions."""
-    keys = [_join(path, key) for key in settings.unread()] if hasattr(settings, "unread") else []
-    for f in dataclasses.fields(settings):
-        key, value = _join(path, f.name), getattr(settings, f.name)
-        if f.metadata.get("decides no number"):
-            keys.append(key)
-        elif dataclasses.is_dataclass(value):
-            keys += undecided(value, key)
-    return keys
 
 
 def to_mapping(settings: Any, *, differing: bool = False) -> dict[str, Any]:

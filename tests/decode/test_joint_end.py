@@ -38,8 +38,13 @@ def enumerate_all(table: Tensor, limit: int, penalty: float) -> list[tuple[float
 
 def find(tables: Tensor, limits: list[int], **settings) -> list[list[Hypothesis]]:
     return find_candidates(
-        *(step, Markov(tables), torch.tensor(limits)),
-        **{"begin": K, "end": K, "joint": True, "settings": SearchSettings(**settings)},
+        step,
+        Markov(tables),
+        torch.tensor(limits),
+        begin=K,
+        end=K,
+        settings=SearchSettings(**settings),
+        joint=True,
     )
 
 

@@ -163,6 +163,17 @@ def test_xliff_1_keeps_all_but_the_untranslated() -> None:
     assert read_pairs_of(XLIFF_1, "app.xlf") == [("Bye", "Tschüs")]
 
 
+def test_an_inline_element_may_have_the_end_of_a_tag_in_an_attribute() -> None:
+    inline = """<g id="1" ctype='x=">"' note="a > b">"""
+    text = XLIFF_1.replace("Bye", f"{inline}Bye</g><?go it's?>").replace("final", "new")
+    ElementTree.fromstring(text)
+    found, report = run(
+        text, "app.xlf", translate=lambda texts: [one.replace("Bye", "Tschüs") for one in texts]
+    )
+    assert report.failed == []
+    assert f"<target {STATE}>{inline}Tschüs</g><?go it's?></target>" in found
+
+
 XLIFF_2 = """\
 <xliff xmlns="urn:oasis:names:tc:xliff:document:2.0" version="2.0" srcLang="en">
  <file id="f1"><unit id="1">

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.tables import CODES
 from vqnmt.models import LatentConfig, LatentTransformer
-from vqnmt.pipeline.controls import CODES, code_controls
+from vqnmt.pipeline.controls import code_controls
 from vqnmt.spans import restore
 from vqnmt.tokens import length_limit
 from vqnmt.translate.generation import force_codes

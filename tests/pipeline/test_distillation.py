@@ -149,15 +149,6 @@ def test_one_changed_letter_in_a_part_is_noticed(tmp_path: Path) -> None:
     assert parts(tmp_path) == before and lines(tmp_path / "text") == EXPECTED
 
 
-def test_parts_of_older_versions_are_used(tmp_path: Path) -> None:
-    distill(Shouter(), SOURCES, tmp_path / "text")
-    for path in (tmp_path / "parts").iterdir():
-        path.write_bytes(path.read_bytes().splitlines()[0])
-    teacher = Shouter()
-    distill(teacher, SOURCES, tmp_path / "text")
-    assert teacher.translated == 0 and lines(tmp_path / "text") == EXPECTED
-
-
 def test_a_part_that_is_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "parts" / "part-00001.json").mkdir(parents=True)
     with pytest.raises(VqnmtError, match=r"part-00001\.json: cannot be written \(Is a directory"):

@@ -1,19 +1,17 @@
 """What decides no number does not part a run from its folder; what is damaged is not trained on."""
 
 import gzip
-import hashlib
-import json
 import lzma
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from vqnmt.data.config import CorpusConfig
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.pipeline.config import PipelineConfig
-from vqnmt.settings import from_mapping, undecided
+from vqnmt.settings import deciding, from_mapping, to_flat
 
 SKIPPED = ("teacher: trained already", "student: trained already")
 
@@ -25,29 +23,37 @@ def run(finished_run, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def undecided(settings: object) -> list[str]:
+    """List the dotted keys that a stage's settings lack."""
+    return sorted(to_flat(asdict(settings)).keys() - to_flat(deciding(settings)).keys())
+
+
 def test_every_setting_that_decides_no_number() -> None:
     """All others are compared: who adds a setting decides where it belongs."""
     text = from_mapping(PipelineConfig, {"run": "r"})
     training = ("skip_limit", "log_every", "trackers", "keep")
-
-    def ours(keys: list[str]) -> list[str]:
-        """Leave out what former versions wrote for every quantizer."""
-        return [key for key in keys if ".quantizer." not in key]
-
     kinds = (*FILES, "files")
     files = [f"corpus.{part}.{key}" for part in ("train", "valid", "test") for key in kinds]
-    assert ours(undecided(text)) == [
-        *("plugins", "corpus.cache", *files, "corpus.max_line_bytes"),
-        *(f"teacher_training.{key}" for key in training),
-        *(f"student_training.{key}" for key in training),
-    ]
+    reading = [f"decoding.reading.{key}" for key in asdict(text.decoding.reading)]
+    later = ("restart_until", "cosine", "rotation")
+    assert undecided(text) == sorted(
+        [
+            *("plugins", "corpus.cache", *files, "corpus.max_line_bytes", *reading),
+            *(f"{name}_training.{key}" for name in ("teacher", "student") for key in training),
+            *(f"student_model.quantizer.{key}" for key in later),
+        ]
+    )
     image = from_mapping(ImagePipelineConfig, {"run": "r", "system": "s", "budget": "b"})
-    assert ours(undecided(image)) == [
-        "plugins",
-        *(f"data.{key}" for key in ("dataset", "cache", "train", "valid", "test")),
-        *(f"model_training.{key}" for key in training),
-        *(f"prior_training.{key}" for key in training),
-    ]
+    assert undecided(image) == sorted(
+        [
+            "plugins",
+            *(f"data.{key}" for key in ("dataset", "cache", "train", "valid", "test")),
+            *(f"{name}_training.{key}" for name in ("model", "prior") for key in training),
+            *(f"model.quantizer.{key}" for key in later),
+        ]
+    )
+    other = replace(text.decoding, reading=replace(text.decoding.reading, beam=9))
+    assert deciding(other) == asdict(other)
 
 
 FILES = ("tsv", "source", "target")
@@ -92,63 +98,6 @@ def test_how_a_training_reports_is_no_other_training(
     outcome = script("train_nmt", f"run={run}", *finished_run.overrides, *changes)
     assert outcome.status == 0, outcome.err
     assert all(line in outcome.out for line in SKIPPED)
-
-
-def as_older_versions(run: Path, config: CorpusConfig, trainings: dict[str, dict]) -> None:
-    """Rewrite the stamps of a run as version 0.1 wrote them."""
-    digests: dict[str, str] = {}
-    fingerprint = config.older_fingerprint()
-    report = json.loads((run / "corpus" / "corpus.json").read_text())
-    report["fingerprint"] = fingerprint
-    del report["digest"]  # reports had none at first
-    (run / "corpus" / "corpus.json").write_text(json.dumps(report))
-    for name in (
-        "corpus",
-        "vocabulary",
-        "teacher",
-        "distilled",
-        "selected",
-        "student",
-        "evaluation",
-    ):
-        path = run / name / "stage.json"
-        stamp = json.loads(path.read_text())
-        settings = stamp["settings"]
-        if name == "corpus":
-            settings["digest of the text"] = fingerprint
-            for part in ("train", "valid", "test"):
-                files = getattr(config, part)
-                settings["corpus"][part] = {key: getattr(files, key) for key in FILES}
-        for key, values in trainings.items():
-            if key in settings:
-                settings[key] |= values
-        for key in settings:
-            if key.startswith("digest of ") and key.split()[-1] in digests:
-                settings[key] = digests[key.split()[-1]]
-        text = json.dumps(settings, sort_keys=True)
-        digests[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
-        stamp = {key: stamp[key] for key in ("settings", "complete", "seconds")}
-        path.write_text(json.dumps(stamp))
-
-
-def test_a_run_of_an_older_version_stays_valid(
-    finished_run, run: Path, toy_corpus: Path, script: Callable
-) -> None:
-    files = {
-        key: str(toy_corpus / f"train.{code}")
-        for key, code in zip(FILES[1:], ("en", "de"), strict=True)
-    }
-    shares = {"valid_share": 0.05, "test_share": 0.05, "min_test_words": 3}
-    config = from_mapping(CorpusConfig, {"name": "files", "train": files, **shares})
-    reports = {"log_every": 10, "keep": 2, "skip_limit": 20}
-    as_older_versions(run, config, {f"{n}_training": reports for n in ("teacher", "student")})
-    changed = "student_training.log_every=7"
-    for overrides in (finished_run.overrides, [*finished_run.overrides, changed]):
-        outcome = script("train_nmt", f"run={run}", *overrides)
-        assert outcome.status == 0, outcome.err
-        assert all(line in outcome.out for line in SKIPPED)
-    outcome = script("train_nmt", f"run={run}", *finished_run.overrides, "student_training.steps=7")
-    assert outcome.status == 2 and "student_training.steps=60, now asked for is 7" in outcome.err
 
 
 def damage(path: Path, how: str) -> None:
@@ -202,17 +151,3 @@ def test_a_lost_language_model_is_made_again(finished_run, run: Path, script: Ca
     outcome = script("train_nmt", f"run={run}", *finished_run.overrides)
     assert outcome.status == 0, outcome.err
     assert lost.exists()
-
-
-def test_a_text_of_an_older_version_that_lost_lines_is_named(
-    finished_run, run: Path, script: Callable
-) -> None:
-    """Its stage has no checksums."""
-    stamp = json.loads((run / "selected" / "stage.json").read_text())
-    del stamp["checksums"], stamp["commits"]
-    (run / "selected" / "stage.json").write_text(json.dumps(stamp))
-    damage(run / "selected" / "train.de", "cut")
-    shutil.rmtree(run / "student")
-    outcome = script("train_nmt", f"run={run}", *finished_run.overrides)
-    assert outcome.status == 2 and "selected/train.de: has " in outcome.err
-    assert "instead of 546: remove this file" in outcome.err

@@ -185,7 +185,9 @@ def test_files_come_back_as_their_kind(shouting: str) -> None:
 
 def test_lines_margins_and_html_are_kept(shouting: str) -> None:
     assert translate(shouting, " a\n\n b c \n")[1]["translatedText"] == " A\n\n B C \n"
-    html = '<ul>\n<li>one <b id="x">two</b>&amp;<br></li><script>var a</script></ul>'
+    html = (
+        '<ul title="a > b">\n<li>one <b id="x>y">two</b>&amp;<br></li><script>var a</script></ul>'
+    )
     found = translate(shouting, html, format="html")[1]["translatedText"]
     # The shouter changes tags, so that the texts between them are translated apart.
     assert found == html.replace("one", "ONE").replace("two", "TWO").replace("&amp;", "&AMP;")

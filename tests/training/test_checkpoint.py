@@ -247,7 +247,7 @@ def test_a_broken_row_of_metrics_is_named(tmp_path, broken):
         read_metrics(path)
 
 
-def test_no_metrics_yet(tmp_path):
+def test_there_are_no_metrics_before_the_file_is_there(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 

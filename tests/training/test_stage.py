@@ -112,7 +112,7 @@ from vqnmt.training import stage
 stage.NOTE_EVERY = 0.1
 with stage.Stage(Path(sys.argv[1]), {"seed": 1}).work(), atomic_path(sys.argv[1] + "/a") as path:
     path.write_text("half")
-    time.sleep(1.0)
+    time.sleep(0.4)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -120,29 +120,20 @@ with stage.Stage(Path(sys.argv[1]), {"seed": 1}).work(), atomic_path(sys.argv[1]
 def test_a_killed_stage_counts_its_time_and_its_scratch_is_removed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "stage")], check=False)
     stage = Stage(tmp_path / "stage", {"seed": 1})
-    assert stage.seconds > 0.5 and not stage.complete
+    assert stage.seconds > 0.2 and not stage.complete
     assert len(list(stage.folder.glob(".a.*.tmp"))) == 1
     with stage.work():
         (stage.folder / "a").write_text("whole")
-    assert stage.complete and stage.seconds > 0.5
+    assert stage.complete and stage.seconds > 0.2
     assert sorted(path.name for path in stage.folder.iterdir()) == ["a", "stage.json"]
 
 
-def test_keys_that_decide_nothing_are_not_compared(tmp_path: Path) -> None:
+def test_a_missing_key_is_null_and_keeps_the_digest(tmp_path: Path) -> None:
     made(tmp_path / "stage")
-    again = Stage(tmp_path / "stage", {"model": {"layers": 3}, "seed": 2}, ["seed", "model.share"])
+    again = Stage(tmp_path / "stage", {"model": {"layers": 3}, "seed": 1})
     assert again.has("output")
     # What comes after has a digest of what stands there.
     assert again.settings == SETTINGS and again.digest == made(tmp_path / "other").digest
-
-
-def test_values_of_older_versions_are_taken_too(tmp_path: Path) -> None:
-    made(tmp_path / "stage")
-    new = SETTINGS | {"seed": "one"}
-    assert Stage(tmp_path / "stage", new, older={"seed": 1}).complete
-    for older in ({}, {"seed": 2}):
-        with pytest.raises(VqnmtError, match="seed=1, now asked for is one"):
-            Stage(tmp_path / "stage", new, older=older)
 
 
 def test_what_a_stage_has_left_is_checked(tmp_path: Path) -> None:
@@ -166,10 +157,6 @@ def test_commits_of_all_work_are_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr("vqnmt.training.stage._commit", lambda commit=commit: commit)
         made(tmp_path / "stage")
     assert Stage(tmp_path / "stage", SETTINGS).commit == f"{current_commit()}, abc"
-    stamp = json.loads((tmp_path / "stage" / "stage.json").read_text())
-    del stamp["commits"]  # as older versions wrote it
-    (tmp_path / "stage" / "stage.json").write_text(json.dumps(stamp))
-    assert Stage(tmp_path / "stage", SETTINGS).commit == "unknown"
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

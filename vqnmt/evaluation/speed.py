@@ -1,4 +1,4 @@
-"""Time and peak memory of pieces of work, such as one training step.
+"""Time and peak memory of pieces of work, such as one training step, and translations a second.
 
 Sources of error and the remedies:
 
@@ -17,6 +17,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -58,6 +59,41 @@ def time_in_turn(
         if collecting:
             gc.enable()
     return times
+
+
+def measure_throughput(
+    systems: Mapping[str, Callable[[Sequence[str]], object]],
+    sentences: Sequence[str],
+    *,
+    sizes: Sequence[int],
+    rounds: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """Time every system on batches of neighbouring sentences.
+
+    Args:
+        systems: From a system's name to its translation of a batch.
+        sentences: Sources, one or more.
+        sizes: Sentences in a batch, each size timed apart.
+        rounds: How often; the median counts.
+        device: Where the systems run.
+
+    Returns:
+        `sentences_per_second.batch_<size>` of each system.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in systems}
+    for size in sizes:
+        batches = [sentences[i : i + size] for i in range(0, len(sentences), size)]
+        work = {name: partial(_each, translate, batches) for name, translate in systems.items()}
+        for name, seconds in time_in_turn(work, rounds, device).items():
+            rate = len(sentences) / statistics.median(seconds)
+            found[name][f"sentences_per_second.batch_{size}"] = rate
+    return found
+
+
+def _each(translate: Callable[[Sequence[str]], object], batches: Sequence[Sequence[str]]) -> None:
+    for batch in batches:
+        translate(batch)
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -13,6 +13,12 @@ MISSING = "-"
 """The cell of a value that a record does not have."""
 
 
+CODES = ("oracle", "predicted", "random", "constant")
+"""Kinds of codes that a student is given, see `vqnmt.pipeline.controls`: of the true target; the
+predictor's own, greedy; drawn uniformly; all equal to the code that the true targets have most
+often."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a table."""
@@ -118,15 +124,14 @@ def controls_table(records: Sequence[Record]) -> str:
     for record in records:
         if "code_bits.valid" in record.metrics:
             systems.setdefault(record.system, []).append(_with_saved_bits(record))
-    kinds = ("oracle", "predicted", "random", "constant")
     rows = []
     for name, seeds in systems.items():
-        for kind in kinds:
+        for kind in CODES:
             keys = [f"{key}_{kind}.valid" for key in ("bleu", "chrf", "target_bits")]
-            row = [name if kind == kinds[0] else "", kind]
+            row = [name if kind == CODES[0] else "", kind]
             row += [mean_cell(seeds, key) for key in keys[:2]]
             row.append(mean_cell(seeds, keys[2], "{:.1f}"))
-            own = ("saved_bits.valid", "code_bits.valid") if kind == kinds[0] else ()
+            own = ("saved_bits.valid", "code_bits.valid") if kind == CODES[0] else ()
             row += [mean_cell(seeds, key, "{:.1f}") for key in own] or ["", ""]
             rows.append(row)
     header = ["system", "given codes", "BLEU", "chrF++"]

@@ -37,7 +37,7 @@ from vqnmt.pipeline.translation import (
 from vqnmt.progress import print_once
 from vqnmt.quantizers import QuantizerConfig
 from vqnmt.quantizers.statistics import perplexity
-from vqnmt.settings import deciding, undecided
+from vqnmt.settings import deciding
 from vqnmt.training.stage import Stage
 from vqnmt.translate.pytorch import Translator
 
@@ -92,7 +92,7 @@ class QuantizerComparison:
             "seed": self.config.seed,
             "digest of the student": file_checksum(model / "model.safetensors"),
         }
-        stage = Stage(self.folder / "collapse", decided, undecided(quantizer, "quantizer"))
+        stage = Stage(self.folder / "collapse", decided)
         path = stage.folder / "collapse.json"
         pictures = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
         if not stage.has(path.name, *(picture.name for picture in pictures)):
@@ -244,9 +244,8 @@ def latent_metrics(student: Translator, text: ParallelText) -> dict[str, Metric]
     reconstruction = prediction = 0.0
     tokens = said = 0
     for _, source, target in student.paired_batches(text.sources, text.targets):
-        z_e, mask = model.compress(target, *model.encode(source))
-        codes = model.quantizer.nearest(z_e)[mask].cpu()  # (codes,)
-        usage += codes.bincount(minlength=len(usage))
+        codes, mask = model.true_codes(target, *model.encode(source))  # (B, L)
+        usage += codes[mask].cpu().bincount(minlength=len(usage))
         losses = model(source, target)
         tokens += losses.tokens
         reconstruction += float(losses.terms["reconstruction"]) * losses.tokens

@@ -1,11 +1,10 @@
 """The engines side by side: PyTorch, CTranslate2 and ONNX Runtime on the same models and text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vqnmt.data.corpus import ParallelText
@@ -15,7 +14,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import exact_match, score
-from vqnmt.evaluation.speed import time_in_turn
+from vqnmt.evaluation.speed import measure_throughput
 from vqnmt.experiments.footprint import measure_footprint
 from vqnmt.experiments.tables import THROUGHPUT_BATCHES
 from vqnmt.export.folder import PRECISIONS, export_model
@@ -202,13 +201,15 @@ def measure_engines(
         )
         for name, latency in timed.items():
             metrics[name][f"latency_ms.tokens_{length}"] = latency.median_ms
-    for size in THROUGHPUT_BATCHES:
-        batches = [text.sources[i : i + size] for i in range(0, len(text), size)]
-        work = {name: _translates(system, batches) for name, system in systems.items()}
-        times = time_in_turn(work, rounds, device)
-        for name, seconds in times.items():
-            rate = len(text) / float(np.median(seconds))
-            metrics[name][f"sentences_per_second.batch_{size}"] = rate
+    rates = measure_throughput(
+        {name: system.translate for name, system in systems.items()},
+        text.sources,
+        sizes=THROUGHPUT_BATCHES,
+        rounds=rounds,
+        device=device,
+    )
+    for name, found_rates in rates.items():
+        metrics[name] |= found_rates
     for name, system in systems.items():
         sentences = list(text.sources[:_FOOTPRINT_SENTENCES])
         found = measure_footprint(
@@ -233,14 +234,6 @@ def sources_of_length(sources: Sequence[str], vocabulary: Vocabulary, length: in
     pieces = [piece for row in vocabulary.encode(list(sources)) for piece in row]
     count = min(_OF_A_LENGTH, max(len(pieces) // length, 1))
     return vocabulary.decode([pieces[i * length : (i + 1) * length] for i in range(count)])
-
-
-def _translates(system: EngineSystem, batches: list) -> Callable[[], None]:
-    def work() -> None:
-        for batch in batches:
-            system.translate(batch)
-
-    return work
 
 
 def ratios_to_peers(

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vqnmt.pipeline.config import PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, check_settings, pair_name, start_run
 from vqnmt.pipeline.systems import (
     BASELINE,
+    BASELINES,
     System,
     latent_quality,
     quality_metrics,
@@ -34,7 +34,6 @@ from vqnmt.pipeline.systems import (
 )
 from vqnmt.pipeline.teachers import Teacher
 from vqnmt.pipeline.translation import (
-    StudentText,
     make_corpus,
     make_student,
     make_teacher,
@@ -45,12 +44,11 @@ from vqnmt.pipeline.translation import (
 from vqnmt.progress import print_once
 from vqnmt.provenance import describe_hardware
 from vqnmt.quantizers import SoftEMConfig
-from vqnmt.settings import to_flat
+from vqnmt.settings import deciding, to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
 
-BASELINES = (BASELINE, "ar_greedy")
 WITHOUT_CODES = "ctc_nat_kd"
 """What systems with codes are compared with too, where it is among the systems."""
 
@@ -179,7 +177,7 @@ class Reproduction:
         system = System(student, config.decoding, self.teacher.translator)
         settings: dict[str, Any] = {
             "sets": list(self.sets),
-            "decoding": config.decoding.as_digested(),
+            "decoding": deciding(config.decoding),
             "digest of the model": _checksum(run, self.teacher, config.student),
         }
         if config.decoding.candidates > 1:
@@ -201,7 +199,10 @@ class Reproduction:
         first = dataclasses.replace(config, seed=self.config.seed)
         run = self.shared.branch(first, self.folder)
         text = make_text(run, corpus, vocabulary, teacher)
-        run = _student_run(run.branch(config, self.folder / "students"), teacher, text)
+        students = self.folder / "students"
+        # Opened for its settings alone: this folder is never made.
+        settings = student_stage(run.branch(config, students), teacher, text).settings
+        run = run.branch(config, students / f"{student_name(config)}-{_digest(settings)}")
         return run, make_student(run, corpus, vocabulary, teacher, text)
 
     # --- measurement -------------------------------------------------------------------------
@@ -347,21 +348,6 @@ def _check_shared(base: PipelineConfig, config: PipelineConfig, name: str) -> No
                 f"system {name} sets {key}={as_text(theirs[key])}, but all systems share {key}="
                 f"{as_text(value)}: set it on the command line, for all of them"
             )
-
-
-def _student_run(run: TranslationRun, teacher: Teacher, text: StudentText) -> TranslationRun:
-    """Return `run` with the folder below its own that has its student, or will have it.
-
-    Older versions included more settings in the digest of the name, so their folders are opened.
-    """
-    parent, name = run.folder, student_name(run.config)
-    for path in sorted(parent.glob(f"{name}-*/student/stage.json")):
-        found = run.branch(run.config, path.parent.parent)
-        with suppress(VqnmtError):  # of other settings
-            student_stage(found, teacher, text)
-            return found
-    new = student_stage(run, teacher, text)
-    return run.branch(run.config, parent / f"{name}-{_digest(new.settings)}")
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

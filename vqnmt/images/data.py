@@ -38,7 +38,7 @@ class ImageDataConfig(Settings):
     name: Literal["cifar10", "folder", "torchvision", "huggingface"] = "cifar10"
     """`cifar10`, `folder` for the user's own PNG, JPEG, WebP and BMP files, or a copy that
     `torchvision` or `huggingface` has on this machine."""
-    dataset: str | None = field(default=None, metadata={"added later": True, **NO_NUMBER})
+    dataset: str | None = field(default=None, metadata=NO_NUMBER)
     """A class of torchvision.datasets, such as MNIST (`torchvision`), or the name or the folder of
     a set of datasets (`huggingface`)."""
     cache: str = field(default="data", metadata=NO_NUMBER)

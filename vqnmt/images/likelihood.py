@@ -10,35 +10,12 @@ model without latents.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from vqnmt.images.models import ImageModel
 from vqnmt.progress import Progress
-
-
-class BoundLike(Protocol):
-    """Nats an image, each (B,)."""
-
-    reconstruction: Tensor
-    rate: Tensor
-    rate_uniform: Tensor | None
-
-
-class BoundedModel(Protocol):
-    """The interface of the models that are evaluated."""
-
-    @property
-    def dimensions(self) -> int:
-        """Dimensions of an image."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-
-    def bound(self, images: Tensor) -> BoundLike:
-        """Bound -log p(x) of `images` (B, 3, H, W) uint8."""
 
 
 @dataclass(slots=True)
@@ -89,7 +66,7 @@ def paired_difference(mine: Tensor, others: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def bits_per_dimension(
-    model: BoundedModel, batches: Iterable[Tensor], progress: Progress | None = None
+    model: ImageModel, batches: Iterable[Tensor], progress: Progress | None = None
 ) -> BitsPerDimension:
     """Measure `model` on batches of images (B, 3, H, W) uint8, without autocast."""
     found: list[list[Tensor]] = [[], [], []]

@@ -42,7 +42,7 @@ from vqnmt.images.models import (
 )
 from vqnmt.images.models.priors import CodePrior
 from vqnmt.progress import Progress, print_once
-from vqnmt.settings import deciding, undecided
+from vqnmt.settings import deciding
 from vqnmt.training.distribution import join_processes
 from vqnmt.training.loop import Batches, Observer, Trainer
 from vqnmt.training.stage import Run, Stage
@@ -85,7 +85,7 @@ def make_data(run: ImageRun) -> ImageData:
         data = load_images(config)
     facts = data.facts()
     settings = deciding(config) | {"the images": facts}
-    stage = run.stage("data", settings, ignored=undecided(config))
+    stage = run.stage("data", settings)
     if PartialState().is_main_process and not stage.has("data.json"):
         with stage.work("data.json"):
             atomic_write_text(stage.folder / "data.json", json.dumps(facts, indent=2) + "\n")
@@ -109,9 +109,8 @@ def make_model(run: ImageRun, data: ImageData) -> ImageModel:
     }
     if config.fits_prior:  # another prior needs no other model
         del settings["model"]["prior"]  # type: ignore[attr-defined]
-    ignored = undecided(training, "model_training") + undecided(config.model, "model")
-    stage = run.stage("model", settings, after="data", ignored=ignored)
-    if not _trained_already(stage):
+    stage = run.stage("model", settings, after="data")
+    if not stage.trained_already(*MODEL_FILES):
         set_seed(config.seed)
         model = build_image_model(config.model, config.data.size)
         batches = ImageBatches(data.train, training.batch_images, config.seed, training.flip)
@@ -131,9 +130,8 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
         "prior_training": deciding(training),
         "seed": config.seed,
     }
-    ignored = undecided(training, "prior_training")
-    stage = run.stage("prior", settings, after="model", ignored=ignored)
-    if not _trained_already(stage):
+    stage = run.stage("prior", settings, after="model")
+    if not stage.trained_already(*MODEL_FILES):
         assert isinstance(model, VQVAE)
         set_seed(config.seed)
         # The stage may have trained its model for another prior, whose weights are of no use here.
@@ -157,12 +155,6 @@ def _fit_prior(run: ImageRun, data: ImageData, model: ImageModel) -> ImageModel:
             _train(stage, model.prior, batches, observer, training, config.seed)
             save_on_main(model, stage.folder)
     return load_image_model(stage.folder)
-
-
-def _trained_already(stage: Stage) -> bool:
-    if found := stage.has(*MODEL_FILES):
-        print_once(f"{stage.folder.name}: trained already")
-    return found
 
 
 def _train(

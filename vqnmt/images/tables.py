@@ -1,7 +1,6 @@
 """The tables of the image track, the paper's figures beside ours, and the report of a run."""
 
 import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vqnmt.evaluation.tables import (
     SYSTEM,
     Column,
     markdown_table,
+    mean_cell,
     record_table,
 )
 from vqnmt.files import atomic_write_text
@@ -68,16 +68,16 @@ def quantizers_table(records: Sequence[Record]) -> str:
     groups = _groups(records)
     keys = ("bits_per_dim", "reconstruction_bits", "rate_bits", "rate_bits_uniform")
     bits = [
-        [name, str(len(group)), *(_spread(group, key, 3) for key in keys)]
+        [name, str(len(group)), *(mean_cell(group, key, "{:,.3f}") for key in keys)]
         for name, group in groups.items()
     ]
     codes = [
         [
             name,
-            _spread(group, "used_codes", 0),
-            _spread(group, "codebook_perplexity", 1),
-            _spread(group, "train_images_per_second", 0),
-            _spread(group, "bits_per_dim_difference", 3),
+            mean_cell(group, "used_codes", "{:,.0f}"),
+            mean_cell(group, "codebook_perplexity", "{:,.1f}"),
+            mean_cell(group, "train_images_per_second", "{:,.0f}"),
+            mean_cell(group, "bits_per_dim_difference", "{:,.3f}"),
             _largest_p(group),
         ]
         for name, group in groups.items()
@@ -94,10 +94,10 @@ def collapse_table(records: Sequence[Record]) -> str:
             name,
             variant,
             str(len(group)),
-            _spread(group, "used_codes", 0),
-            _spread(group, "codebook_perplexity", 0),
-            _spread(group, "reconstruction_bits", 3),
-            _spread(group, "bits_per_dim_difference", 3),
+            mean_cell(group, "used_codes", "{:,.0f}"),
+            mean_cell(group, "codebook_perplexity", "{:,.0f}"),
+            mean_cell(group, "reconstruction_bits", "{:,.3f}"),
+            mean_cell(group, "bits_per_dim_difference", "{:,.3f}"),
         ]
         for variant in VARIANTS
         for name, group in _groups(
@@ -116,15 +116,6 @@ def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
         place = f" ({record.metrics.get('budget')})" if len(budgets) > 1 else ""
         groups.setdefault(f"{record.system}{place}", []).append(record)
     return groups
-
-
-def _spread(records: Sequence[Record], key: str, digits: int) -> str:
-    """The mean of a metric, and its standard deviation where there are several values."""
-    values = [float(record.metrics[key]) for record in records if key in record.metrics]
-    if not values:
-        return MISSING
-    mean = f"{statistics.fmean(values):,.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
 
 
 def _largest_p(records: Sequence[Record]) -> str:

@@ -182,6 +182,16 @@ class LatentTransformer(ParallelTransformer):
         missing = -labels.shape[1] % 2**self.config.compression
         return self.compressor(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
 
+    def true_codes(
+        self, target: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The codes of `target` (B, T), the nearest ones, and their mask, both (B, L).
+
+        For the arguments see `compress`.
+        """
+        z_e, mask = self.compress(target, memory, memory_mask)
+        return self.quantizer.nearest(z_e), mask
+
     def decompress(
         self, latents: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -326,6 +336,14 @@ class LatentTransformer(ParallelTransformer):
             inputs = self.code_embedding(vectors)
         return self.code_output(self.predictor.step(inputs, state))
 
+    def decode_codes(
+        self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode `codes` (B, L), mask (B, L), to output positions (B, P, d), mask (B, P)."""
+        latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
+        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
+        return self.decode(positions, position_mask, self.decoder.start(memory, memory_mask))
+
     def best_pieces(
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -350,10 +368,7 @@ class LatentTransformer(ParallelTransformer):
         self, codes: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Score the pieces at each output position, (B, P, W); returns the mask (B, P) too."""
-        latents = self.quantizer.codes_to_vectors(codes).to(memory.dtype)
-        state = self.decoder.start(memory, memory_mask)
-        positions, position_mask = self.decompress(latents, mask, memory, memory_mask)
-        hidden, output_mask = self.decode(positions, position_mask, state)
+        hidden, output_mask = self.decode_codes(codes, mask, memory, memory_mask)
         return self.embedding.logits(hidden), output_mask
 
 

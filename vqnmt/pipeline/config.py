@@ -1,12 +1,13 @@
 """All settings of the translation pipeline, and their defaults."""
 
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Literal
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import ReadingSettings, Temperature, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import find_formality
 from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
 from vqnmt.models.registry import ARCHITECTURES
 from vqnmt.plugins import NamesPlugins
@@ -50,15 +51,10 @@ class DecodingConfig(Settings):
     language_model: bool = True
     """Whether a student with CTC output reads what its decoder says with the help of a trigram
     model of its training targets, where this has helped on valid; else the best path is read."""
-    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    reading: ReadingSettings = field(
+        default_factory=ReadingSettings, metadata={"omitted at default": True}
+    )
     """How widely the reading with trigrams searches."""
-
-    def as_digested(self) -> dict[str, Any]:
-        """Return `asdict`, without a default `reading`: folders of earlier runs have none."""
-        values = asdict(self)
-        if self.reading == ReadingSettings():
-            del values["reading"]
-        return values
 
 
 @dataclass(kw_only=True, slots=True)
@@ -190,6 +186,8 @@ class PipelineConfig(NamesPlugins, Settings):
                 f"{STUDENTS[self.student]}: leave it out, or name the student of a plug-in"
             )
         _ = self.student_settings  # checks those of a plug-in
+        if self.vocabulary.formality:
+            find_formality("", self.corpus.target_language)  # refuses languages that it lacks
         if self.teacher_prefix and self.teacher == "own":
             raise VqnmtError(
                 f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "

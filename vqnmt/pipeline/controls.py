@@ -18,13 +18,10 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import score
+from vqnmt.evaluation.tables import CODES
 from vqnmt.models import LatentTransformer
 from vqnmt.translate.generation import find_translations
 from vqnmt.translate.pytorch import Translator
-
-CODES = ("oracle", "predicted", "random", "constant")
-"""Kinds of codes: of the true target; the predictor's own, greedy; drawn uniformly; all equal to
-the code that the true targets have most often."""
 
 
 @torch.inference_mode()
@@ -58,7 +55,7 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     size = model.quantizer.codebook_size
     batches = list(student.paired_batches(valid.sources, valid.targets))
     predicted: list[list[int]] = [[] for _ in valid.sources]
-    true = [_true_codes(model, source, target) for _, source, target in batches]
+    true = [model.true_codes(target, *model.encode(source)) for _, source, target in batches]
     counts = torch.zeros(size, dtype=torch.int64)
     for codes, mask in true:
         counts += codes[mask].cpu().bincount(minlength=size)
@@ -103,12 +100,6 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     return metrics | bits
 
 
-def _true_codes(model: LatentTransformer, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes of `target` (B, T) and their mask, both (B, L)."""
-    z_e, mask = model.compress(target, *model.encode(source))
-    return model.quantizer.nearest(z_e), mask
-
-
 def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
     """Predict as many codes for each encoded source as `mask` (B, L) has; (B, L)."""
     state = model.predictor.start(memory, memory_mask)
@@ -136,10 +127,7 @@ def _target_nats(
     target: Tensor,
 ) -> float:
     """Return the decoder's loss of `target` (B, T) given `codes` (B, L), a sum over the batch."""
-    latents = model.quantizer.codes_to_vectors(codes).to(memory.dtype)  # (B, L, d)
-    positions, position_mask = model.decompress(latents, mask, memory, memory_mask)
-    state = model.decoder.start(memory, memory_mask)
-    hidden, output_mask = model.decode(positions, position_mask, state)
+    hidden, output_mask = model.decode_codes(codes, mask, memory, memory_mask)
     loss, tokens = model.output.loss(
         model.embedding.outputs, hidden, output_mask, model.embedding.known(target)
     )

@@ -154,13 +154,12 @@ def _read(path: Path, count: int) -> list[str] | None:
     """Return the texts of a part; None where it is missing, damaged or not of `count` texts."""
     try:
         content, _, checksum = path.read_bytes().partition(b"\n")
-        texts = json.loads(content.decode())
-    except (OSError, ValueError):
+    except OSError:
         return None
-    if checksum and checksum != _checksum(content):  # older versions wrote none
+    if checksum != _checksum(content):
         return None
-    fine = isinstance(texts, list) and len(texts) == count
-    return texts if fine and all(isinstance(text, str) for text in texts) else None
+    texts: list[str] = json.loads(content)
+    return texts if len(texts) == count else None
 
 
 def _merge(
@@ -179,8 +178,7 @@ def _merge(
                         "the run folder must be the same for all machines; start the same command "
                         "again"
                     )
-                # Parts of older versions may hold line feeds.
-                file.writelines(clean_output(text) + "\n" for text in texts)
+                file.writelines(text + "\n" for text in texts)
         lines = Lines(joined)
         placed = (lines[number] if number >= 0 else "" for number in part_line.tolist())
         atomic_write_lines(merged, placed)

@@ -16,6 +16,7 @@ from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
 from vqnmt.pipeline.systems import (
     BASELINE,
+    BASELINES,
     System,
     latent_quality,
     quality_metrics,
@@ -25,7 +26,7 @@ from vqnmt.pipeline.systems import (
     translate_sets,
 )
 from vqnmt.pipeline.teachers import Teacher
-from vqnmt.settings import to_flat
+from vqnmt.settings import deciding, to_flat
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
 from vqnmt.translate.code_index import index_codes, write_code_index
@@ -44,7 +45,6 @@ _DESCRIPTIONS = {
 # The translations of each set, by system.
 Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 
-_BASELINES = (BASELINE, "ar_greedy")
 # Sets of which the report shows translations: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
@@ -72,12 +72,11 @@ def evaluate(
     config = run.config
     settings = {
         "evaluation": dataclasses.asdict(config.evaluation),
-        "decoding": config.decoding.as_digested(),
+        "decoding": deciding(config.decoding),
         **teacher.settings,
     }
     done = next(name for name in ("student", "teacher", "vocabulary") if name in run.stages)
-    older = {"evaluation.controls": None}  # of earlier versions, which had none
-    stage = run.stage("evaluation", settings, after=done, ignored=teacher.ignored, older=older)
+    stage = run.stage("evaluation", settings, after=done)
     path = run.folder / "results.json"
     if not (stage.complete and path.exists() and (run.folder / "report.md").exists()):
         with stage.work():
@@ -96,7 +95,7 @@ def evaluate(
             metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid, config)
             records = []
             for key, values in metrics.items():
-                untrained = key in _BASELINES or config.student == "teacher"
+                untrained = key in BASELINES or config.student == "teacher"
                 training = run.stages.get("teacher" if untrained else "student")
                 records.append(
                     new_record(

@@ -10,7 +10,7 @@ from vqnmt.data.corpus import ParallelText
 from vqnmt.evaluation.latency import measure_latency, speedup
 from vqnmt.evaluation.records import Metric
 from vqnmt.evaluation.scores import exact_match, score, span_accuracies
-from vqnmt.evaluation.speed import time_in_turn
+from vqnmt.evaluation.speed import measure_throughput
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import (
     STUDENTS,
@@ -27,6 +27,8 @@ from vqnmt.translate.seq2seq import TransformersTranslator
 from vqnmt.translate.translation import TextTranslator, Translation
 
 BASELINE = "ar_beam4"
+BASELINES = (BASELINE, "ar_greedy")
+"""What all systems are compared with: the teacher with a beam of 4, and greedy."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -184,31 +186,21 @@ def speed_metrics(
         synchronize=torch.cuda.synchronize if on_gpu else None,
     )
     for name, latency in timed.items():
-        metrics[name]["latency_ms.median"] = latency.median_ms
-        metrics[name]["latency_ms.p90"] = latency.p90_ms
-        metrics[name]["latency_ms.mean"] = latency.mean_ms
-        metrics[name]["latency_sentences"] = latency.sentences
-        metrics[name]["speedup_over_ar_beam4"] = speedup(timed[BASELINE], latency)
-    for size in settings.throughput_batches:
-        batches = [sentences[i : i + size] for i in range(0, len(sentences), size)]
-        seconds = time_in_turn(
-            {name: _translates(system, batches) for name, system in systems.items()},
-            settings.latency_rounds,
-            "cuda" if on_gpu else "cpu",
-        )
-        for name, times in seconds.items():
-            metrics[name][f"sentences_per_second.batch_{size}"] = len(sentences) / float(
-                np.median(times)
-            )
-    return metrics
-
-
-def _translates(system: System, batches: Sequence[Sequence[str]]) -> Callable[[], None]:
-    def work() -> None:
-        for batch in batches:
-            system.translate(batch)
-
-    return work
+        metrics[name] = {
+            "latency_ms.median": latency.median_ms,
+            "latency_ms.p90": latency.p90_ms,
+            "latency_ms.mean": latency.mean_ms,
+            "latency_sentences": latency.sentences,
+            "speedup_over_ar_beam4": speedup(timed[BASELINE], latency),
+        }
+    rates = measure_throughput(
+        {name: system.translate for name, system in systems.items()},
+        sentences,
+        sizes=settings.throughput_batches,
+        rounds=settings.latency_rounds,
+        device="cuda" if on_gpu else "cpu",
+    )
+    return {name: {**found, **rates[name]} for name, found in metrics.items()}
 
 
 def training_metrics(stage: Stage | None) -> dict[str, Metric]:

@@ -25,11 +25,6 @@ class Teacher:
     settings: dict[str, Any]
     """What decides its output, for the settings of the stages that use it."""
 
-    @property
-    def ignored(self) -> list[str]:
-        """Keys that older versions wrote down beside a digest, which alone decides."""
-        return ["teacher"] if "digest of the teacher" in self.settings else []
-
 
 def check_teacher(config: PipelineConfig) -> nn.Module | None:
     """Refuse, without loading it, a teacher that does not fit the run.

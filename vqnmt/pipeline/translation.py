@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from accelerate import PartialState
@@ -39,7 +39,6 @@ from vqnmt.files import atomic_write_lines
 from vqnmt.models import (
     AutoregressiveTransformer,
     FertilityTransformer,
-    LatentConfig,
     LatentTransformer,
     ParallelTransformer,
 )
@@ -59,7 +58,7 @@ from vqnmt.pipeline.reward import train_for_reward
 from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
 from vqnmt.pipeline.teachers import Teacher, load_teacher
 from vqnmt.progress import Progress, print_once
-from vqnmt.settings import deciding, undecided
+from vqnmt.settings import deciding
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.loop import Trainer
 from vqnmt.training.stage import Stage
@@ -91,8 +90,6 @@ def make_corpus(run: TranslationRun) -> Corpus:
         "corpus",
         # The fingerprint covers the contents of the user's own files too.
         {"corpus": deciding(config), "digest of the text": config.fingerprint()},
-        ignored=undecided(config, "corpus"),
-        older={"digest of the text": config.older_fingerprint(), "corpus.counts": None},
     )
     with stage.work_unless_it_has("corpus.json"):
         corpus = prepare_corpus(config, stage.folder)
@@ -111,7 +108,7 @@ def make_vocabulary(run: TranslationRun, corpus: Corpus) -> Vocabulary:
     """
     config, seed = run.config.vocabulary, run.config.seed
     settings = {"vocabulary": dataclasses.asdict(config), "seed": seed}
-    stage = run.stage("vocabulary", settings, after="corpus", older={"vocabulary.formality": None})
+    stage = run.stage("vocabulary", settings, after="corpus")
     path = _vocabulary_path(run)
     with PartialState().main_process_first():
         if not stage.has(path.name):
@@ -180,9 +177,8 @@ def make_teacher(run: TranslationRun, corpus: Corpus, vocabulary: Vocabulary) ->
         "teacher_training": deciding(training),
         **_common_settings(config),
     }
-    ignored = undecided(training, "teacher_training")
-    stage = run.stage("teacher", settings, after="vocabulary", ignored=ignored)
-    if not _trained_already(stage):
+    stage = run.stage("teacher", settings, after="vocabulary")
+    if not stage.trained_already(*MODEL_FILES):
         set_seed(config.seed)
         model = AutoregressiveTransformer(config.teacher_model, len(vocabulary))
         translator = _translator(config, model, corpus, vocabulary)
@@ -217,7 +213,7 @@ def distill_text(
     """Translate the training sources with the teacher's beam.
 
     Raises:
-        VqnmtError: A file cannot be written, or has lost lines since.
+        VqnmtError: A file cannot be written, or has changed since.
     """
     config, sources = run.config, corpus.train.sources
     stage = run.stage(
@@ -229,13 +225,12 @@ def distill_text(
             **teacher.settings,
         },
         after="teacher" if config.teacher == "own" else "vocabulary",
-        ignored=teacher.ignored,
     )
     path = stage.folder / f"train.{corpus.target_language}"
     if not stage.has(path.name):
         with stage.work(path.name):
             _translate(run, teacher, vocabulary, sources, path)
-    pairs = ParallelText(sources, _lines(path, len(sources)), corpus.train.counts)
+    pairs = ParallelText(sources, Lines(path), corpus.train.counts)
     return StudentText(pairs, "distilled")
 
 
@@ -247,7 +242,7 @@ def _select(run: TranslationRun, corpus: Corpus, text: StudentText) -> StudentTe
     if not stage.has(path.name):
         with stage.work(path.name):
             select(pairs.targets, corpus.train.targets, path, least)
-    chosen = ParallelText(pairs.sources, _lines(path, len(pairs)), pairs.counts)
+    chosen = ParallelText(pairs.sources, Lines(path), pairs.counts)
     return StudentText(chosen, "selected")
 
 
@@ -283,12 +278,12 @@ def _recombine(
     counts = pairs.counts
     if counts is not None:  # a made-up source counts once
         counts = np.pad(counts, (0, len(sources) - len(pairs)), constant_values=1)
-    made_too = ParallelText(sources, _lines(paths[1], len(sources)), counts)
+    made_too = ParallelText(sources, Lines(paths[1]), counts)
     return StudentText(made_too, stage.folder.name)
 
 
 def _engine_settings(config: PipelineConfig) -> dict[str, str]:
-    """Name the engine, unless it is the one that runs of older versions had."""
+    """Name the engine, unless it is the default, which run folders do not name."""
     engine = config.distillation_engine
     return {} if engine == "pytorch" else {"distillation_engine": engine}
 
@@ -318,21 +313,6 @@ def _translate(
             print_once(f"distillation: {long:,} sources over max_source_tokens stay empty")
 
 
-def _lines(path: Path, count: int) -> Lines:
-    """Open a text that a stage has left.
-
-    Raises:
-        VqnmtError: It has not `count` lines.
-    """
-    lines = Lines(path)
-    if len(lines) != count:
-        raise VqnmtError(
-            f"{path}: has {len(lines):,} lines instead of {count:,}: remove this file and start "
-            "the same command again, which makes it anew"
-        )
-    return lines
-
-
 # --- student ---------------------------------------------------------------------------------
 
 
@@ -353,9 +333,9 @@ def make_student(
         assert isinstance(teacher.translator, Translator), "only our own teacher can be measured"
         return teacher.translator
     stage = student_stage(run, teacher, text)
-    if _trained_already(stage):
+    if stage.trained_already(*MODEL_FILES):
         return Translator.from_pretrained(stage.folder)
-    model, copied = _new_student(run, stage, vocabulary, teacher)
+    model, copied = _new_student(run, vocabulary, teacher)
     if copied:
         print_once(f"student: {copied:,} weights start as the teacher's")
     translator = _translator(config, model, corpus, vocabulary)
@@ -390,31 +370,21 @@ def student_stage(run: TranslationRun, teacher: Teacher, text: StudentText) -> S
         "distill": config.distill,
         "warm_start": config.warm_start,
     }
-    older: dict[str, Any] = {f"{key}.joint_end": None}
     if config.student == "latent":
-        reward = dataclasses.asdict(config.reward_training)
-        settings["reward_training"] = reward
-        # Students of earlier versions had no such training; they count as done.
-        older |= {f"reward_training.{key}": None for key in reward}
-    ignored = undecided(config.student_training, "student_training")
-    ignored += undecided(config.student_settings, key)
+        settings["reward_training"] = dataclasses.asdict(config.reward_training)
     uses_teacher = config.warm_start or config.student == "fertility"
     if config.teacher != "own" and uses_teacher and isinstance(teacher.translator, Translator):
         settings |= teacher.settings
-        ignored = [*ignored, *teacher.ignored]
-    return run.stage("student", settings, after=text.stage, ignored=ignored, older=older)
+    return run.stage("student", settings, after=text.stage)
 
 
 def _new_student(
-    run: TranslationRun, stage: Stage, vocabulary: Vocabulary, teacher: Teacher
+    run: TranslationRun, vocabulary: Vocabulary, teacher: Teacher
 ) -> tuple[nn.Module, int]:
     """Return the untrained student, and how many of its weights are the teacher's."""
-    config, settings = run.config, run.config.student_settings
+    config = run.config
     set_seed(config.seed)
-    if isinstance(settings, LatentConfig):  # a training that an earlier version began goes on so
-        joint = stage.settings[config.student_key].get("joint_end", False)
-        settings = dataclasses.replace(settings, joint_end=joint)
-    model = build_model(config.student, settings, len(vocabulary))
+    model = build_model(config.student, config.student_settings, len(vocabulary))
     if isinstance(model, FertilityTransformer):
         model.align = _aligner(run, teacher)
     if not (config.warm_start and isinstance(teacher.translator, Translator)):
@@ -474,12 +444,6 @@ def _language_model(
 def _common_settings(config: PipelineConfig) -> dict[str, int]:
     keys = ("seed", "max_train_tokens", "max_source_tokens")
     return {key: getattr(config, key) for key in keys}
-
-
-def _trained_already(stage: Stage) -> bool:
-    if found := stage.has(*MODEL_FILES):
-        print_once(f"{stage.folder.name}: trained already")
-    return found
 
 
 def _translator(

@@ -20,8 +20,8 @@ _SMALLEST_COUNT = 1e-12  # a code with a lower count keeps its vector: sum / cou
 _HASH = 2654435769  # 2^32 / golden ratio: Knuth's multiplicative hash
 
 
-# Run folders made before hold none of these settings, see `vqnmt.settings.deciding`.
-_LATER = {"added later": True}
+# See `vqnmt.settings.deciding`.
+_OMITTED = {"omitted at default": True}
 
 
 @dataclass(kw_only=True)
@@ -48,7 +48,7 @@ class CodebookConfig(QuantizerConfig):
     restart_threshold: float = 0.1
     """A code used less than this fraction of the mean usage is restarted; 0 = never."""
 
-    restart_until: float = field(default=1.0, metadata=_LATER)
+    restart_until: float = field(default=1.0, metadata=_OMITTED)
     """Share of the training after which no code is restarted any more, so that what is trained on
     the codes themselves, such as a prior, can settle."""
 
@@ -56,11 +56,11 @@ class CodebookConfig(QuantizerConfig):
     """Size of the code vectors: z_e is projected to it and the value back to d, by trained linear
     layers (Yu et al. 2022); None = d, without projections."""
 
-    cosine: bool = field(default=False, metadata=_LATER)
+    cosine: bool = field(default=False, metadata=_OMITTED)
     """Whether z_e and the code vectors are scaled to length 1, so that the nearest code is that
     of the highest cosine similarity (Yu et al. 2022)."""
 
-    rotation: bool = field(default=False, metadata=_LATER)
+    rotation: bool = field(default=False, metadata=_OMITTED)
     """Whether the gradient to z_e goes by the rotation trick (Fifty et al. 2024) instead of
     straight through."""
 

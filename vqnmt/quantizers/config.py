@@ -15,16 +15,6 @@ CONFIGS: dict[str, type["QuantizerConfig"]] = {}
 # Usage is counted for each code, so that more codes fit no memory.
 MOST_CODES = 1 << 24
 
-# Run folders and models made before each quantizer had settings of its own hold all of these.
-_FORMER = frozenset(
-    {
-        *("name", "codebook_size", "beta", "decay", "epsilon", "samples", "samples_end"),
-        *("temperature", "temperature_end", "distance_scale", "initialisation", "kmeans_vectors"),
-        *("kmeans_iterations", "restart_threshold", "hard_samples", "prior_weight", "noise"),
-        *("part", "parts", "projection", "levels", "entropy_weight"),
-    }
-)
-
 
 @dataclass(kw_only=True)
 class QuantizerConfig:
@@ -84,19 +74,16 @@ class QuantizerConfig:
 
         Returns:
             The class, and the values with those taken over. Keys that the quantizer lacks are left
-            out where nobody has asked for them: where they are the default's, or where all former
-            keys are there.
+            out where they have the default's values, because nobody has asked for them.
         """
         name = values.get("name", default.name if default is not None else "ema")
         kind = named(name)
         own = {f.name for f in dataclasses.fields(kind)}
         place = {} if default is None else differences(default)
-        former = values.keys() >= _FORMER
         given = {
             key: value
             for key, value in values.items()
-            if key in own
-            or not ((former and key in _FORMER) or (key in place and place[key] == value))
+            if key in own or not (key in place and place[key] == value)
         }
         taken_over = {key: value for key, value in place.items() if key in own}
         return kind, {**taken_over, **given, "name": name}
@@ -112,10 +99,6 @@ class QuantizerConfig:
         shared = {f.name for f in dataclasses.fields(self)} - {"name"}
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(kind) if f.name in shared}
         return kind(name=name, **(kept | changes))
-
-    def unread(self) -> list[str]:
-        """List the keys that former run folders hold, but this quantizer has not."""
-        return sorted(_FORMER - {f.name for f in dataclasses.fields(self)})
 
     # --- checks ------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from vqnmt.localization.files import (
     split_lines,
     translate_strings,
 )
-from vqnmt.spans import compare_spans
+from vqnmt.spans import TO_TAG_END, compare_spans
 
 ENDINGS = (*(ending for one in FORMATS for ending in one.endings), ".xml", ".txt", ".html")
 # What ends a sentence in HTML, and what is never translated, to the end if it is not closed. Both
@@ -34,10 +34,10 @@ _BLOCK = re.compile(
     r"(?:<(?:script|style|code|pre)\b.*?(?:</(?:script|style|code|pre)\s*>|\Z)"
     r"|<!--.*?(?:-->|\Z)|<![^>]*(?:>|\Z)|</?(?:p|div|li|ul|ol|dl|dt|dd|h[1-6]|t[dhr]|table|thead|tbody|br|hr|section|article"
     r"|header|footer|nav|main|aside|body|html|head|title|meta|link|blockquote|form|label|button"
-    r"|select|option|textarea|figure|figcaption)\b[^>]*(?:>|\Z))\s*)",
+    rf"|select|option|textarea|figure|figcaption)\b(?:{TO_TAG_END}|[^<>]*\Z))\s*)",
     re.DOTALL | re.IGNORECASE,
 )
-_TAG = re.compile(r"((?:(?<!\s)\s++)?<[^>]*>\s*)")
+_TAG = re.compile(rf"((?:(?<!\s)\s++)?<{TO_TAG_END}\s*)")
 # Bytes of all files that wait to be fetched.
 _MOST_KEPT = 64 << 20
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from accelerate import PartialState
 from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_text, locked, remove_leftovers
+from vqnmt.progress import print_once
 from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
 
@@ -31,8 +32,6 @@ class Stage:
     Args:
         folder: Folder of the stage's output and its `stage.json`.
         settings: All settings that decide the output, including upstream stages.
-        ignored: Dotted keys that older versions wrote too, but that do not decide the output.
-        older: Values by dotted key that older versions wrote instead of the current ones.
 
     Attributes:
         settings: As in `stage.json`, where there is one that agrees.
@@ -42,15 +41,8 @@ class Stage:
         VqnmtError: The folder was made with other settings, or its `stage.json` is damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Mapping[str, Any],
-        ignored: Collection[str] = (),
-        older: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, json.loads(json.dumps(settings))
-        self.ignored, self.older = ignored, older or {}
         self.path = folder / "stage.json"
         self.complete, self.seconds = False, 0.0
         self.commits: list[str] = []
@@ -77,6 +69,16 @@ class Stage:
                 )
         return True
 
+    def trained_already(self, *names: str) -> bool:
+        """Return what `has` does of a training's files `names`, and say so.
+
+        Raises:
+            VqnmtError: See `has`.
+        """
+        if found := self.has(*names):
+            print_once(f"{self.folder.name}: trained already")
+        return found
+
     @property
     def digest(self) -> str:
         """Digest of the settings, which the settings of later stages contain."""
@@ -93,20 +95,20 @@ class Stage:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             before, self.complete = to_flat(found["settings"]), bool(found["complete"])
             self.seconds = float(found["seconds"])
-            self.commits = [str(commit) for commit in found.get("commits", [])]
-            self.checksums = {str(k): str(v) for k, v in found.get("checksums", {}).items()}
+            self.commits = [str(commit) for commit in found["commits"]]
+            self.checksums = {str(k): str(v) for k, v in found["checksums"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise VqnmtError(
                 f"{self.path}: damaged ({type(error).__name__}): remove the folder to make it anew"
             ) from error
         now = to_flat(self.settings)
-        for key in sorted((before.keys() | now.keys()) - set(self.ignored)):
-            if before.get(key) not in (now.get(key), self.older.get(key, now.get(key))):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
                 raise VqnmtError(
                     f"{self.folder} was made with {key}={as_text(before.get(key))}, now asked for "
                     f"is {as_text(now.get(key))}: name another run=..., or remove this folder"
                 )
-        # Later stages hold a digest of exactly these settings.
+        # Later stages hold a digest of exactly these: null may stand for a key that is missing.
         self.settings = found["settings"]
 
     def work_unless_it_has(self, *names: str) -> AbstractContextManager[None]:
@@ -197,26 +199,17 @@ class Run(Generic[Settings]):
     stages: dict[str, Stage] = field(default_factory=dict)
     """The stages so far, by name."""
 
-    def stage(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        after: str | None = None,
-        ignored: Collection[str] = (),
-        older: Mapping[str, Any] | None = None,
-    ) -> Stage:
-        """Open a stage whose settings include a digest of all that stands before it.
+    def stage(self, name: str, settings: Mapping[str, Any], after: str | None = None) -> Stage:
+        """Open a stage whose settings include a digest of those of the stages before it.
 
         Args:
             name: Of its folder.
             settings: See `Stage`.
             after: The stage before it.
-            ignored: See `Stage`.
-            older: See `Stage`.
         """
         if after is not None:
             settings = {**settings, f"digest of {after}": self.stages[after].digest}
-        self.stages[name] = Stage(self.folder / name, settings, ignored, older)
+        self.stages[name] = Stage(self.folder / name, settings)
         return self.stages[name]
 
     def branch(self, config: Settings, folder: Path) -> "Run[Settings]":

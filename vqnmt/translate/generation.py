@@ -207,8 +207,7 @@ def reconstruct(
     """
     memory, memory_mask = model.encode(source)
     if given is None:
-        z_e, mask = model.compress(target, memory, memory_mask)
-        codes = model.quantizer.nearest(z_e)
+        codes, mask = model.true_codes(target, memory, memory_mask)
     else:
         codes, mask = pad_codes(given, source.device)
     decoded = _decode_codes(model, codes, mask, memory, memory_mask)
