@@ -87,9 +87,13 @@ def find(
     tables: Tensor, limits: list[int], *, forbidden: tuple[int, ...] = (), **settings
 ) -> list[list[Hypothesis]]:
     return find_candidates(
-        *(step, Markov(tables), torch.tensor(limits)),
-        **{"begin": BEGIN, "end": END, "forbidden": forbidden},
+        step,
+        Markov(tables),
+        torch.tensor(limits),
+        begin=BEGIN,
+        end=END,
         settings=SearchSettings(**settings),
+        forbidden=forbidden,
     )
 
 
@@ -267,8 +271,13 @@ def test_the_step_functions_logits_are_left_alone(beam):
         def reorder(self, index: Tensor) -> None: ...
 
     find_candidates(
-        *(lambda _, __: logits, State(), torch.tensor([2])),
-        **{"begin": 1, "end": 0, "settings": SearchSettings(beam=beam), "forbidden": (2,)},
+        lambda _, __: logits,
+        State(),
+        torch.tensor([2]),
+        begin=1,
+        end=0,
+        settings=SearchSettings(beam=beam),
+        forbidden=(2,),
     )
     assert torch.equal(logits, kept)
 

@@ -61,10 +61,12 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     """Return the content of corpus.json; None where there is none, or a damaged or other one."""
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        if isinstance(report, dict) and report.get("format") == CorpusConfig.FORMAT:
-            digest = _report_digest(report)
-            if report.get("digest", digest) == digest:  # reports had none at first
-                return report
+        if (
+            isinstance(report, dict)
+            and report.get("format") == CorpusConfig.FORMAT
+            and report.get("digest") == _report_digest(report)
+        ):
+            return report
     return None
 
 
