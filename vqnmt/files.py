@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -136,6 +137,13 @@ def _flush(path: Path) -> None:
 def warn_once(sentence: str) -> None:
     """Print a warning, the same one once."""
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file for bytes that becomes `path` when the block succeeds; see `atomic_path`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:

@@ -107,6 +107,10 @@ def test_wrong_codes_are_one_sentence(translator: BatchTranslator) -> None:
             translator.code_alternatives(TEXT, [1], position)
     with pytest.raises(VqnmtError, match="count is 0"):
         translator.code_alternatives(TEXT, [1], 0, 0)
+    with pytest.raises(
+        VqnmtError, match="^a source has .* tokens and the model takes .*: split it"
+    ):
+        translator.decode_codes("bale " * 300, [1])
     for text in ("", "...", " "):
         assert translator.codes(text) == []
         with pytest.raises(VqnmtError, match="has no words"):

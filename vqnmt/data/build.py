@@ -26,7 +26,7 @@ from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_lines, atomic_write_text
+from vqnmt.files import atomic_open, atomic_write_lines, atomic_write_text
 from vqnmt.progress import Progress
 from vqnmt.splits import HashSplit
 from vqnmt.streams import count_lines, open_file
@@ -108,12 +108,7 @@ class _Builder:
         with ExitStack() as stack:
             for part in self._parts():
                 first, second = (
-                    stack.enter_context(
-                        open(
-                            stack.enter_context(atomic_path(self.folder / f"{part}.{language}")),
-                            "wb",
-                        )
-                    )
+                    stack.enter_context(atomic_open(self.folder / f"{part}.{language}"))
                     for language in self.languages
                 )
                 self.outputs[part] = (first, second)

@@ -186,19 +186,13 @@ class CorpusConfig(Settings):
         """Return the catalogue's entry, with the user's own files and shares in place."""
         entry = catalogue_entry(self.name)
         train, valid, test = (getattr(self, key).pieces(key, self.max_line_bytes) for key in _PARTS)
-        return Entry(
-            languages=entry.languages,
-            licence=entry.licence,
-            attribution=entry.attribution,
+        return replace(
+            entry,
             train=entry.train or train,
             valid=entry.valid or valid,
             tests=entry.tests or ({"test": test} if test else {}),
             valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
             test_share=entry.test_share if self.test_share is None else self.test_share,
-            drop_copies=entry.drop_copies,
-            pairs=entry.pairs,
-            label_share=entry.label_share,
-            test_names=entry.test_names,
         )
 
     def fingerprint(self) -> str:
