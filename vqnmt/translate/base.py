@@ -554,7 +554,8 @@ class BatchTranslator(ABC):
         if given:
             found, _ = self.force_codes(row, given, limit)
         else:
-            ((found,),) = self.find([row], SearchSettings())
+            settings = SearchSettings(length_penalty=self.length_penalty)
+            ((found,),) = self.find([row], settings)
         (shown,) = self.vocabulary.decode([found.tokens])
         found.text = join(
             parts, [restore(shown, part.spans) if part.shown else part.source for part in parts]

@@ -191,7 +191,8 @@ class OnnxTranslator(BatchTranslator):
         self, row: list[int], given: list[int], limit: int
     ) -> tuple[Translation, np.ndarray]:
         """Translate from given codes, see `BatchTranslator`."""
-        ((found,),), log_p = self._call([row], SearchSettings(), given, limit)
+        settings = SearchSettings(length_penalty=self.length_penalty)
+        ((found,),), log_p = self._call([row], settings, given, limit)
         return found, log_p
 
     def _run(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
