@@ -171,7 +171,7 @@ def atomic_write_lines(path: Path | str, lines: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent` that is removed afterwards, by `remove_leftovers` at last."""
+    """Yield a new folder in `parent`, removed afterwards, or by `remove_leftovers` after a kill."""
     prefix = f".folder.{os.getpid()}."
     with tempfile.TemporaryDirectory(dir=parent, prefix=prefix, suffix=".tmp") as folder:
         yield Path(folder)

@@ -71,7 +71,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 
 
 def _report_digest(report: dict[str, Any]) -> str:
-    """Return a digest of all else in corpus.json, by which it vouches for itself."""
+    """Return a digest of everything else in corpus.json: a changed report is not trusted."""
     rest = {key: value for key, value in report.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -345,10 +345,10 @@ class _Builder:
                 )
 
     def _remove_old(self) -> list[str]:
-        """Remove corpus.json and list the files it vouched for."""
+        """Remove corpus.json and list the files that it named."""
         report = read_report(self.folder)
         (self.folder / "corpus.json").unlink(missing_ok=True)
-        # Of a damaged report no word is taken: it might name anybody's files.
+        # A damaged report is not trusted: it might name anybody's files.
         return [] if report is None else list(report["files"])
 
     def _write_report(self, fingerprint: str, read: int) -> None:

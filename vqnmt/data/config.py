@@ -1,4 +1,4 @@
-"""What a user may ask of a corpus."""
+"""Settings of a corpus: which text, in which direction, split and filtered how."""
 
 import glob
 import hashlib
@@ -48,8 +48,8 @@ class TextFiles:
     """File of their translations, line by line."""
 
     files: list[str] = field(default_factory=list, metadata=NO_NUMBER)
-    """PO, XLIFF, TMX or TSV files, of which the reviewed pairs are taken; * and ? in a name match
-    any characters."""
+    """PO, XLIFF, TMX or TSV files, whose reviewed pairs are taken; * and ? in a name match any
+    characters."""
 
     def pieces(self, key: str, most_bytes: int = MOST_BYTES) -> tuple[Piece, ...]:
         """Return what to read: nothing or one piece.

@@ -78,8 +78,8 @@ def tokenize_pairs(
     placeholders differ is dropped; see `vqnmt.spans.protect_pair`.
 
     Nothing is done where the folder holds just these pairs already. All processes call this, of all
-    machines, which see the same folder; the first of them works. What is held of the pairs is
-    `CHUNK` of them, and 16 bytes a pair.
+    machines, which see the same folder; the first of them works. Memory: `CHUNK` pairs, and 16
+    bytes for each pair.
 
     Args:
         sources: Source sentences.

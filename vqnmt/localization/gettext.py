@@ -29,10 +29,10 @@ class _Entry:
 
 
 def read_po(text: str) -> list[Unit]:
-    """Return the units of a PO or POT file; obsolete entries and the header are none.
+    """Return the units of a PO or POT file; without obsolete entries and the header.
 
     Raises:
-        FormatError: A line is none of a PO file.
+        FormatError: A line is not of this format.
     """
     end = line_end(text)
     return [_unit(entry, end) for entry in _entries(text) if entry.texts.get("msgid")]

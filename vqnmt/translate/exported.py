@@ -409,7 +409,7 @@ def onnx_session(
         model: File or content.
         threads: See `load_exported`. ONNX Runtime is always told a number: by default it pins its
             threads to cores, even to cores that this process may not use.
-        profile: Prefix of the file that the operators' times shall go to.
+        profile: Prefix of the file for the operators' times.
     """
     import onnxruntime
 
