@@ -234,7 +234,7 @@ def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
     Raises:
         VqnmtError: Another process holds the lock.
     """
-    lock = FileLock(path, timeout=seconds)
+    lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
