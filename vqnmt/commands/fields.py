@@ -28,10 +28,10 @@ def _walk(kind: type, path: str) -> Iterator[tuple[str, str, Any, type]]:
         hints = typing.get_type_hints(variant)
         for f in dataclasses.fields(variant):
             if f.init:
-                key, hint = dotted(path, f.name), hints[f.name]
-                yield key, f.name, hint, variant
-                if dataclasses.is_dataclass(hint):
-                    yield from _walk(hint, key)
+                key = dotted(path, f.name)
+                yield key, f.name, hints[f.name], variant
+                if dataclasses.is_dataclass(hints[f.name]):
+                    yield from _walk(hints[f.name], key)
 
 
 def field_types(kind: type, path: str = "") -> dict[str, Any]:
