@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import fuzz
 from vqnmt.commands.defaults import help_text
+from vqnmt.commands.fields import field_types
 from vqnmt.errors import VqnmtError
 from vqnmt.pipeline import PipelineConfig
-from vqnmt.settings import field_types, from_mapping, to_flat
+from vqnmt.settings import from_mapping, to_flat
 from vqnmt.training.process import Interruption
 
 ROOT = Path(__file__).parent.parent.parent

@@ -83,7 +83,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:
-    """Read the API keys of a file; empty lines and comments are none."""
+    """Read the API keys of a file; empty lines and comments are skipped."""
     if path is None:
         return ()
     lines = map(str.strip, read_lines(path))

@@ -75,19 +75,19 @@ def located(folder: Path | str, name: str = "folder") -> Path:
         return Path(snapshot_download(repository.removeprefix(HUB), ignore_patterns=_NOT_FOR_US))
     except RepositoryNotFoundError as error:
         raise VqnmtError(
-            f"{repository}: the Hub has no such repository, or shows it only to some: check the name, or "
-            "log in by `hf auth login`"
+            f"{repository}: the Hub has no such repository, or shows it only to some: check the "
+            "name, or log in by `hf auth login`"
         ) from error
     except LocalEntryNotFoundError as error:
         raise VqnmtError(
-            f"{repository}: {constants.ENDPOINT} is not reached, and this machine has no copy: check the "
-            "network"
+            f"{repository}: {constants.ENDPOINT} is not reached, and this machine has no copy: "
+            "check the network"
         ) from error
     except Exception as error:  # its errors, and those of its connections, share no other base
         first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise VqnmtError(
-            f"{repository}: cannot be fetched from the Hub ({first}): check the name, and that this "
-            "machine reaches the Hub"
+            f"{repository}: cannot be fetched from the Hub ({first}): check the name, and that "
+            "this machine reaches the Hub"
         ) from error
 
 
