@@ -51,7 +51,7 @@ def as_path(given: Path | str, name: str) -> Path:
     """
     if not isinstance(given, str | os.PathLike) or given == "":
         kind = type(given).__name__
-        raise VqnmtError(f"{name} is {given!r:.80} of type {kind}: give a path, of str or Path")
+        raise VqnmtError(f"{name} is {given!r:.80} ({kind}): give a path, as text or a Path")
     return Path(given)
 
 

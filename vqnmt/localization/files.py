@@ -175,7 +175,8 @@ def translate_strings(
     if kind is None:
         known = ", ".join(one.name for one in FORMATS)
         raise VqnmtError(
-            f"{name}: no known string file: give one of {known}, or plain text without -o"
+            f"{name}: no known string file: give one of {known}; lines of text are translated "
+            "without -o: vqnmt translate in.txt > out.txt"
         )
     text, encoding = _decoded(data, name, kind)
     units = _read(kind, text, name, languages)

@@ -259,7 +259,7 @@ class BatchTranslator(ABC):
         first_line: int = 1,
         repair: bool = True,
         *,
-        num_return_sequences: int = 1,
+        num_return_sequences: int | None = None,
     ) -> list[list[Translation]]:
         """Translate each text in up to `settings.candidates` ways that read differently.
 
@@ -272,7 +272,8 @@ class BatchTranslator(ABC):
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
             repair: See `translate`.
-            num_return_sequences: Translations wanted for each sentence, without `settings`.
+            num_return_sequences: Translations wanted for each sentence, instead of `settings`;
+                None takes one.
 
         Returns:
             For each text its translations, no two with the same text: first those with all
@@ -280,9 +281,13 @@ class BatchTranslator(ABC):
             rescorer, else by falling `score`.
         """
         if settings is None:
-            checked(Width, num_return_sequences, "num_return_sequences")
-            settings = SearchSettings(
-                candidates=num_return_sequences, length_penalty=self.length_penalty
+            count = 1 if num_return_sequences is None else num_return_sequences
+            checked(Width, count, "num_return_sequences")
+            settings = SearchSettings(candidates=count, length_penalty=self.length_penalty)
+        elif num_return_sequences is not None:
+            raise VqnmtError(
+                f"num_return_sequences is {num_return_sequences} beside settings: give it as their "
+                "candidates"
             )
         settings = checked(SearchSettings, settings, "settings")
         check_attribute("rescorer", rescorer, "score")
