@@ -20,8 +20,8 @@ from tests.fuzzing import VALUES, attempt, damaged, fuzz, leftovers
 from vqnmt.data.batches import ParallelBatches
 from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import BothSides, Corpus, load_corpus, prepare_corpus
+from vqnmt.data.normalization import sentence_key
 from vqnmt.data.pieces import ArchiveMembers, Piece, TsvFile
-from vqnmt.data.splits import sentence_key
 from vqnmt.data.tokenized import open_tokens, tokenize_pairs
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.downloads import RemoteFile

@@ -12,7 +12,7 @@ from vqnmt.data.config import CorpusConfig, TextFiles
 from vqnmt.data.corpus import ParallelText, load_corpus, prepare_corpus
 from vqnmt.data.filters import PairFilter
 from vqnmt.data.labels import seen_labels
-from vqnmt.data.splits import sentence_key
+from vqnmt.data.normalization import sentence_key
 from vqnmt.data.tokenized import TokenizedText, open_counts, open_tokens, tokenize_pairs
 from vqnmt.errors import VqnmtError
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from vqnmt.data.corpus_filter import OUTCOMES, CorpusFilter
 from vqnmt.data.filters import PairFilter
-from vqnmt.data.splits import sentence_key
+from vqnmt.data.normalization import sentence_key
 from vqnmt.errors import VqnmtError
 from vqnmt.splits import HashSplit
 

@@ -13,7 +13,6 @@ import pytest
 from tests.data.stand_ins import lines, repinned, write, write_wheel
 from vqnmt.data.catalogue import CATALOGUE
 from vqnmt.data.corpus import Corpus, ParallelText
-from vqnmt.data.splits import text_hash
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
@@ -22,6 +21,7 @@ from vqnmt.evaluation.records import write_records
 from vqnmt.experiments import classes
 from vqnmt.experiments.tables import classes_table, examples_section
 from vqnmt.spans import slot
+from vqnmt.splits import text_hash
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.translation import Translation
 

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from accelerate import PartialState
 
-from vqnmt.data.splits import text_hash
+from vqnmt.splits import text_hash
 from vqnmt.translate.pytorch import Translator
 
 ROOT = Path(__file__).parent.parent.parent

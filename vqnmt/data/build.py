@@ -20,9 +20,9 @@ from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus_filter import OUTCOMES, Arrays, CorpusFilter
+from vqnmt.data.normalization import sentence_key
 from vqnmt.data.pieces import LocalTsv, Piece
 from vqnmt.data.readers import CountedPair, Pair, hold, read_counted_tsv
-from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError

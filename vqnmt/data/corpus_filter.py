@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqnmt.data.filters import PairFilter
-from vqnmt.data.normalization import is_translatable, normalize
+from vqnmt.data.normalization import is_translatable, normalize, sentence_key
 from vqnmt.data.readers import CountedPair
-from vqnmt.data.splits import sentence_key, text_hash
 from vqnmt.data.words import count_words
-from vqnmt.splits import HashSplit
+from vqnmt.splits import HashSplit, text_hash
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -2,8 +2,8 @@
 
 from vqnmt.data.corpus import ParallelText
 from vqnmt.data.normalization import is_translatable
-from vqnmt.data.splits import text_hash
 from vqnmt.data.words import count_words
+from vqnmt.splits import text_hash
 
 # Labels that are asked for.
 SEEN_LABELS = 1500

@@ -1,4 +1,4 @@
-"""Normalisation of sources and of translations, and which text is translated at all.
+"""Normalisation of text, when two texts count as the same, and which text is translated at all.
 
 Spellings that look alike differ in their characters: an accent may be a character of its own, and
 there may be a byte-order mark, a soft hyphen or a direction mark. Without normalisation a model
@@ -56,6 +56,15 @@ def normalize(text: str) -> str:
             text = " ".join(text.split())  # lookbehinds must see the final form
             text = unicodedata.normalize("NFC", _IDLE_JOINER.sub("", text))
     return " ".join(text.split())
+
+
+def sentence_key(sentence: str) -> str:
+    """Return the form in which two source sentences count as the same one.
+
+    What `normalize` takes for one, compatibility forms, letter case and white space make no
+    difference (NFKC, case folding).
+    """
+    return " ".join(unicodedata.normalize("NFKC", normalize(sentence)).casefold().split())
 
 
 def is_translatable(text: str) -> bool:

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from vqnmt.data.normalization import normalize
-from vqnmt.data.splits import sentence_key, text_hash
+from vqnmt.data.normalization import normalize, sentence_key
 from vqnmt.data.words import split_words
+from vqnmt.splits import text_hash
 
 # Sentences that others are made of, at most: bounds the memory to some 200 MB.
 PARENTS = 200_000

@@ -22,8 +22,8 @@ from typing import Any
 from vqnmt.data.catalogue import CATALOGUE
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
+from vqnmt.data.normalization import sentence_key
 from vqnmt.data.readers import Pair
-from vqnmt.data.splits import hash_order, sentence_key, text_hash
 from vqnmt.data.strings import JoinedStrings, PackageStrings
 from vqnmt.data.words import count_words
 from vqnmt.downloads import RemoteFile
@@ -33,6 +33,7 @@ from vqnmt.evaluation.scores import exact_match
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline.systems import quality_metrics
 from vqnmt.spans import compare_spans, find_spans
+from vqnmt.splits import hash_order, text_hash
 from vqnmt.translate.base import BatchTranslator
 
 CAPTIONS = "captions"

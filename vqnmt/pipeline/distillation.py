@@ -21,10 +21,10 @@ from sacrebleu.metrics import CHRF
 
 from vqnmt.data.lines import Lines
 from vqnmt.data.normalization import clean_output
-from vqnmt.data.splits import text_hash
 from vqnmt.errors import VqnmtError
 from vqnmt.files import atomic_write_lines, atomic_write_text, temporary_folder
 from vqnmt.progress import Progress, print_once
+from vqnmt.splits import text_hash
 from vqnmt.translate.pytorch import TextTranslator
 
 # Sentences in one part: the most work that a crash can lose, for each process.

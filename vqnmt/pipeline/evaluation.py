@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
-from vqnmt.data.splits import hash_order
 from vqnmt.evaluation.model_card import model_card
 from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
@@ -27,6 +26,7 @@ from vqnmt.pipeline.systems import (
 )
 from vqnmt.pipeline.teachers import Teacher
 from vqnmt.settings import deciding, to_flat
+from vqnmt.splits import hash_order
 from vqnmt.training.metrics import code_usage, read_metrics
 from vqnmt.training.stage import as_text
 from vqnmt.translate.code_index import index_codes, write_code_index

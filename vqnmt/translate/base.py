@@ -10,7 +10,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -31,8 +30,9 @@ from vqnmt.spans import (
     slot,
 )
 from vqnmt.tokens import length_limit
-from vqnmt.translate.candidates import distinct, joined, mean_score, rescore, restored
-from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
+from vqnmt.translate.candidates import distinct, joined, rescore, restored
+from vqnmt.translate.parts import Part, cut, join, split_row
+from vqnmt.translate.repair import Repair
 from vqnmt.translate.translation import (
     Rescorer,
     Translation,
@@ -56,8 +56,6 @@ DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
 
 _READING = ReadingSettings()
-# Candidates among which a translation with all protected spans is looked for.
-_CANDIDATES = 4
 
 
 class BatchTranslator(ABC):
@@ -298,7 +296,7 @@ class BatchTranslator(ABC):
         parts, owners, rows = self._fit(list(map(self.cut, sentences)), first_line)
         last = {owner: i for i, (owner, row) in enumerate(zip(owners, rows, strict=True)) if row}
         found: list[list[Translation]] = [[] for _ in parts]
-        for indices, translations in self._search(parts, rows, settings, rescorer):
+        for indices, translations in self.search_parts(parts, rows, settings, rescorer):
             for i, ranked in zip(indices, translations, strict=True):
                 found[i] = ranked
             if progress is not None:
@@ -306,7 +304,11 @@ class BatchTranslator(ABC):
         if progress is not None and (done := sum(map(bool, sentences)) - len(last)):
             progress.update(done)
         if repair:
-            self._repair(parts, rows, found, settings, rescorer)
+            attempts = Repair(self, parts, rows, found, settings)
+            attempts.by_wider_search(rescorer)
+            if isinstance(rescorer, BatchTranslator):
+                attempts.by_another_model(rescorer)
+            attempts.around_spans()
         groups: list[list[int]] = [[] for _ in sentences]
         for i, owner in enumerate(owners):
             groups[owner].append(i)
@@ -327,7 +329,7 @@ class BatchTranslator(ABC):
                 part.shown += TAGS[self.formality] if part.shown else ""
         return parts
 
-    def _search(
+    def search_parts(
         self,
         parts: Sequence[Part],
         rows: list[list[int]],
@@ -355,66 +357,6 @@ class BatchTranslator(ABC):
                     )
                 row.sort(key=lambda one: bool(one.warnings))
             yield indices, ranked
-
-    def _repair(
-        self,
-        parts: Sequence[Part],
-        rows: Sequence[list[int]],
-        found: list[list[Translation]],
-        settings: SearchSettings,
-        rescorer: Rescorer | None,
-    ) -> None:
-        """Put an intact translation first, or the text around the spans; see `translate`."""
-
-        def failing() -> list[int]:
-            return [
-                i for i, row in enumerate(rows) if row and (not found[i] or found[i][0].warnings)
-            ]
-
-        def put(i: int, translation: Translation) -> None:
-            found[i] = distinct([translation, *found[i]])[: settings.candidates]
-
-        few = settings.candidates < _CANDIDATES and settings.temperature is None
-        if self.searches and few and (some := failing()):
-            wider = replace(settings, beam=max(settings.beam, _CANDIDATES), candidates=_CANDIDATES)
-            chosen = [parts[i] for i in some], [rows[i] for i in some]
-            for indices, ranked in self._search(*chosen, wider, rescorer):
-                for i, row in zip(indices, ranked, strict=True):
-                    if row and not row[0].warnings:
-                        put(some[i], row[0])
-        if isinstance(rescorer, BatchTranslator) and (some := failing()):
-            others = rescorer.translate([parts[i].source for i in some], beam=4, repair=False)
-            for i, translation in zip(some, others, strict=True):
-                if not translation.warnings:  # its tokens are another vocabulary's
-                    mark = translation.score
-                    put(i, Translation(translation.text, mark, teacher_score=mark))
-        some = failing()
-        texts = [around_spans(parts[i].source, self.span_patterns) for i in some]
-        words = [text[1] for text in chain.from_iterable(texts) if isinstance(text, tuple)]
-        between = iter(
-            self.translate(
-                words, beam=settings.beam, language_model=settings.language_model, repair=False
-            )
-            if words
-            else ()
-        )
-        for i, pieces in zip(some, texts, strict=True):
-            source = parts[i].source
-            spans = [piece for piece in pieces if isinstance(piece, str)]
-            if spans:
-                written = [next(between) for piece in pieces if not isinstance(piece, str)]
-                ordered = iter(written)
-                text = "".join(
-                    piece
-                    if isinstance(piece, str)
-                    else piece[0] + (next(ordered).text.rstrip(".!?") or piece[1]) + piece[2]
-                    for piece in pieces
-                )
-                warnings = [f"translated around {', '.join(spans)}"]
-                warnings += faults(source, text, self.span_patterns)
-                put(i, Translation(text, mean_score(written), warnings=warnings))
-            elif not (found[i] and found[i][0].text):
-                put(i, Translation(source, warnings=["left as it is: the model wrote nothing"]))
 
     def score(
         self, sentences: Sequence[str], candidates: Sequence[Sequence[str]]
