@@ -200,7 +200,7 @@ def speed_metrics(
         rounds=settings.latency_rounds,
         device="cuda" if on_gpu else "cpu",
     )
-    return {name: found | rates[name] for name, found in metrics.items()}
+    return {name: {**found, **rates[name]} for name, found in metrics.items()}
 
 
 def training_metrics(stage: Stage | None) -> dict[str, Metric]:
