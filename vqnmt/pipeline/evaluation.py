@@ -45,7 +45,7 @@ _DESCRIPTIONS = {
 # The translations of each set, by system.
 Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 
-# Sets of which the report shows translations: sentences and labels.
+# The sets whose translations the report shows: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
 _INDEXED = 5000

@@ -149,7 +149,7 @@ class MetricsLog:
 
 
 def start_trackers(
-    accelerator: Accelerator, config: TrainingConfig, folder: Path
+    accelerator: Accelerator, config: TrainingConfig, folder: Path, key: str
 ) -> Sequence[GeneralTracker]:
     """Start the trackers that `accelerator` was made with, in the main process.
 
@@ -157,6 +157,7 @@ def start_trackers(
         accelerator: See `DistributedModel`.
         config: What the trackers show as the run's settings.
         folder: Of the training; they show it too.
+        key: The key of the trackers, for errors.
 
     Raises:
         VqnmtError: One of them cannot be started, such as without a login.
@@ -169,7 +170,7 @@ def start_trackers(
         accelerator.init_trackers("vqnmt", values)
     except Exception as error:  # each has errors of its own
         raise VqnmtError(
-            f"training.trackers={config.trackers}: cannot be started "
+            f"{key}={config.trackers}: cannot be started "
             f"({' '.join(str(error).split()):.200}): log in, or leave it out"
         ) from error
     return accelerator.trackers
