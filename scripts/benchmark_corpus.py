@@ -3,7 +3,7 @@
 python scripts/benchmark_corpus.py --folder SCRATCH [--pairs 200000] [--gz] [key=value ...]
 
 SCRATCH needs 4 GB, which are free again afterwards. Keys are those of train_nmt.py. What is
-measured: docs/scaling.md.
+measured: docs/notebook/2026-11-21-shards.md.
 """
 
 import argparse

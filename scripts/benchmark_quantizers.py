@@ -3,7 +3,7 @@
 python scripts/benchmark_quantizers.py [--systems ema soft_em] [--sizes 4096x512x4096] [--pairs 9]
 
 A step is forward, backward and the codebook's step, on normal vectors. What is compared and how:
-docs/quantizers.md.
+docs/notebook/2026-11-22-quantizer-speed.md.
 """
 
 import argparse

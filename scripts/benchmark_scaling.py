@@ -3,7 +3,7 @@
 python scripts/benchmark_scaling.py [--processes 1 2] [--steps 60] [--rounds 3] [key=value ...]
 
 Trains the default student, or the one that the keys of train_nmt.py describe, on made-up pairs;
-one thread a process. What is measured: docs/scaling.md.
+one thread a process. What is measured: docs/notebook/2026-11-21-two-processes.md.
 """
 
 import argparse

@@ -211,6 +211,7 @@ class Config(QuantizerConfig):
     [
         ("x = ", r"SyntaxError: .*bad\.py, line 10\): mend it"),
         ("unknown_name", r"cannot be imported \(NameError: .*bad\.py, line 10\): mend it"),
+        ("raise SystemExit(0)", r"\(SystemExit: 0, .*bad\.py, line 10\): mend it"),
         (
             "@register_quantizer('ema', config=Config)\nclass Mine(EMAQuantizer): pass",
             r"the quantizer bad\.Mine registers the name 'ema', which .*\.EMAQuantizer has: give",
@@ -272,6 +273,7 @@ def test_a_broken_package_says_what_is_wrong(tmp_path: Path, monkeypatch, conten
         ("no.where", r"plugins names no\.where, but there is no such module"),
         ("./mine.py", r"plugins names '\./mine\.py': give the name of a module"),
         ("", "plugins names ''"),
+        ("signal", "plugins names signal, which is a module of Python itself: give your file"),
     ],
 )
 def test_plugins_that_are_not_there(script: Callable, name: str, message: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from vqnmt.provenance import current_commit, describe_hardware
 
 
-def test_hardware():
+def test_hardware_has_threads_versions_and_processor():
     hardware = describe_hardware()
     assert hardware["threads"] == torch.get_num_threads()
     assert hardware["torch"] == torch.__version__

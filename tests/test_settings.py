@@ -132,7 +132,9 @@ def test_settings_made_in_python_are_checked_and_converted() -> None:
         (matching("[a-z]+", "letters"), ["ab"], ["", "a1", "ab\n"], "letters"),
     ],
 )
-def test_constraints(constraint: Any, allowed: list, refused: list, words: str) -> None:
+def test_a_constraint_holds_for_what_its_words_say(
+    constraint: Any, allowed: list, refused: list, words: str
+) -> None:
     assert all(constraint.holds(value) for value in allowed) and constraint.words == words
     assert not any(constraint.holds(value) for value in refused)
 
@@ -181,7 +183,7 @@ class Changed(Described):
     """Other."""
 
 
-def test_flat() -> None:
+def test_keys_of_nested_groups_are_joined_by_dots() -> None:
     assert to_flat({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {
         "a.b.c": 1,
         "a.d": [2],

@@ -125,7 +125,7 @@ EVERYWHERE = {f"setuptools=={SETUPTOOLS}", "vqnmt==0.1.0"}
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has no +cpu build")
-def test_cpu_machine(tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_gets_the_cpu_build_and_keeps_it_up_to_date(tmp_path: Path) -> None:
     clone = Clone(tmp_path, ("cpu", "general"))
     first = clone.setup()
     assert first.returncode == 0, first.stderr

@@ -23,10 +23,48 @@ from vqnmt.spans import (
 )
 
 _BITS = (
-    *("{", "}", "{name}", "{{ x }}", "${x}", "%s", "%(a)d", "%1$s", "%", "$", "#", "<b>", "</b>"),
-    *('<a href="x">', "<", ">", "&amp;", "&", "`", "`x`", "[", "](u)", "](", "https://x.org"),
-    *("a@b.org", "10.0.0.1", "21.5 °C", "1,299.99", "12", ".", ",", " ", "word", "ä", "a\u0308"),
-    *("{n, plural, one {# file} other {# files}}", "שלום", "\u200f", "\n", slot(0), slot(3), "🙂"),
+    "{",
+    "}",
+    "{name}",
+    "{{ x }}",
+    "${x}",
+    "%s",
+    "%(a)d",
+    "%1$s",
+    "%",
+    "$",
+    "#",
+    "<b>",
+    "</b>",
+    '<a href="x">',
+    "<",
+    ">",
+    "&amp;",
+    "&",
+    "`",
+    "`x`",
+    "[",
+    "](u)",
+    "](",
+    "https://x.org",
+    "a@b.org",
+    "10.0.0.1",
+    "21.5 °C",
+    "1,299.99",
+    "12",
+    ".",
+    ",",
+    " ",
+    "word",
+    "ä",
+    "a\u0308",
+    "{n, plural, one {# file} other {# files}}",
+    "שלום",
+    "\u200f",
+    "\n",
+    slot(0),
+    slot(3),
+    "🙂",
 )
 texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map("".join)
 
@@ -45,6 +83,14 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
         ("%s%s, %sx%d and %dx%(a)s of %HOME%", ["%s", "%s", "%s", "%d", "%d", "%(a)s", "%HOME%"]),
         ("in {n, plural, one {# {x}} other {#}} here", ["{n, plural, one {# {x}} other {#}}"]),
         ('A <a href="x?a=1&b=2">page</a><br/>', ['<a href="x?a=1&b=2">', "</a>", "<br/>"]),
+        (
+            '<a title="a > b" x=\'>\' y>x</a>, <b =>, <i c = "=>"/>, a <b c="d> e <u f=\'"\'>',
+            [
+                *("<a title=\"a > b\" x='>' y>", "</a>", "<b =>", '<i c = "=>"/>'),
+                *('<b c="d>', "<u f='\"'>"),
+            ],
+        ),
+        ("<b don't> isn't> <i it's=it's>", ["<b don't>", "<i it's=it's>"]),
         ("&lt;b&#62; Save &As, &Öffnen & –", ["&lt;", "&#62;", "&", "&"]),
         ("Run `a {b}` or [the docs](/x_(y)) now", ["`a {b}`", "[", "](/x_(y))"]),
         (
@@ -155,10 +201,14 @@ def test_a_pair_of_shuffled_spans_keeps_each(order: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["x", "{", "}", "{}", "<a", "&", "1,", "a.a", "`", "](", "%(", "_a", "a@", "//.", ":a", "[a]("],
+    [
+        *("x", "{", "}", "{}", "<a", "&", "1,", "a.a", "`", "](", "%(", "_a", "a@", "//.", ":a"),
+        *("[a](", '="', "=\"='", "= ", '<a="', '<a ="b"', '\'="a"'),
+    ],
 )
 def test_no_text_takes_long(unit: str) -> None:
     start = time.process_time()
     protect(unit * (20_000 // len(unit)))
+    protect("<a " + unit * (20_000 // len(unit)))
     protect("%s " * 3000 + f"{{{unit * (20_000 // len(unit))}}}")
     assert time.process_time() - start < 5

@@ -1,4 +1,14 @@
-"""Discrete-latent machine translation: few autoregressive steps, all target tokens at once."""
+"""Discrete-latent machine translation: few autoregressive steps, all target tokens at once.
+
+    translator = vqnmt.load_translator()  # the model that ships, English to German, or a folder
+    print(translator("Turn on the light"))
+    best = translator.n_best(["Open the door"], num_return_sequences=4)[0]
+    student = vqnmt.train("corpus=files", "corpus.train.tsv=my.tsv", run="runs/mine")
+    vqnmt.export_model(student, "exported")  # translates without PyTorch
+
+`vqnmt.quantizers` has the bottlenecks as modules of PyTorch. The command is `vqnmt`, or
+`python -m vqnmt`.
+"""
 
 import contextlib
 import importlib
@@ -45,7 +55,7 @@ __all__ = [
 
 # Where each name comes from. `Translation`, `VqnmtError` and `load_translator` need no PyTorch.
 _PLACES = {
-    "Translation": "vqnmt.translate.base",
+    "Translation": "vqnmt.translate.translation",
     "Translator": "vqnmt.translate.pytorch",
     "VqnmtConfig": "vqnmt.translate.pretrained",
     "VqnmtError": "vqnmt.errors",
@@ -67,7 +77,8 @@ if not TYPE_CHECKING:  # for mypy, a name that is not imported above is a fault
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    parts = (name.removeprefix("vqnmt.") for name in sys.modules if name.startswith("vqnmt."))
+    return sorted({*__all__, "__version__", *(part for part in parts if "." not in part)})
 
 
 class _Registration(importlib.abc.MetaPathFinder):

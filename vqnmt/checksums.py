@@ -2,7 +2,7 @@
 
 `SHA256SUMS` is written into every model folder, in the form that `sha256sum -c` reads. It lists the
 files of the model and no other: README.md and what else is put beside them may change. A folder
-without it, of an earlier version, is read as it is.
+without it is read as it is: a user who changes a file on purpose removes it.
 """
 
 import hashlib

@@ -32,7 +32,7 @@ NO_PLACE = (
 UNSUPPORTED = (
     *(errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENODEV),
 )
-_TEMPORARY = re.compile(r"\..+\.\d+(\.[a-z0-9_]{8})?\.tmp")  # older versions drew no characters
+_TEMPORARY = re.compile(r"\..+\.\d+\.[a-z0-9_]{8}\.tmp")
 
 
 def shipped(name: str) -> Path:
@@ -40,6 +40,18 @@ def shipped(name: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
+
+
+def as_path(given: Path | str, name: str) -> Path:
+    """Return the path that a caller has given.
+
+    Raises:
+        VqnmtError: It is no path, or empty; calls it `name`.
+    """
+    if not isinstance(given, str | os.PathLike) or given == "":
+        kind = type(given).__name__
+        raise VqnmtError(f"{name} is {given!r:.80} of type {kind}: give a path, of str or Path")
+    return Path(given)
 
 
 def _is_full(temporary: Path, error: Exception) -> bool:

@@ -32,6 +32,11 @@ def load_plugins(names: Iterable[str] = ()) -> None:
                 f"plugins names {name!r}: give the name of a module, such as my_quantizer for the "
                 "file my_quantizer.py in the current folder"
             )
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            raise VqnmtError(
+                f"plugins names {name}, which is a module of Python itself: give your file another "
+                "name"
+            )
         if name not in sys.modules and not _is_found(name) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
             importlib.invalidate_caches()
@@ -105,7 +110,7 @@ def _import(name: str, load: Callable[[], object], remedy: str) -> None:
         load()
     except VqnmtError as error:
         raise VqnmtError(f"the plug-in {name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, SyntaxError):
             file, line, said = error.filename, error.lineno, error.msg
         else:

@@ -22,6 +22,11 @@ MOST_SLOTS = 0xFFFE
 SLOT = re.compile("[\U00100000-\U0010fffd]")
 """Matches any slot."""
 
+_VALUE = r"""=\s*(?:"[^<"]*"|'[^<']*')"""
+# A > within a quoted value ends nothing.
+TO_TAG_END = rf"(?:[^<>=]++|(?={_VALUE}){_VALUE}|=)*+>"
+"""Matches a tag from its name to its end, or nothing if it never ends."""
+
 _UNITS = (
     "%(?!%)|‰|°[CFK]?|[€$£¥]|[kMGT]i?[Bb](?:it/s|ps|/s)?|[kMG]?Hz|[kMG]?Wh?|[mk]V|mAh?|[cmk]m|km/h|mph"
     "|[µm]s|[mk]g|m[lL]|hPa|[kM]?Pa|dBm?|px|fps|dpi|ppm|lx|lm"
@@ -49,7 +54,8 @@ _KINDS = {
         r"|\$t\([^()]*\)|\$[A-Za-z_]\w*"
         r"|(?<!\w):\w+:(?!\w)"  # :smile:
     ),
-    "tag": r"</?[A-Za-z][^<>]*>|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",  # the last never ends
+    # The last never ends.
+    "tag": rf"</?[A-Za-z]{TO_TAG_END}|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",
     "entity": r"&(?:[A-Za-z]\w*|#\d+|#[xX][0-9a-fA-F]+);",
     "accelerator": r"&(?=[\w\u00c0-\u1fff\u3040-\ud7ff])",  # &Öffnen
     "link": r"!?\[(?=[^\[\]]*\]\([^()\s])|\]\((?:[^()]++|(?=\([^()]*\))\([^()]*\))*+\)",
@@ -143,10 +149,12 @@ def check_patterns(patterns: Iterable[str], key: str) -> None:
     Raises:
         VqnmtError: Names the pattern.
     """
+    if isinstance(patterns, str):
+        raise VqnmtError(f"{key} is {patterns!r:.80}: give a list of regular expressions")
     for pattern in patterns:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise VqnmtError(
                 f"{key} is {pattern!r}, which is no regular expression ({error}): mend it"
             ) from error

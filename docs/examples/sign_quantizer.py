@@ -1,6 +1,6 @@
 """A quantizer of your own in one file: the signs of log2 K numbers.
 
-python train_nmt.py plugins=[sign_quantizer] student_model.quantizer.name=signs run=runs/signs
+vqnmt train plugins=[sign_quantizer] student_model.quantizer.name=signs run=runs/signs
 """
 
 from dataclasses import dataclass

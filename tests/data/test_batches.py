@@ -62,7 +62,7 @@ def test_batches_are_of_similar_lengths_and_in_random_order():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
-def test_pad():
+def test_rows_are_padded_to_the_longest():
     found = pad([[1, 2], np.array([3], dtype=np.int32), []])
     assert found.dtype == torch.int64
     assert found.tolist() == [[1, 2], [3, 0], [0, 0]]

@@ -16,7 +16,7 @@ TEXTS = st.lists(st.text("a \r\x0b\x0c\x85\u2028ä光😀", max_size=6), max_siz
 
 @settings(max_examples=100)
 @given(texts=TEXTS, block=st.integers(1, 9), lines=st.integers(1, 5), last=st.booleans())
-def test_as_a_list(tmp_path_factory, texts, block, lines, last):
+def test_the_lines_of_a_file_are_those_of_a_list(tmp_path_factory, texts, block, lines, last):
     path = tmp_path_factory.mktemp("lines") / "text"
     content = "".join(text + "\n" for text in texts)
     if last and texts and texts[-1]:

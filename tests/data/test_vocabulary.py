@@ -193,7 +193,7 @@ def test_of_a_large_corpus_a_sample_is_learnt_from(monkeypatch):
     assert 900 < len(positions) < 1100 and 1800 < sum(positions) / len(positions) < 2200
 
 
-def test_no_text():
+def test_a_vocabulary_of_no_text_is_refused():
     with pytest.raises(VqnmtError, match="no text"):
         Vocabulary.train(["", "  "], 400)
 

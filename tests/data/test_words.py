@@ -26,7 +26,7 @@ from vqnmt.data.words import count_words, join_sentences, split_words
         ("葛\U000e0100城", 2),
     ],
 )
-def test_count(text: str, count: int) -> None:
+def test_as_many_words_are_counted_as_are_split(text: str, count: int) -> None:
     assert count_words(text) == count == len(split_words(text))
     assert "".join(split_words(text)) == text
 

@@ -105,7 +105,8 @@ def as_arrays(pieces, likelihoods, twice, views, *further):
     return (
         np.array(filled, np.int64).reshape(shape),
         np.array(shares).reshape(shape),
-        *(np.array(twice), tuple(np.asarray(view) for view in views)),
+        np.array(twice),
+        tuple(np.asarray(view) for view in views),
         *further,
     )
 
@@ -137,7 +138,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(seed, weight, bonus, repeatable
 
 
 def test_how_often_a_narrow_beam_misses_the_best_of_all_texts() -> None:
-    """The figures of docs/training.md; 4 is the default."""
+    """The figures of docs/notebook/2026-11-23-reading-with-trigrams.md; 4 is the default."""
     assert ReadingSettings().beam == 4
     misses, lost = Counter[int](), 0.0
     for seed in range(400):

@@ -51,7 +51,9 @@ def same(found: Hypothesis, symbols: list[int], total: float) -> None:
 def test_a_beam_that_holds_all_sequences_finds_them_in_order(seed, penalty):
     tables, limits = table(sentences=3, vocabulary=2 * K, seed=seed), [3, 1, 4]
     found = n_best(
-        *(step, Markov(tables), torch.tensor(limits)),
+        step,
+        Markov(tables),
+        torch.tensor(limits),
         **{"begin": K, "end": K, "beam": 130, "length_penalty": penalty, "joint": True},
     )
     for hypotheses, one, limit in zip(found, tables, limits, strict=True):
@@ -112,7 +114,9 @@ def test_samples_come_as_often_as_their_probability_says():
     torch.manual_seed(0)
     tables, count, limit = table(vocabulary=2 * K), 4000, 6
     (drawn,) = sample(
-        *(step, Markov(tables), torch.tensor([limit])),
+        step,
+        Markov(tables),
+        torch.tensor([limit]),
         **{"begin": K, "end": K, "count": count, "joint": True},
     )
     found = Counter(tuple(one.symbols) for one in drawn)

@@ -63,9 +63,12 @@ def test_systems_with_codes_have_a_front_of_their_own(make_record, figures, tmp_
         return make_record(name, metrics={**metrics, "bleu_interval.test": 1.0})
 
     records = [
-        *(record("ar_beam4", 60.0, 38.0), record("ctc_nat_kd", 8.0, 34.0)),
-        *(record("nat_kd_npd10", 30.0, 33.0), record("best", 9.0, 37.0)),
-        *(record("best_rescored", 35.0, 39.0), record("vq_kd_nc3", 10.0, 36.0)),
+        record("ar_beam4", 60.0, 38.0),
+        record("ctc_nat_kd", 8.0, 34.0),
+        record("nat_kd_npd10", 30.0, 33.0),
+        record("best", 9.0, 37.0),
+        record("best_rescored", 35.0, 39.0),
+        record("vq_kd_nc3", 10.0, 36.0),
     ]
     for by_codes in (True, False):
         plots.plot_bleu_latency(records, tmp_path / "front.png", by_codes=by_codes)

@@ -34,7 +34,7 @@ def training_rows():
     return [*rows, {"step": 40, "valid/bleu_predicted": 20.0, "valid/bleu_oracle": 40.0}]
 
 
-def test_training(tmp_path):
+def test_a_training_is_drawn_with_and_without_validation(tmp_path):
     path = tmp_path / "picture.png"
     plot_training(training_rows(), path, "Student")
     picture = pixels(path)
@@ -112,7 +112,7 @@ def point(make_record):
     return make
 
 
-def test_bleu_latency(tmp_path, make_record, point):
+def test_bleu_over_latency_has_a_point_for_each_system(tmp_path, make_record, point):
     records = [point("ar_beam4", 60.0, 34.0), point("student_onnx_int8", 12.0, 30.0)]
     path = tmp_path / "picture.png"
     plot_bleu_latency(records, path)
@@ -187,7 +187,7 @@ def test_skipped_steps_are_no_loss(tmp_path, monkeypatch):
     assert panel.get_yscale() == "log"
 
 
-def test_overlap():
+def test_boxes_that_only_touch_do_not_overlap():
     box = (0, 0, 2, 2)
     assert _overlap(box, (1, 1, 3, 3))
     assert not _overlap(box, (2, 0, 3, 2))

@@ -56,7 +56,7 @@ def cells(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_table_rows(records):
+def test_a_row_has_scores_latency_speed_up_and_size(records):
     table = cells(results_table(records))
     heads = ["system", "test set", "BLEU", "chrF++", "median ms", "p90 ms", "speed-up", "param."]
     assert table[0] == heads

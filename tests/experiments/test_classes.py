@@ -202,7 +202,7 @@ def test_evaluation_of_a_run(finished_run, tmp_path: Path, script: Callable, mon
     card = tmp_path / "README.md"
     card.write_text("# A\n\n## Limits\n\n- few\n")
     outcome = script(
-        *("evaluate_classes", "--run", finished_run.folder, "--results", tmp_path, "--card", card)
+        "evaluate_classes", "--run", finished_run.folder, "--results", tmp_path, "--card", card
     )
     assert outcome.status == 0, outcome.err
     records = json.loads((tmp_path / "files-en-de.json").read_text())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vqnmt.experiments.code_meanings import code_swaps, code_words
+from vqnmt.serve.codes import alternatives
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.translation import Translation
 
@@ -38,8 +39,32 @@ def test_the_first_swap_is_the_translation_itself(finished_run) -> None:
     assert found.swaps[0].text == translator.translate([text])[0].text
     assert found.swaps[0].codes == translator.codes(text)
     assert len({tuple(swap.codes) for swap in found.swaps}) == 4
-    values = [swap.probability for swap in found.swaps]
+    values = [swap.probability for swap in found.swaps[1:]]
     assert values == sorted(values, reverse=True)
+
+
+def test_the_sentences_own_code_is_first_where_another_stands_above_it() -> None:
+    """A code's probability is the sum of two symbols; greedy search takes the likeliest symbol."""
+
+    class Contradicting(Writer):
+        def codes(self, sentence: str) -> list[int]:
+            return [2, 1]
+
+        def code_alternatives(self, *_: object) -> list[tuple[int, float]]:
+            return [(3, 0.5), (1, 0.3), (2, 0.2)]
+
+        def decode_codes(
+            self, sentence: str, codes: list[int], complete: bool = False
+        ) -> Translation:
+            return Translation("x", codes=codes, tokens=[0], spans=[1] * len(codes))
+
+    translator = Contradicting()
+    swaps = code_swaps(translator, "any", 0, 3).swaps
+    assert [swap.codes for swap in swaps] == [[2, 1], [3, 1], [1, 1]]
+    assert [swap.probability for swap in swaps] == [0.2, 0.5, 0.3]
+    shown = alternatives(translator, "any", [2, 1], 0, False)
+    assert [one["code"] for one in shown] == [2, 3, 1]
+    assert [one["code"] for one in alternatives(translator, "any", [2, 1], 2, False)] == [3, 1, 2]
 
 
 def test_script_draws_what_is_asked_for(finished_run, script: Callable, tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ def test_error_of_a_single_code_is_one() -> None:
     assert found.perplexity(-1) == pytest.approx(1.0)
 
 
-def test_gaussian_vectors() -> None:
+def test_gaussian_vectors_have_the_offset_and_unit_covariance() -> None:
     vectors = gaussian_vectors(CONFIG, seed=1)
     assert vectors.shape == (4096, 4)
     assert torch.allclose(vectors.mean(dim=0), torch.full((4,), 3.0), atol=0.1)
     assert torch.allclose(vectors.T.cov(), torch.eye(4), atol=0.1)
 
 
-def test_history_metrics() -> None:
+def test_metrics_of_a_history_are_those_of_its_steps() -> None:
     found = history_metrics(history("ema"))
     steps = [2, 10, 50, 100]
     assert [key for key in found if key.startswith("used")][1:] == [
@@ -127,7 +127,7 @@ def test_encoder_vectors_are_those_of_the_pairs_alone(finished_run) -> None:
     assert len(encoder_vectors(student, text, count=7, seed=1)) == 7
 
 
-def test_mistakes() -> None:
+def test_a_size_of_zero_and_a_missing_package_are_named() -> None:
     with pytest.raises(VqnmtError, match=r"collapse\.vectors is 0; it must be 1 or more"):
         CollapseConfig(vectors=0)
     with (

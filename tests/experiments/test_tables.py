@@ -127,7 +127,7 @@ def test_the_table_of_a_profile(make_record):
     assert ["engine", "0.500", "25%", "-"] in rows
 
 
-def test_collapse_table(make_record):
+def test_the_table_of_collapse_has_the_steps_in_order(make_record):
     metrics = {"codebook_size": 512, "perplexity": 431.25, "relative_error": 0.2991}
     used = {f"used_codes.step_{step}": step + 1 for step in (500, 10, 50, 250)}
     records = [
@@ -135,17 +135,17 @@ def test_collapse_table(make_record):
         make_record("vq_pytorch_defaults", corpus="homeassistant-en-de", metrics=metrics),
     ]
     lines = collapse_table(records).split("\n")
-    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == [
-        *("codebook", "vectors", "K", "@10", "@50", "@250", "@500", "perpl.", "error")
-    ]
-    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
-        *("ema", "gaussian", "512", "11", "51", "251", "501", "431.2", "0.30")
-    ]
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == (
+        ["codebook", "vectors", "K", "@10", "@50", "@250", "@500", "perpl.", "error"]
+    )
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == (
+        ["ema", "gaussian", "512", "11", "51", "251", "501", "431.2", "0.30"]
+    )
     assert lines[3].count(" - ") == 4  # a step that this record does not have
     assert max(map(len, lines)) <= TABLE_WIDTH
 
 
-def test_students_table(make_record):
+def test_the_table_of_students_has_every_metric_in_its_column(make_record):
     metrics = {
         "codebook_size": 64,
         "used_codes.valid": 63,
@@ -161,9 +161,9 @@ def test_students_table(make_record):
         make_record("ema", metrics={}),
     ]
     lines = students_table(records).split("\n")
-    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
-        *("gumbel_softmax", "64", "63", "51.0", "1.23", "14.55", "33.33", "2.50", "11.00", "1.5")
-    ]
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == (
+        ["gumbel_softmax", "64", "63", "51.0", "1.23", "14.55", "33.33", "2.50", "11.00", "1.5"]
+    )
     assert lines[3].count(" - ") == 8
     assert max(map(len, lines)) <= TABLE_WIDTH
 
@@ -218,7 +218,10 @@ def test_what_codes_carry_has_a_row_for_each_kind_of_codes(make_record):
     assert cells(table, 0)[4:] == ["bits of the target", "saved", "bits of codes"]
     zero = " ± 0.0"
     assert cells(table, 2) == [
-        *("best", "oracle", "40.00 ± 0.00", "60.00 ± 0.00"),
+        "best",
+        "oracle",
+        "40.00 ± 0.00",
+        "60.00 ± 0.00",
         *(f"{bits}{zero}" for bits in ("60.0", "4.0", "9.0")),
     ]
     assert cells(table, 4)[:3] == ["", "random", "19.00 ± 1.41"]

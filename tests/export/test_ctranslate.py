@@ -99,8 +99,14 @@ def test_an_exported_teacher_chooses_as_the_teacher_does(
             assert one.text == row[0].text
             assert one.teacher_score == pytest.approx(row[0].teacher_score, abs=1e-4)
     outcome = script(
-        *("translate", "--model", tmp_path / "student", "--quiet"),
-        *("--candidates", 4, "--rescore", exports["fp32"]),
+        "translate",
+        "--model",
+        tmp_path / "student",
+        "--quiet",
+        "--candidates",
+        4,
+        "--rescore",
+        exports["fp32"],
         stdin="".join(f"{source}\n" for source in sources).encode(),
     )
     assert outcome.status == 0, outcome.err

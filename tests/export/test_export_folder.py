@@ -109,7 +109,11 @@ def test_an_engine_that_has_gone_leaves_no_file(
     folder = shutil.copytree(earlier, tmp_path / "export")
     export_model(finished_run.folder / "teacher", folder, "fp32")
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("README.md", CHECKSUMS, "config.json", "ctranslate2", "spm.model")
+        "README.md",
+        CHECKSUMS,
+        "config.json",
+        "ctranslate2",
+        "spm.model",
     ]
     load_translator(folder)
     export_model(finished_run.folder / "student", folder, "fp32")
@@ -169,8 +173,17 @@ def test_a_mount_point(student: Path, tmp_path: Path) -> None:
     )
     result = subprocess.run(
         [
-            *("unshare", "-rm", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"),
-            *(sys.executable, "-c", code, student, folder),
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f'mount -t tmpfs none {folder} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            code,
+            student,
+            folder,
         ],
         cwd=Path(__file__).parent.parent.parent,
         capture_output=True,

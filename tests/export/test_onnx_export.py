@@ -157,14 +157,6 @@ def test_the_graph_is_read_as_widely_as_the_model() -> None:
     assert len(exported.find(rows, SearchSettings(reading=few))) == len(rows)
 
 
-def test_an_export_without_the_wider_reading_says_so() -> None:
-    exported = engine(build(**VARIANTS[0]))
-    exported._optional = set(exported._optional) - {"likely"}  # as in older exports
-    settings = SearchSettings(reading=ReadingSettings(pieces=9))
-    with pytest.raises(VqnmtError, match=r"pieces is 9, but this export gives 8 .* again"):
-        exported.find(random_rows(), settings)
-
-
 SEARCHES = [
     SearchSettings(beam=3),
     SearchSettings(candidates=4),
@@ -381,17 +373,10 @@ def test_candidates_are_those_of_the_model(finished_run, exports) -> None:
     assert found == expected
 
 
-def test_no_samples_and_no_beam_of_an_earlier_graph(exports) -> None:
+def test_an_export_draws_no_samples(exports) -> None:
     translator = load_translator(exports["fp32"])
     with pytest.raises(VqnmtError, match="temperature is for models that PyTorch runs"):
         translator.translate(["bale"], temperature=1.0)
-    earlier = OnnxTranslator(
-        mock.Mock(get_overridable_initializers=list),
-        translator._config,  # type: ignore[attr-defined]
-        translator.vocabulary,
-    )
-    with pytest.raises(VqnmtError, match=r"exported before .* export it again"):
-        earlier.translate(["bale"], candidates=2)
 
 
 def test_a_student_cannot_rescore(exports) -> None:

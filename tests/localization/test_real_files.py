@@ -171,10 +171,18 @@ def test_po(packages: dict[str, Path], package: str, name: str, every: bool) -> 
     assert before.metadata == after.metadata and before.header == after.header
     changed = 0
     for old, new in zip(before, after, strict=True):
-        for key in (
-            *("msgid", "msgctxt", "msgid_plural", "comment", "tcomment", "occurrences"),
-            *("previous_msgid", "previous_msgctxt", "previous_msgid_plural", "obsolete"),
-        ):
+        for key in [
+            "msgid",
+            "msgctxt",
+            "msgid_plural",
+            "comment",
+            "tcomment",
+            "occurrences",
+            "obsolete",
+            "previous_msgid",
+            "previous_msgctxt",
+            "previous_msgid_plural",
+        ]:
             assert getattr(old, key) == getattr(new, key)
         targets = old.msgstr_plural.values() if old.msgid_plural else [old.msgstr]
         if old.obsolete or (all(targets) and not every):
@@ -224,8 +232,11 @@ def test_xliff(packages: dict[str, Path], package: str, name: str, every: bool) 
             assert (inner(old), was) == (inner(new), state)
     assert changed == count > 0 or not every
     same_bytes(
-        *(data, found, rb"(?s)\s*<target\b[^>]*?(?:/>|>.*?</target>)"),
-        *(rb' state="[^"]*"', rb' (?:target-language|trgLang)="de"'),
+        data,
+        found,
+        rb"(?s)\s*<target\b[^>]*?(?:/>|>.*?</target>)",
+        rb' state="[^"]*"',
+        rb' (?:target-language|trgLang)="de"',
     )
 
 
@@ -289,7 +300,7 @@ def test_fluent(packages: dict[str, Path], package: str, name: str) -> None:
 
 
 @each("properties")
-def test_properties(packages: dict[str, Path], package: str, name: str) -> None:
+def test_java_properties(packages: dict[str, Path], package: str, name: str) -> None:
     data = member(packages[package], name)
     found, count = translated(data, name, every=False)
     before, after = (parse_resource(Format.properties, content) for content in (data, found))

@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from vqnmt.localization.files import (
     read_memory,
     read_pairs,
     refuse_strings,
+    split_lines,
     translate_strings,
 )
 
@@ -159,6 +161,17 @@ def test_xliff_1_keeps_all_but_the_untranslated() -> None:
     )
     ElementTree.fromstring(found)
     assert read_pairs_of(XLIFF_1, "app.xlf") == [("Bye", "Tschüs")]
+
+
+def test_an_inline_element_may_have_the_end_of_a_tag_in_an_attribute() -> None:
+    inline = """<g id="1" ctype='x=">"' note="a > b">"""
+    text = XLIFF_1.replace("Bye", f"{inline}Bye</g><?go it's?>").replace("final", "new")
+    ElementTree.fromstring(text)
+    found, report = run(
+        text, "app.xlf", translate=lambda texts: [one.replace("Bye", "Tschüs") for one in texts]
+    )
+    assert report.failed == []
+    assert f"<target {STATE}>{inline}Tschüs</g><?go it's?></target>" in found
 
 
 XLIFF_2 = """\
@@ -335,6 +348,25 @@ def test_prose_is_no_string_file() -> None:
     for text in ("msgid is a word", "{braces} in a text", "<b>bold</b>", '"quoted": yes', ""):
         assert find_format("text.txt", text.encode()) is None
         refuse_strings("text.txt", text.encode())
+
+
+@pytest.mark.parametrize("start", ["\n" * 60, "#\n\n" * 30, "<!---->" * 60, " " * 60_000])
+def test_the_format_of_a_text_is_found_in_linear_time(start: str) -> None:
+    begin = time.process_time()
+    assert find_format("text.txt", (start + "prose").encode()) is None
+    content = "<tmx >" if "<" in start else 'msgid "a"'
+    found = find_format("text.txt", (start + "\n" + content).encode())
+    assert found is not None and found.name == ("TMX" if "<" in start else "gettext PO")
+    assert time.process_time() - begin < 5
+
+
+def test_lines_are_split_in_linear_time() -> None:
+    for text in (" ", "\n", "a" + " " * 60_000 + "b", "a" + " " * 60_000, " a \n\t b  c\n ", ""):
+        begin, parts = time.process_time(), split_lines(text)
+        assert "".join(parts) == text
+        assert all(part == part.strip() and "\n" not in part for part in parts[::2])
+        assert all(part and not part.strip() for part in parts[1::2])
+        assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def test_reconstruct_of_an_empty_target(make_latent, pairs):
         assert len(reconstruct(model, pairs[0][:1], torch.zeros(1, 0, dtype=torch.long))) == 1
 
 
-def test_pad_codes():
+def test_a_row_without_codes_keeps_one_place():
     codes, mask = pad_codes([[3, 1], [], [2]], torch.device("cpu"))
     assert codes.tolist() == [[3, 1], [0, 0], [2, 0]]
     assert mask.tolist() == [[True, True], [True, False], [True, False]]

@@ -25,6 +25,10 @@ FIVE_PARTS = ["++student_model.quantizer.parts=5", "student_model.quantizer.code
             ["teacher=nowhere/at/all"],
             "teacher=nowhere/at/all: it cannot be loaded as a sequence-to-sequence model",
         ),
+        (
+            ["vocabulary.formality=true", "corpus.target_language=it"],
+            "vocabulary.formality is true, but the words that show it in 'it' are not known",
+        ),
         (["records={file}"], "records={file}: {file} cannot be written (Not a directory)"),
         (["records={file}/below"], "records={file}/below: {file} cannot be written"),
         (["records=/proc/none"], "records=/proc/none: /proc cannot be written"),

@@ -6,21 +6,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 from sacrebleu import corpus_bleu, sentence_chrf
 
+from tests.conftest import call_script
+from tests.processes import run_processes
 from vqnmt.evaluation.report import results_table
 from vqnmt.progress import Progress
 from vqnmt.training.metrics import read_metrics
 
-ROOT = Path(__file__).parent.parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model", "README.md")
 RECORD_KEYS = {
@@ -246,32 +245,23 @@ def test_changed_text_is_noticed(
     assert outcome.status == 2 and "digest of the text" in outcome.err
 
 
-def test_lost_model_is_made_again_without_training(
-    finished_run, tmp_path: Path, script: Callable
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished_run.folder, run)
-    (run / "student" / "model.safetensors").unlink()
-    (run / "distilled" / "train.de").unlink()
-    outcome = script("train_nmt", f"run={run}", *finished_run.overrides)
-    assert outcome.status == 0, outcome.err
-    for name in ("student/model.safetensors", "distilled/train.de"):
-        assert (run / name).read_bytes() == (finished_run.folder / name).read_bytes()
+def ctrl_c(description: str, done: int) -> mock._patch:
+    """Patch the progress of a training so that Ctrl-C comes with its step number `done`."""
+    original = Progress.update
+
+    def update(self: Progress, amount: int = 1, note: str = "") -> None:
+        original(self, amount, note)
+        if (self.description, self.done) == (description, done):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return mock.patch.object(Progress, "update", update)
 
 
-INTERRUPTED_IN_TEACHER = """
-import os, runpy, signal, sys
-sys.path[:0] = [{root!r}, {scripts!r}]
-from vqnmt.progress import Progress
-original = Progress.update
-def update(self, amount=1, note=""):
-    original(self, amount, note)
-    if self.description == "teacher" and self.done == 33:
-        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, between two validations
-Progress.update = update
-sys.argv = ["train_nmt.py", *sys.argv[1:]]
-runpy.run_path({scripts!r} + "/train_nmt.py", run_name="__main__")
-"""
+def stop_in_teacher(command: list[str]) -> int:
+    with ctrl_c("teacher", 33):
+        outcome = call_script("train_nmt", *command)
+    sys.stderr.write(outcome.err)
+    return outcome.status
 
 
 def test_interrupted_run_goes_on_and_ends_the_same(
@@ -280,30 +270,17 @@ def test_interrupted_run_goes_on_and_ends_the_same(
     """Ctrl-C in the teacher, then in the student; the third start ends as if there were none."""
     run = tmp_path / "run"
     command = [f"run={run}", *finished_run.overrides, "evaluation.latency_sentences=0"]
-    code = INTERRUPTED_IN_TEACHER.format(root=str(ROOT), scripts=str(ROOT / "scripts"))
-    stopped = subprocess.run(
-        [sys.executable, "-c", code, *command],
-        # As many threads as here: sums in another order have other last bits.
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert stopped.returncode == 130
-    last = stopped.stderr.rstrip("\n").splitlines()[-1]
+    # In another process, whose hashes are other ones.
+    place = tmp_path / "errors"
+    ((status, errors),) = run_processes(stop_in_teacher, command, folder=place, number=1)
+    assert status == 130
+    last = errors.rstrip("\n").splitlines()[-1]
     # The signal came once step 33 was counted: the loop stops after the step that it comes in.
     assert "interrupted at step 34" in last and "start the same command again" in last
-    assert "Traceback" not in stopped.stderr
+    assert "Traceback" not in errors
     assert not (run / "teacher" / "config.json").exists()
 
-    original = Progress.update
-
-    def update(self: Progress, amount: int = 1, note: str = "") -> None:
-        original(self, amount, note)
-        if self.description == "student" and self.done == 25:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with mock.patch.object(Progress, "update", update):
+    with ctrl_c("student", 25):
         stopped_again = script("train_nmt", *command)
     assert stopped_again.status == 130 and "interrupted at step 26" in stopped_again.err
 

@@ -102,7 +102,7 @@ def test_all_systems_are_timed_alike(teacher) -> None:
         ({"student": "teacher", "decoding": DecodingConfig(beam=4)}, "ar_beam4"),
     ],
 )
-def test_names(settings, name) -> None:
+def test_a_system_is_named_by_its_settings(settings, name) -> None:
     assert system_name(PipelineConfig(run="run", **({"distill": True} | settings))) == name
 
 

@@ -80,8 +80,12 @@ def test_ctranslate2_distils_what_pytorch_does_but_for_rounding(
 ) -> None:
     run = tmp_path / "run"
     outcome = script(
-        *("train_nmt", f"run={run}", f"teacher={finished_run.folder / 'teacher'}", *overrides),
-        *(*FEW_STEPS, "distillation_engine=ctranslate2"),
+        "train_nmt",
+        f"run={run}",
+        f"teacher={finished_run.folder / 'teacher'}",
+        *overrides,
+        *FEW_STEPS,
+        "distillation_engine=ctranslate2",
     )
     assert outcome.status == 0, outcome.err
     here, there = ((f / "distilled/train.de") for f in (run, finished_run.folder))

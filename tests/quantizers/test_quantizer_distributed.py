@@ -1,12 +1,12 @@
 """Two processes with half of each batch give the codebook of one process."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed
 
+from tests.processes import run_processes
 from tests.quantizers.fitting import fitting_config
 from vqnmt.quantizers import build_quantizer
 from vqnmt.quantizers.codebook import Codebook
@@ -55,19 +55,18 @@ def train(rank: int, world: int) -> dict:
     return results
 
 
-def worker(rank: int, folder: str) -> None:
+def train_rank(folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = distributed.FileStore(f"{folder}/store", 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    results = train(rank, 2)
-    torch.save(results, f"{folder}/rank{rank}.pt")
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    torch.save(train(rank, 2), folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.mark.distributed
 def test_two_processes_equal_one(tmp_path: Path):
-    torch.multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    for status, errors in run_processes(train_rank, tmp_path, folder=tmp_path):
+        assert status == 0, errors
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
     single = train(0, 1)
     for key, (state, statistics) in single.items():

@@ -40,6 +40,7 @@ def test_one_line_builds_and_unpacks():
     torch.manual_seed(0)
     quantizer = EMAQuantizer(dim=64, codebook_size=512)
     assert quantizer.config == EMAConfig(codebook_size=512) == QuantizerConfig(codebook_size=512)
+    assert repr(quantizer).startswith("EMAQuantizer(\n  dim=64, codebook_size=512\n")
     output = quantizer(torch.randn(8, 20, 64))
     quantized, indices, loss = output
     assert quantized is output.quantized and indices is output.codes
@@ -106,15 +107,24 @@ def test_automatic_steps_are_those_after_each_optimiser_step():
 
 def test_a_codebook_that_nobody_moves_is_reported_once():
     forgotten = EMAQuantizer(dim=2, codebook_size=3)
-    with pytest.warns(UserWarning, match=r"100 forward passes .* call step\(\).*auto_step=True"):
+    with pytest.warns(
+        UserWarning, match=r"100 forward passes .* call step\(\).*auto_step=True"
+    ) as told:
         for _ in range(250):
             forgotten(torch.randn(2, 2))
+    assert [warning.filename for warning in told] == [__file__]  # where it is called
+    composite = ResidualQuantizer(dim=2, codebook_size=4)
+    with pytest.warns(UserWarning, match="^ResidualQuantizer has had") as told:
+        for _ in range(101):
+            composite(torch.randn(2, 2))
+    assert len(told) == 1  # none of its parts, which the caller does not step
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quantizers = [
             EMAQuantizer(dim=2, codebook_size=3, auto_step=True),
             EMAQuantizer(dim=2, codebook_size=3).eval(),
             GumbelSoftmaxQuantizer(dim=2, codebook_size=3),  # it has nothing to move
+            ProductQuantizer(dim=2, codebook_size=4, part="semhash"),  # nor have these parts
         ]
         stepped = EMAQuantizer(dim=2, codebook_size=3)
         for number in range(120):

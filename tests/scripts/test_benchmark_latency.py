@@ -19,20 +19,34 @@ def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> N
     footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
-            *("benchmark_latency", "--run", finished_run.folder, "--sentences", 12),
-            *("--deep-shallow", finished_run.folder / "teacher"),
-            *("--threads", 1, "--results", tmp_path),
+            "benchmark_latency",
+            "--run",
+            finished_run.folder,
+            "--sentences",
+            12,
+            "--deep-shallow",
+            finished_run.folder / "teacher",
+            "--threads",
+            1,
+            "--results",
+            tmp_path,
         )
     assert outcome.status == 0, outcome.err
     (file,) = tmp_path.glob("*.json")
     records = {record["system"]: record for record in json.loads(file.read_text())}
     searches = [f"{p}_{s}" for p in ("fp32", "int8") for s in ("greedy", "beam4")]
     assert list(records) == [
-        *("ar_greedy", "ar_beam4", *(f"ctranslate2_{name}" for name in searches)),
-        *("student", "student_rescored"),
-        *("student_onnx_fp32", "student_onnx_fp32_rescored"),
-        *("student_onnx_int8", "student_onnx_int8_rescored"),
-        *("deep_shallow_greedy", "deep_shallow_beam4"),
+        "ar_greedy",
+        "ar_beam4",
+        *(f"ctranslate2_{name}" for name in searches),
+        "student",
+        "student_rescored",
+        "student_onnx_fp32",
+        "student_onnx_fp32_rescored",
+        "student_onnx_int8",
+        "student_onnx_int8_rescored",
+        "deep_shallow_greedy",
+        "deep_shallow_beam4",
         *(f"deep_shallow_ctranslate2_{name}" for name in searches),
     ]
     assert file.with_suffix(".png").stat().st_size > 5000
@@ -86,8 +100,19 @@ def test_some_systems_on_some_test_sets(finished_run, tmp_path: Path, script: Ca
     names = ["ctranslate2_int8_greedy", "student_onnx_int8"]
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
-            *("benchmark_latency", "--run", finished_run.folder, "--results", tmp_path),
-            *("--threads", 1, "--sentences", 6, "--test-sets", "test", "--systems", *names),
+            "benchmark_latency",
+            "--run",
+            finished_run.folder,
+            "--results",
+            tmp_path,
+            "--threads",
+            1,
+            "--sentences",
+            6,
+            "--test-sets",
+            "test",
+            "--systems",
+            *names,
         )
     assert outcome.status == 0, outcome.err
     (file,) = tmp_path.glob("*-test-threads-1.json")
@@ -98,7 +123,7 @@ def test_some_systems_on_some_test_sets(finished_run, tmp_path: Path, script: Ca
         assert "differing_translations" not in record["metrics"]
 
 
-def test_wrong_options(finished_run, script: Callable) -> None:
+def test_wrong_options_are_named(finished_run, script: Callable) -> None:
     outcome = script("benchmark_latency", "--run", finished_run.folder, "--rounds", 0)
     assert outcome.status == 2 and "--rounds: 0 is not" in outcome.err
     for wrong, fault in (

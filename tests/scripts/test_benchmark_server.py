@@ -14,8 +14,19 @@ PRETRAINED = Path(__file__).parent.parent.parent / "pretrained" / "en-de"
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs Debian's package wrk")
 def test_benchmark_of_a_server(tmp_path: Path, script: Callable) -> None:
     outcome = script(
-        *("benchmark_server", "--model", PRETRAINED, "--seconds", 2, "--connections", 16),
-        *("--requests", 40, "--warmup", 10, "--results", tmp_path / "server.json"),
+        "benchmark_server",
+        "--model",
+        PRETRAINED,
+        "--seconds",
+        1,
+        "--connections",
+        16,
+        "--requests",
+        40,
+        "--warmup",
+        10,
+        "--results",
+        tmp_path / "server.json",
     )
     assert outcome.status == 0, outcome.err
     records = json.loads((tmp_path / "server.json").read_text("utf-8"))
@@ -31,5 +42,7 @@ def test_benchmark_of_a_server(tmp_path: Path, script: Callable) -> None:
     assert batches["rss_mb.0"] > 20 and batches["rss_mb.40"] > 20
     assert batches["stop.status"] == 0
     assert [line.split()[1] for line in outcome.out.splitlines()[2:]] == [
-        *("batches", "no_batches", "short_queue")
+        "batches",
+        "no_batches",
+        "short_queue",
     ]

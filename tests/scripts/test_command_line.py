@@ -133,7 +133,10 @@ def test_the_home_of_the_user(compose: Callable, monkeypatch: pytest.MonkeyPatch
     [
         ("seed=1,2", r"^seed=1,2 has several values, but a command is one run: give --multirun"),
         ("seed=range(1,3)", r"^seed=range\(1,3\) has several values"),
-        ("--cfg", "^--cfg is not an option of this command: write key=value"),
+        ("--info", "^--info is not an option of this command: write key=value"),
+        ("--cfg", "^--cfg needs a value: write --cfg job$"),
+        ("--config-dir", "^--config-dir needs a value: write --config-dir DIR$"),
+        ("quantiser=ema", r"^quantiser is not a known key: did you mean quantizer\?$"),
         ("--config-dir=x", "^--config-dir is x, which is no folder: give one like configs"),
         ("hydra.run.dir=x", "^hydra.run.dir=x is a setting of Hydra's own, unused here"),
         ("seed=größe", "^seed=größe cannot be read: write key=value"),

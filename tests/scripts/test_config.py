@@ -79,9 +79,16 @@ def test_records_keep_what_decides_numbers() -> None:
 
 def test_choices_combine(compose) -> None:
     values = compose(
-        *("corpus=multi30k", "model=base", "quantizer=soft_em", "training=long", "seed=7"),
-        *("student_model.output=cross_entropy", "student_model.upsampling=1"),
-        *("student_model.gold_mixing=true", "teacher=some/checkpoint", "records=null"),
+        "corpus=multi30k",
+        "model=base",
+        "quantizer=soft_em",
+        "training=long",
+        "seed=7",
+        "student_model.output=cross_entropy",
+        "student_model.upsampling=1",
+        "student_model.gold_mixing=true",
+        "teacher=some/checkpoint",
+        "records=null",
     )
     config = from_mapping(PipelineConfig, values)
     assert config.student_model.transformer.dim == 512 and config.student_model.gold_mixing

@@ -96,7 +96,9 @@ COUNTS = [
     *(f"model.quantizer.{key}" for key in ("samples", "kmeans_vectors", "kmeans_iterations")),
     *(f"evaluation.{key}" for key in ("batch_images", "importance_samples", "reconstructions")),
     *(f"evaluation.{key}" for key in ("samples", "patches")),
-    *("data.size", "model_training.batch_images", "prior_training.batch_images"),
+    "data.size",
+    "model_training.batch_images",
+    "prior_training.batch_images",
 ]
 
 

@@ -26,10 +26,16 @@ def folder(tmp_path: Path) -> Path:
 def overrides(folder: Path) -> list[str]:
     training = ["steps=2", "batch_images=4", "warmup=1", "validate_every=2", "log_every=1"]
     return [
-        *("budget=tiny", "data=folder", f"data.train={folder}", "data.size=8", "records=null"),
+        "budget=tiny",
+        "data=folder",
+        f"data.train={folder}",
+        "data.size=8",
+        "records=null",
         *(f"{name}_training.{key}" for name in ("model", "prior") for key in training),
-        *("evaluation.samples=1", "model.autoencoder.width=8"),
-        *("model.quantizer.codebook_size=8", "model.prior.width=8"),
+        "evaluation.samples=1",
+        "model.autoencoder.width=8",
+        "model.quantizer.codebook_size=8",
+        "model.prior.width=8",
     ]
 
 
@@ -66,7 +72,10 @@ def test_seeds_are_compared_image_by_image(
     runs = tmp_path / "runs" / "images"
     records = read_records(runs / "folder_quantizers.json")
     assert [(record.system, record.seed) for record in records] == [
-        *(("vqvae_ema", 1), ("vqvae_ema", 2), ("vqvae_gradient", 1), ("vqvae_gradient", 2))
+        ("vqvae_ema", 1),
+        ("vqvae_ema", 2),
+        ("vqvae_gradient", 1),
+        ("vqvae_gradient", 2),
     ]
     assert all("table=quantizers" in record.overrides for record in records)
     for ours, theirs, end in ((records[2], records[0], ""), (records[3], records[1], "-seed2")):

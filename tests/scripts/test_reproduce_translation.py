@@ -254,7 +254,9 @@ def test_tables_compose(
         ),
     ],
 )
-def test_mistakes(table: Table, script: Callable, changes: list[str], part: str) -> None:
+def test_mistakes_are_named_in_the_last_line(
+    table: Table, script: Callable, changes: list[str], part: str
+) -> None:
     keys = tuple(change.split("=")[0] + "=" for change in ["systems=", *changes])
     kept = [x for x in table.command if not x.startswith(keys)]
     outcome = script("reproduce_translation", *kept, "systems=[best]", *changes)

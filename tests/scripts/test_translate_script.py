@@ -79,6 +79,17 @@ def test_string_files_are_translated_by_units_and_refused_as_text(
     assert result.status != 0 and "give -o FILE" in result.err
 
 
+@pytest.mark.parametrize("option", [["--nbest", 2], ["--scores"], ["--show-codes", "--scores"]])
+def test_columns_are_refused_for_string_files(tmp_path: Path, script: Callable, option) -> None:
+    po, out = tmp_path / "app.po", tmp_path / "app.de.po"
+    po.write_text('msgid "Open"\nmsgstr ""\n', "utf-8")
+    result = script("translate", po, "-o", out, *option)
+    assert result.status == 2 and "-o writes a string file" in result.err
+    assert all(str(word) in result.err for word in option if str(word).startswith("--"))
+    assert result.err.count("\n") == 1 and result.out == "" and not out.exists()
+    assert script("translate", po, "-o", out, "--nbest", 1).status == 0
+
+
 def test_files_columns_and_speed(student: Path, tmp_path: Path, script: Callable) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("bale gudo\n\n", encoding="utf-8")
@@ -134,7 +145,9 @@ def test_several_translations_a_line(student: Path, finished_run, script: Callab
     arguments = ("translate", "--model", student, "--nbest", 3, "--scores")
     lines = [line.split("\t") for line in script(*arguments, stdin=stdin).out.splitlines()]
     teacher = finished_run.folder / "teacher"
-    rescored = script(*arguments, "--rescore", teacher, stdin=stdin).out.splitlines()
+    odd = b"...\n\n"  # what no model sees has as many columns
+    rescored = script(*arguments, "--rescore", teacher, stdin=stdin + odd).out.splitlines()
+    assert [rescored.pop() for _ in range(2)] == ["4\t0.0000\t0.0000\t", "3\t0.0000\t0.0000\t..."]
     both = (lines, 1), ([line.split("\t") for line in rescored], 2)
     for columns, deciding in both:
         for number in ("1", "2"):

@@ -29,6 +29,7 @@ from libretranslatepy import LibreTranslateAPI
 from vqnmt.commands.serve import read_keys
 from vqnmt.errors import VqnmtError
 from vqnmt.serve.app import create_app
+from vqnmt.serve.documents import translate_html
 from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.translation import Translation
@@ -184,10 +185,28 @@ def test_files_come_back_as_their_kind(shouting: str) -> None:
 
 def test_lines_margins_and_html_are_kept(shouting: str) -> None:
     assert translate(shouting, " a\n\n b c \n")[1]["translatedText"] == " A\n\n B C \n"
-    html = '<ul>\n<li>one <b id="x">two</b>&amp;<br></li><script>var a</script></ul>'
+    html = (
+        '<ul title="a > b">\n<li>one <b id="x>y">two</b>&amp;<br></li><script>var a</script></ul>'
+    )
     found = translate(shouting, html, format="html")[1]["translatedText"]
     # The shouter changes tags, so that the texts between them are translated apart.
     assert found == html.replace("one", "ONE").replace("two", "TWO").replace("&amp;", "&AMP;")
+
+
+@pytest.mark.parametrize("piece", ["<pre ", "<!-- >", "<p ", "<!", "<", " "])
+def test_html_is_taken_apart_in_linear_time(piece: str) -> None:
+    begin = time.process_time()
+    for start in ("", "<b>a</b> "):
+        text = start + piece * 100_000 + "end"
+        assert translate_html(text, lambda sentence: sentence).endswith("end")
+    assert time.process_time() - begin < 10
+
+
+def test_html_that_is_not_closed_is_not_translated() -> None:
+    assert translate_html("a<!-- b <p>c", str.upper) == "A<!-- b <p>c"
+    assert translate_html("a<pre>b <i>c</i>", str.upper) == "A<pre>b <i>c</i>"
+    assert translate_html("a\n<p> b </p>\n c", str.upper) == "A\n<p> B </p>\n C"
+    assert translate_html("a <i> b </i> <u", str.lower) == "a <i> b </i> <u"
 
 
 def test_requests_that_arrive_together_are_translated_together() -> None:
@@ -249,6 +268,31 @@ def test_a_body_that_is_no_json_is_refused(shouting: str, body: bytes) -> None:
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid JSON format"})
 
 
+def test_a_long_request_leaves_room_for_others_and_ends_at_its_time_out() -> None:
+    translator, lines = Shouter(seconds=0.1), [f"line {i}" for i in range(200)]
+    with served(translator, batch=2, timeout=2.0) as url, ThreadPoolExecutor(2) as pool:
+        file = {"file": ("a.txt", "\n".join(lines).encode())}
+        values = {"source": "en", "target": "de"}
+        slow = pool.submit(translate, url, lines)
+        file_url = f"{url}/translate_file"
+        sent = pool.submit(requests.post, file_url, values, files=file, timeout=60)
+        time.sleep(0.3)
+        assert translate(url, "a")[:2] == (200, {"translatedText": "A"})
+        assert (slow.result()[0], sent.result().status_code) == (503, 503)
+        time.sleep(0.3)
+        begun = len(translator.batches)
+        time.sleep(0.3)
+        assert len(translator.batches) == begun < 40 and max(translator.batches) == 2
+
+
+def test_languages_that_cannot_be_detected_are_told() -> None:
+    translator = Shouter()
+    translator.source_language, translator.target_language = "en-GB", "pt-BR"
+    with served(translator) as url:
+        status, answer, _ = translate(url, "a", source="auto", target="pt-BR")
+    assert status == 400 and answer["error"].endswith("can be detected: name the source")
+
+
 def test_limits_of_body_queue_and_time() -> None:
     with served(Shouter(seconds=0.5), body=2000, queue=3, timeout=1.2, batch=1) as url:
         status, answer, _ = translate(url, "a" * 3000)
@@ -263,6 +307,18 @@ def test_limits_of_body_queue_and_time() -> None:
             assert int(headers["retry-after"]) > 0
     # Where nobody waits any more nothing is translated.
     assert statuses.count(200) <= 3
+
+
+def test_a_client_that_goes_away_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    with served(Shouter()) as url:
+        for kind in ("application/json", "application/x-www-form-urlencoded"):
+            host, port = url.removeprefix("http://").split(":")
+            head = f"POST /translate HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        while b'status="400"' not in urlopen(f"{url}/metrics", timeout=60).read():
+            time.sleep(0.01)
+    assert "a request failed" not in caplog.text
 
 
 def test_api_keys_and_origins() -> None:

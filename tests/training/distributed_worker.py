@@ -1,18 +1,21 @@
-"""One process of a distributed training: `distributed_worker.py KIND FOLDER SIGNALLED_RANK`."""
+"""What each process of a distributed training does."""
 
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-# The folder that holds `tests`, which is not installed.
-sys.path.append(str(Path(__file__).parent.parent.parent))
+from vqnmt.errors import VqnmtError
+from vqnmt.models import LatentTransformer
+from vqnmt.training.config import TrainingConfig
+from vqnmt.training.loop import Trainer
 
-from conftest import (
+from .conftest import (
     FIVE,
     PARTS,
     Planned,
@@ -22,18 +25,12 @@ from conftest import (
     train_exact,
     watch_gradients,
 )
-from torch.distributed import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-from vqnmt.errors import VqnmtError
-from vqnmt.models import LatentTransformer
-from vqnmt.training.config import TrainingConfig
-from vqnmt.training.loop import Trainer
 
 SETTINGS = {"warmup": 2, "learning_rate": 0.01, "precision": "fp32", "log_every": 1, "average": 5}
 
 
-def main(kind: str, folder: Path, signalled: int) -> int:
+def run_rank(kind: str, folder: Path, signalled: int) -> int:
+    """Train in `folder`, leave there what is compared, and return the exit status."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     if kind.startswith("exact"):
@@ -108,7 +105,3 @@ def count_sums(trainer: Trainer) -> list[int]:
 
     trainer.distributed.forward.register_comm_hook(None, hook)  # type: ignore[operator]
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

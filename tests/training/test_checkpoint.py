@@ -144,8 +144,8 @@ def test_a_checkpoint_that_only_the_first_process_sees_is_an_error(tmp_path):
 def test_what_a_killed_process_left_is_removed(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2, average=1)
     checkpoints.save(1, {"step": 1})
-    (tmp_path / ".checkpoint-2-0123456789abcdef.pt.99.tmp").write_bytes(b"half")
-    (tmp_path / ".weights-2-0123456789abcdef.safetensors.99.tmp").write_bytes(b"half")
+    (tmp_path / ".checkpoint-2-0123456789abcdef.pt.99.01234567.tmp").write_bytes(b"half")
+    (tmp_path / ".weights-2-0123456789abcdef.safetensors.99.01234567.tmp").write_bytes(b"half")
     assert load(checkpoints) == {"step": 1}
     assert steps(tmp_path) == ["checkpoint-1.pt"]
 
@@ -247,7 +247,7 @@ def test_a_broken_row_of_metrics_is_named(tmp_path, broken):
         read_metrics(path)
 
 
-def test_no_metrics_yet(tmp_path):
+def test_there_are_no_metrics_before_the_file_is_there(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 

@@ -1,15 +1,12 @@
 """Two processes train one model as one would, write its folder once, and stop together."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import run_processes
 from vqnmt.training.metrics import read_metrics
 
 from .conftest import (
@@ -22,42 +19,15 @@ from .conftest import (
     train_exact,
     watch_gradients,
 )
+from .distributed_worker import run_rank
 
 pytestmark = pytest.mark.distributed
 
 
 def launch(kind: str, folder: Path, signalled: int = -1, status: int = 0) -> list[dict]:
     """Run two processes to their end, which must have `status`; return what each left."""
-    folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
-        worker = Path(__file__).with_name("distributed_worker.py")
-        command = [sys.executable, str(worker), kind, str(folder), str(signalled)]
-        processes.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == status, errors[-2000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    for found, errors in run_processes(run_rank, kind, folder, signalled, folder=folder):
+        assert found == status, errors[-2000:]
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 

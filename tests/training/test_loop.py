@@ -394,5 +394,5 @@ def test_precision_names(monkeypatch):
     assert wants_bf16("bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for found in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=found: found)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=found: found)
         assert wants_bf16("auto") == found

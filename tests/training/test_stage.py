@@ -112,7 +112,7 @@ from vqnmt.training import stage
 stage.NOTE_EVERY = 0.1
 with stage.Stage(Path(sys.argv[1]), {"seed": 1}).work(), atomic_path(sys.argv[1] + "/a") as path:
     path.write_text("half")
-    time.sleep(1.0)
+    time.sleep(0.4)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -120,11 +120,11 @@ with stage.Stage(Path(sys.argv[1]), {"seed": 1}).work(), atomic_path(sys.argv[1]
 def test_a_killed_stage_counts_its_time_and_its_scratch_is_removed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "stage")], check=False)
     stage = Stage(tmp_path / "stage", {"seed": 1})
-    assert stage.seconds > 0.5 and not stage.complete
+    assert stage.seconds > 0.2 and not stage.complete
     assert len(list(stage.folder.glob(".a.*.tmp"))) == 1
     with stage.work():
         (stage.folder / "a").write_text("whole")
-    assert stage.complete and stage.seconds > 0.5
+    assert stage.complete and stage.seconds > 0.2
     assert sorted(path.name for path in stage.folder.iterdir()) == ["a", "stage.json"]
 
 

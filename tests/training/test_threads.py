@@ -237,7 +237,7 @@ def test_every_quantizers_gradient_comes_out_again(tmp_path):
         for name in QUANTIZERS:
             quantizer = build_quantizer(quantizer_config(name), z_e.shape[1])
             with one_order(z_e.device) if name == "sim_vq" else nullcontext():
-                first, *others = (train(quantizer) for _ in range(6))
+                first, *others = (train(quantizer) for _ in range(4))
             found[name] = [
                 key
                 for key, value in first.items()
@@ -254,7 +254,7 @@ def trained(make_trainer: Callable[..., Trainer], kind: str, folder: str) -> dic
         model, batches, watcher = image_model("ema"), ImageBatches(), Unwatched()
     else:
         model, batches, watcher = text_model(kind), LargeBatches(), Watcher()
-    settings = {"steps": 8, "validate_every": 4}
+    settings = {"steps": 5, "validate_every": 5}
     trainer = make_trainer(model, folder, batches, watcher, **settings)
     trainer.train()
     return trainer.inner.state_dict()
@@ -274,7 +274,7 @@ def test_the_same_seed_gives_the_same_weights_on_two_threads(make_trainer, tmp_p
 @pytest.mark.slow
 def test_kills_change_nothing_where_threads_share_a_step(make_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    settings = {"steps": 14, "validate_every": 1, "average": 2}
+    settings = {"steps": 10, "validate_every": 1, "average": 2}
 
     def train(name: str) -> dict[str, Tensor]:
         model = text_model("ema")
@@ -282,7 +282,7 @@ def test_kills_change_nothing_where_threads_share_a_step(make_trainer, tmp_path,
 
     expected = on_two_threads(lambda: train("whole"), tmp_path / "whole.pt")
     folder, generator = tmp_path / "killed", random.Random(7)
-    for _ in range(3):
+    for _ in range(2):
         goal = newest_step(folder) + generator.randint(1, 4)
 
         def train_killed() -> None:

@@ -93,13 +93,17 @@ def test_wrong_codes_are_one_sentence(translator: BatchTranslator) -> None:
         ([16], r"codes\[0\] is 16; it must be a whole number from 0 to 15"),
         ([0, -1], r"codes\[1\] is -1"),
         ([0.5], r"codes\[0\] is 0.5"),
+        ([True], r"codes\[0\] is True"),
+        ("12", "codes is '12': give a list of whole numbers"),
+        (3, "codes is 3: give a list of whole numbers"),
         ([0] * 99, "codes has 99 codes; this sentence may have"),
         ([], "codes is empty, but every translation of this model has a code"),
     ):
         with pytest.raises(VqnmtError, match=fault):
             translator.decode_codes(TEXT, codes)
-    for position in (-1, 99):
-        with pytest.raises(VqnmtError, match=f"position is {position}; it must be from 0 to"):
+    for position in (-1, 99, 0.5, None):
+        fault = f"position is {position}; it must be a whole number from 0 to"
+        with pytest.raises(VqnmtError, match=fault):
             translator.code_alternatives(TEXT, [1], position)
     with pytest.raises(VqnmtError, match="count is 0"):
         translator.code_alternatives(TEXT, [1], 0, 0)

@@ -71,7 +71,7 @@ def test_what_belongs_to_the_user_may_change(folder: Path) -> None:
     load_translator(folder)
 
 
-def test_a_folder_of_an_earlier_version_has_no_checksums(folder: Path) -> None:
+def test_a_folder_without_checksums_is_read_as_it_is(folder: Path) -> None:
     (folder / CHECKSUMS).unlink()
     load_translator(folder)
 

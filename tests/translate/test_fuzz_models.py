@@ -165,8 +165,9 @@ WRONG: dict[str, list[object]] = {
     "compression": [GONE, None, -1, 17, 10**6, 2**62, "x", 3.5, True, [3], float("inf")],
     "positions_per_code": [GONE, None, 0, -16, 15, "x", 2**62, 1.5, [], float("nan")],
     "output": [GONE, None, 1, "tokens", ["ctc"], {"ctc": 1}],
-    "blank_penalty": ["x", True, [], float("nan"), float("inf"), -float("inf"), 1e300],
-    "repeatable": [5, "x", True, {}, [1.5], ["x"], [None], [-1], [2**62], [[1]]],
+    "joint_end": [GONE, None, 1, "true"],
+    "blank_penalty": [GONE, "x", True, [], float("nan"), float("inf"), -float("inf"), 1e300],
+    "repeatable": [GONE, None, 5, "x", True, {}, [1.5], ["x"], [None], [-1], [2**62], [[1]]],
 }
 
 

@@ -41,7 +41,7 @@ TEXTS = [
 ]
 
 
-def test_size() -> None:
+def test_the_model_takes_at_most_12_megabytes() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 12e6
 
 

@@ -81,9 +81,11 @@ def test_then_the_teacher_and_then_the_text_around_the_spans() -> None:
     teacher.log_probabilities = student.log_probabilities  # type: ignore[method-assign]
     (found,) = student.translate(["press {x}"], rescorer=teacher)
     assert (found.text, found.warnings) == ("Lehrer {x}", [])
+    assert found.teacher_score == found.score == 0.0  # the teacher's own
     (found,) = student.translate(["press: {x} (button {y})."])
     assert found.text == "Press: {x} (Button {y})."
     assert found.warnings == ["translated around {x}, {y}"]
+    assert found.score == student.translate(["press", "button"], repair=False)[0].score
     (found,) = student.translate(["press {x}"], repair=False)
     assert (found.text, found.warnings) == ("Press", ["lacks {x}"])
 

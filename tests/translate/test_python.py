@@ -32,8 +32,58 @@ def test_a_string_gives_one_translation_and_a_list_a_list(translator) -> None:
 
 @pytest.mark.parametrize("text", [None, 3, b"bytes", ["a", None], [["a"]]])
 def test_what_is_no_text_is_refused_in_one_sentence(translator, text: object) -> None:
-    with pytest.raises(VqnmtError, match=r"^text(\[\d\])? is .* of type .*: give"):
+    with pytest.raises(VqnmtError, match=r"^text(\[\d\])? is .* of type .*: give (a )?string"):
         translator(text)
+
+
+@pytest.mark.parametrize("place", [3, b"folder", [], ""])
+def test_what_is_no_path_is_refused_in_one_sentence(place: object) -> None:
+    for given, call in (
+        ("folder", lambda: vqnmt.load_translator(place)),
+        ("folder", lambda: vqnmt.Translator.from_pretrained(place)),
+        ("model", lambda: vqnmt.export_model(place, "new")),
+        ("folder", lambda: vqnmt.export_model("nosuch", place)),
+    ):
+        with pytest.raises(VqnmtError, match=rf"^{given} is .* of type \w+: give a path, of str"):
+            call()
+    for words in ((3,), (None,), ({"seed": 1},)):
+        with pytest.raises(VqnmtError, match="is no override: give"):
+            vqnmt.train(*words)
+    with pytest.raises(VqnmtError, match="run is of type object: give text, a number or a list"):
+        vqnmt.train(run=object())
+
+
+def test_options_of_the_wrong_kind_are_refused_in_one_sentence(translator) -> None:
+    for options, fault in (
+        ({"rescorer": "runs/x"}, "rescorer is 'runs/x' of type str: give an object that has score"),
+        ({"progress": True}, "progress is True of type bool: give an object that has update"),
+        ({"settings": 3}, "settings is 3"),
+    ):
+        with pytest.raises(VqnmtError, match=fault):
+            translator.n_best(["bale"], **options)
+    with pytest.raises(VqnmtError, match="translation is 'bale' of type str"):
+        translator.code_pieces("bale")
+    with pytest.raises(VqnmtError, match=r"formality is \['formal'\]; choose one of"):
+        translator.formality = ["formal"]
+    with pytest.raises(VqnmtError, match=r"device is \['cpu'\], which PyTorch cannot use"):
+        vqnmt.load_translator(translator.folder, device=["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("on_long", "cut", "on_long is 'cut'; choose one of refuse, split"),
+        ("span_patterns", "a+", r"span_patterns is 'a\+': give a list of regular expressions"),
+        ("span_patterns", ["("], "which is no regular expression"),
+        ("span_patterns", [3], "which is no regular expression"),
+    ],
+)
+def test_wrong_attributes_are_told_at_the_next_translation(
+    translator, monkeypatch: pytest.MonkeyPatch, name: str, value: object, fault: str
+) -> None:
+    monkeypatch.setattr(translator, name, value)
+    with pytest.raises(VqnmtError, match=fault):
+        translator("bale")
 
 
 def test_a_translator_says_what_it_is(translator, finished_run) -> None:
@@ -80,7 +130,8 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_are_loaded_when_they_are_asked_for() -> None:
     code = (
         "import sys, vqnmt\n"
-        "assert set(vqnmt.__all__) <= set(dir(vqnmt))\n"
+        "import vqnmt.errors\n"
+        "assert set(dir(vqnmt)) == {*vqnmt.__all__, '__version__', 'errors'}, dir(vqnmt)\n"
         "loaded = {'numpy', 'torch', 'transformers', 'onnxruntime'} & set(sys.modules)\n"
         "vqnmt.load_translator, vqnmt.VqnmtError, vqnmt.Translation\n"
         "loaded |= {'torch', 'transformers', 'hydra'} & set(sys.modules)\n"

@@ -5,6 +5,7 @@ vqnmt evaluate --model DIR --corpus multi30k [--set test_2016_flickr]
 vqnmt evaluate --model translations.de --source test.en --reference test.de
 
 A model of transformers, or CTranslate2's of one, needs --source-language and --target-language.
+hf://user/repo is a model of the Hub, of vqnmt or of transformers.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from vqnmt.files import atomic_write_lines, check_writable
 from vqnmt.progress import Progress
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import read_values
-from vqnmt.translate.loading import load_translator
+from vqnmt.translate.loading import HUB, fetched, load_translator
 
 if TYPE_CHECKING:
     from vqnmt.translate.seq2seq import TransformersTranslator
@@ -102,7 +103,8 @@ System: TypeAlias = "BatchTranslator | TransformersTranslator | Finished"
 
 def _load(options: argparse.Namespace) -> System:
     """Load whatever `--model` names."""
-    place = Path(options.model)
+    on_the_hub = options.model.startswith(HUB)
+    place = fetched(options.model) if on_the_hub else Path(options.model)
     if place.is_file():
         languages = options.source_language or "", options.target_language or ""
         if options.corpus and not all(languages):
@@ -113,17 +115,17 @@ def _load(options: argparse.Namespace) -> System:
         return Finished(list(read_lines(place)), *languages)
     converted = (place / "model.bin").is_file()
     if not place.is_dir() or (not converted and _is_ours(place)):
-        return load_translator(options.model)
+        return load_translator(place)
     languages = options.source_language, options.target_language
     if None in languages:
         raise VqnmtError(
-            f"--model {place} is no model of vqnmt: give --source-language and --target-language "
-            "with it"
+            f"--model {options.model} is no model of vqnmt: give --source-language and "
+            "--target-language with it"
         )
     from vqnmt.translate.seq2seq import ConvertedTranslator, TransformersTranslator
 
     kind = ConvertedTranslator if converted else TransformersTranslator
-    return kind(options.model, *languages, option="--model ")
+    return kind(str(place), *languages, option="--model ")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -72,6 +72,10 @@ def _rewritten(word: str, fields: dict[str, Any], open_: set[str], groups: set[s
 
 
 def _check(word: str) -> None:
+    if word in ("--cfg", "--config-dir"):
+        raise VqnmtError(
+            f"{word} needs a value: write {word} {'job' if word == '--cfg' else 'DIR'}"
+        )
     if word.startswith("-"):
         raise VqnmtError(
             f"{shown(word)} is not an option of this command: write key=value; --help lists all "
@@ -105,7 +109,8 @@ def sentence(
     if match := re.search(r"Could not override '([^']+)'", message):
         keys = sorted(to_flat(defaults()))
         last = match[1].rpartition(".")[2]
-        near = difflib.get_close_matches(match[1], keys, n=1)
+        groups = {path.name for folder in (CONFIGS, *folders) for path in folder.glob("*/")}
+        near = difflib.get_close_matches(match[1], {*keys, *groups} - {match[1]}, n=1)
         near = [key for key in keys if key.rpartition(".")[2] == last] or near
         remedy = f"did you mean {' or '.join(near)}?" if near else "--help lists all keys"
         return f"{shown(match[1])} is not a known key: {remedy}"

@@ -15,6 +15,8 @@ from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
 
 MANY = whole(1, 2**31)
+# The options that are fields of `ServerSettings` as they are.
+LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
 
 
 def main(arguments: list[str]) -> None:
@@ -67,9 +69,6 @@ def _check_address(host: str, port: int) -> None:
             f"--host {host} --port {port}: the server cannot listen there ({error.strerror}): give "
             "another, such as --port 5001"
         ) from error
-
-
-LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

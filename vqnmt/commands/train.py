@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vqnmt.commands.command_line import deciding, load_config
 
+from vqnmt.errors import VqnmtError
+
 if TYPE_CHECKING:
     from vqnmt.evaluation.records import Record
 
@@ -43,8 +45,16 @@ def train(*overrides: str, **settings: Any) -> Path:
     """
     from vqnmt.training.stage import as_text
 
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    words = [f"{key}={as_text(value)}" for key, value in plain.items()]
+    for given in overrides:
+        if not isinstance(given, str):
+            raise VqnmtError(f'{given!r:.80} is no override: give "key=value", or key=value')
+    words = []
+    for key, value in settings.items():
+        try:
+            words.append(f"{key}={as_text(str(value) if isinstance(value, Path) else value)}")
+        except TypeError:  # neither text nor number, nor a list or mapping of them
+            kind = type(value).__name__
+            raise VqnmtError(f"{key} is of type {kind}: give text, a number or a list") from None
     return _run([*overrides, *words])[1]
 
 

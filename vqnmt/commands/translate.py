@@ -8,8 +8,9 @@ vqnmt translate app.po -o app.de.po      a string file: PO, XLIFF, JSON, Android
 
 With --nbest, --scores or --show-codes a line has columns between tabs: the number of the source
 line (--nbest), the score by which the translations of a line fall (--scores; log-probability over
-length, in nats), the rescorer's, which then decides (--rescore), the translation, and each code
-with the pieces that it writes (--show-codes).
+length, in nats; 0 where nothing is to be translated), the rescorer's, which then decides
+(--rescore), the translation, and each code with the pieces that it writes (--show-codes). Those
+that lack a span of the source, such as a placeholder, come last.
 """
 
 import argparse
@@ -87,8 +88,8 @@ class Command:
             yield str(self.sentences)
         if self.options.scores:
             yield f"{translation.score:.4f}"
-            if translation.teacher_score is not None:
-                yield f"{translation.teacher_score:.4f}"
+            if self.rescorer is not None:  # which has not seen what has no words
+                yield f"{translation.teacher_score or 0.0:.4f}"
         yield translation.text
         if self.options.show_codes:
             pieces = self.translator.code_pieces(translation)
@@ -225,6 +226,14 @@ def main(arguments: list[str]) -> None:
             )
     if options.output and len(options.files) != 1:
         raise VqnmtError(f"-o is for one string file, and {len(options.files)} are given")
+    columns = {"--nbest": options.nbest > 1, "--scores": options.scores}
+    columns["--show-codes"] = options.show_codes
+    if options.output and any(columns.values()):
+        given = ", ".join(option for option, asked in columns.items() if asked)
+        raise VqnmtError(
+            f"{given}: -o writes a string file, which has one translation a unit: leave it out, "
+            "or give lines of text without -o"
+        )
     if not options.output and (options.all or options.memory):
         raise VqnmtError("--all and --memory are for string files: give -o FILE")
     command = Command(options)

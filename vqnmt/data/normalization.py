@@ -29,10 +29,11 @@ _BLANK_MARK = "\u2581"
 
 # A word that is an address: of a page or a mailbox. Full-width punctuation ends it, as in Chinese,
 # where no blank follows.
-_LETTER = r"[^\s@\u3000-\u303f\uff00-\uff20]"
+_ENDS = r"\s@\u3000-\u303f\uff00-\uff20"
+_LETTER = f"[^{_ENDS}]"
 _ADDRESS = re.compile(
     rf"[^\w\s]*(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)(?:{_LETTER}|@)+"
-    rf"|{_LETTER}+@{_LETTER}+\.{_LETTER}+",
+    rf"|{_LETTER}++@{_LETTER}[^.{_ENDS}]*+\.{_LETTER}+",
     re.IGNORECASE,
 )
 

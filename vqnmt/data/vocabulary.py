@@ -260,7 +260,7 @@ class Vocabulary:
 
     @cached_property
     def slots(self) -> int:
-        """How many pieces stand for protected spans: `slot(0)` and the next; 0 in older models."""
+        """How many pieces stand for protected spans: `slot(0)` and the next."""
         known = (self._pieces.PieceToId(slot(number)) != UNK for number in range(_MOST_SLOTS))
         return sum(takewhile(bool, known))
 

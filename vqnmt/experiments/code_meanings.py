@@ -49,12 +49,16 @@ def code_words(
 def code_swaps(translator: BatchTranslator, sentence: str, position: int, count: int) -> Swaps:
     """Translate a sentence with the `count` likeliest codes at one position, the others kept.
 
+    Its own code comes first, see `code_alternatives`; the others fall by probability.
+
     Raises:
         VqnmtError: The model cannot decode given codes, or the position is out of range.
     """
     codes = translator.codes(sentence)
     swaps = []
-    for code, probability in translator.code_alternatives(sentence, codes, position, count):
+    likely = translator.code_alternatives(sentence, codes, position, count)
+    likely.sort(key=lambda one: one[0] != codes[position])
+    for code, probability in likely:
         changed = [*codes[:position], code, *codes[position + 1 :]]
         text = translator.decode_codes(sentence, changed).text
         swaps.append(Swap(changed, probability, text))

@@ -12,7 +12,7 @@ from typing import Any
 from vqnmt.checksums import CHECKSUMS, write_checksums
 from vqnmt.decode.language_model import LANGUAGE_MODEL
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text
+from vqnmt.files import as_path, atomic_path, atomic_write_text
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
@@ -36,7 +36,7 @@ def export_model(model: Path | str, folder: Path | str, precision: str = "fp32")
         VqnmtError: The model cannot be loaded or is of another kind, what the export needs is not
             installed, or the folder holds something else or cannot be written.
     """
-    model, folder = Path(model), Path(folder)
+    model, folder = as_path(model, "model"), as_path(folder, "folder")
     if precision not in PRECISIONS:
         raise VqnmtError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     try:

@@ -70,8 +70,12 @@ def _tsv_unit(number: int, source: str, target: str, span: tuple[int, int]) -> U
     return Unit(number, source, (source,), edits, (target,), known, known)
 
 
-_XML = r"\s*(?:<\?xml[^>]*>)?\s*(?:<!--.*?-->\s*)*(?:<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>\s*)?"
-_PO = r'(?:\s*(?:#[^\n]*)?\n)*msg(?:id|ctxt)\s+"'
+# Each of these takes linear time, whatever the text is: a repeated group has one way to match.
+_XML = (
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*)*"
+    r"(?:<!DOCTYPE[^>\[]*+(?:\[.*?\]\s*)?>\s*)?"
+)
+_PO = r'(?:[^\S\n]*(?:#[^\n]*)?\n)*msg(?:id|ctxt)\s+"'
 _JSON = r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:'
 FORMATS = (
     Format("gettext PO", (".po", ".pot"), _reader("gettext", "read_po"), _PO),
@@ -294,7 +298,8 @@ def memory_key(source: str) -> str:
 
 def split_lines(text: str) -> list[str]:
     """Split a text into its lines, at even places, and line breaks and margins between them."""
-    return re.split(r"(\s*\n\s*|^\s+|\s+$)", text)
+    # White space is looked through only from its first character on: in linear time.
+    return re.split(r"(^\s+|(?<!\s)(?:\s*\n\s*|\s+$))", text)
 
 
 def keep_lines(translate: Translate) -> Translate:

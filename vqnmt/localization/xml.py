@@ -11,10 +11,12 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr, unescape
 
 from vqnmt.localization.units import MEMORY, Edit, FormatError, Unit
+from vqnmt.spans import TO_TAG_END
 
 _START_TAG = re.compile(r"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 _MARKUP = re.compile(
-    r"<!\[CDATA\[(?P<cdata>.*?)\]\]>|<!--.*?-->|(?P<raw><[^>]*>|&(?!(?:amp|lt|gt|quot|apos);|#)\w+;)"
+    r"<!\[CDATA\[(?P<cdata>.*?)\]\]>|<!--.*?-->"
+    rf"|(?P<raw><\?.*?\?>|<{TO_TAG_END}|&(?!(?:amp|lt|gt|quot|apos);|#)\w+;)"
     r"|&#(?P<code>x?[0-9a-fA-F]+);",
     re.DOTALL,
 )

@@ -7,6 +7,7 @@ from vqnmt.data.config import CorpusConfig
 from vqnmt.data.vocabulary import VocabularyConfig
 from vqnmt.decode.settings import ReadingSettings, Temperature, Width
 from vqnmt.errors import VqnmtError
+from vqnmt.formality import find_formality
 from vqnmt.models import AutoregressiveConfig, CtcConfig, FertilityConfig, LatentConfig
 from vqnmt.models.registry import ARCHITECTURES
 from vqnmt.plugins import NamesPlugins
@@ -185,6 +186,8 @@ class PipelineConfig(NamesPlugins, Settings):
                 f"{STUDENTS[self.student]}: leave it out, or name the student of a plug-in"
             )
         _ = self.student_settings  # checks those of a plug-in
+        if self.vocabulary.formality:
+            find_formality("", self.corpus.target_language)  # refuses languages that it lacks
         if self.teacher_prefix and self.teacher == "own":
             raise VqnmtError(
                 f"teacher_prefix is {self.teacher_prefix!r}, but teacher=own takes none: leave it "

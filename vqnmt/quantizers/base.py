@@ -217,7 +217,12 @@ class Quantizer(nn.Module, ABC):
         self.config: Any = config
         self.dim, self.auto_step, self.channel_last = dim, auto_step, channel_last
         self._forwards = 0  # in training, since the last step
+        self._warns = True  # unless it is a part of another, which does
         self._count_codes(config.codebook_size)
+
+    def extra_repr(self) -> str:
+        """What `print` says of it beside its class."""
+        return f"dim={self.dim}, codebook_size={self.codebook_size}"
 
     def _count_codes(self, codebook_size: int) -> None:
         """Set K, and start the statistics."""
@@ -258,13 +263,18 @@ class Quantizer(nn.Module, ABC):
         if self.auto_step and self._forwards:
             self.step()
         self._forwards += 1
-        if self._forwards == _FORGOTTEN and type(self)._step is not Quantizer._step:
+        if self._forwards == _FORGOTTEN and self._warns and self._needs_steps():
             warnings.warn(
                 f"{type(self).__name__} has had {_FORGOTTEN} forward passes in training without a "
-                "step(), so its codebook does not move: call step() after each step of the "
-                "optimiser, or build it with auto_step=True",
-                stacklevel=4,
+                "step(), which starts its codebook from the data, moves it and restarts unused "
+                "codes: call step() after each step of the optimiser, or build it with "
+                "auto_step=True",
+                stacklevel=5,  # the caller, past this method, forward and two of nn.Module
             )
+
+    def _needs_steps(self) -> bool:
+        """Whether `step` does anything."""
+        return type(self)._step is not Quantizer._step
 
     def _quantize(self, z_e: Tensor, mask: Tensor | None) -> QuantizerOutput:
         """Quantize checked inputs; see `forward`."""

@@ -97,6 +97,8 @@ class CompositeQuantizer(Quantizer):
             made_of = [build_quantizer(part, size) for _ in range(settings.parts)]
         self._count_codes(math.prod(part.codebook_size for part in made_of))
         self.parts = nn.ModuleList(made_of)
+        for part in made_of:
+            part._warns = False
         self.stochastic = any(part.stochastic for part in made_of)
 
     def _part_dim(self, dim: int, parts: int) -> int:
@@ -160,6 +162,9 @@ class CompositeQuantizer(Quantizer):
     def _step(self) -> None:
         for part in self.quantizers:
             part.step()
+
+    def _needs_steps(self) -> bool:
+        return any(part._needs_steps() for part in self.quantizers)
 
     def _clear(self) -> None:
         for part in self.quantizers:

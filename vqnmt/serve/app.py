@@ -7,7 +7,6 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from importlib import resources
 from typing import Any
 
@@ -18,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -33,6 +32,7 @@ from vqnmt.serve.documents import (
     ENDINGS,
     Documents,
     Lookup,
+    document_texts,
     sentences,
     translate_document,
     translate_html,
@@ -81,13 +81,17 @@ class Pair:
     def _work(self, sentences: list[str], candidates: int) -> list[list[Translation]]:
         return self.translator.n_best(sentences, SearchSettings(candidates=candidates))
 
-    async def best(self, sentences: Sequence[str]) -> list[str]:
-        """Translate sentences, however many, a batch after the other, others' in between."""
-        size, texts = self.batcher.batch, list[str]()
+    async def translate(
+        self, sentences: Sequence[str], candidates: int = 1
+    ) -> list[list[Translation]]:
+        """Translate sentences, however many: a batch after the other, other requests' in between.
+
+        After a time-out no further batch is begun.
+        """
+        size, found = self.batcher.batch, list[list[Translation]]()
         for start in range(0, len(sentences), size):
-            found = await self.batcher.translate(sentences[start : start + size])
-            texts += [ranked[0].text for ranked in found]
-        return texts
+            found += await self.batcher.translate(sentences[start : start + size], candidates)
+        return found
 
 
 class Server:
@@ -191,12 +195,17 @@ class Server:
         return self.pairs[source, target], detected
 
     def detect(self, text: str) -> list[dict[str, Any]]:
-        """Return the languages that a text may be in, the likeliest first."""
+        """Return the languages that a text may be in, the likeliest first; one at least."""
         if self.identifier is None:
             raise HTTPException(
                 400, "Languages cannot be detected here: name the source, or install py3langid"
             )
-        return self.identifier.detect(text)
+        found = self.identifier.detect(text)
+        if not found:
+            raise HTTPException(
+                400, "None of the models' languages can be detected: name the source"
+            )
+        return found
 
     # --- LibreTranslate's API ---------------------------------------------------------------------
 
@@ -214,7 +223,7 @@ class Server:
         for pair in dict.fromkeys(pair for pair, _ in chosen if pair is not None):
             own = [i for i, (its, _) in enumerate(chosen) if its is pair]
             asked = dict.fromkeys(one for i in own for one in sentences(texts[i], change))
-            results = await pair.batcher.translate(list(asked), 1 + count)
+            results = await pair.translate(list(asked), 1 + count)
             known = dict(zip(asked, results, strict=True))
             for i in own:
                 found[i] = _ranked(texts[i], change, known, 1 + count)
@@ -259,21 +268,12 @@ class Server:
         data = await file.read()
         pair, _ = self.pair(values, data[:SNIFFED].decode(errors="replace"))
         if pair is not None:
-            loop = asyncio.get_running_loop()
-            running: Future[list[str]] | None = None
-
-            def best(texts: list[str]) -> list[str]:
-                nonlocal running
-                running = asyncio.run_coroutine_threadsafe(pair.best(texts), loop)
-                return running.result()
-
-            try:
-                data = await asyncio.to_thread(
-                    translate_document, data, file.filename, best, pair.languages
-                )
-            finally:  # of a request that takes too long the rest is not translated
-                if running is not None:
-                    running.cancel()
+            document = data, file.filename, pair.languages
+            asked = await asyncio.to_thread(document_texts, *document)
+            known = dict(zip(asked, await pair.translate(asked), strict=True))
+            data = await asyncio.to_thread(
+                translate_document, *document, lambda texts: [known[text][0].text for text in texts]
+            )
         name = self.documents.keep(file.filename, data)
         url = request.url_for("download_file", name=name)
         return JSONResponse({"translatedFileUrl": str(url)})
@@ -374,6 +374,8 @@ class Server:
             return _error(error.status_code, error.detail)
         except QueueFull:
             return _error(429, "Slowdown: too many requests wait", {"Retry-After": "1"})
+        except ClientDisconnect:  # nobody reads this
+            return _error(400, "The request ended before its last byte")
         except TimeoutError:
             return _error(503, "The translation takes too long", {"Retry-After": "5"})
         except VqnmtError as error:

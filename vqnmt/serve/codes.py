@@ -50,11 +50,15 @@ def alternatives(
 ) -> list[dict[str, Any]]:
     """Return the likeliest codes at a position, their probabilities, and what they would write.
 
+    The sentence's own code comes first, see `code_alternatives`; the others fall by probability.
+
     Raises:
         VqnmtError: The model cannot tell, or a code or the position is out of range.
     """
     answer = []
-    for code, probability in translator.code_alternatives(text, codes, position, 6):
+    likely = translator.code_alternatives(text, codes, position, 6)
+    likely.sort(key=lambda one: one[0] not in codes[position : position + 1])
+    for code, probability in likely:
         after = [] if complete else codes[position + 1 :]
         found = translator.decode_codes(text, [*codes[:position], code, *after], complete=complete)
         written = code_texts(translator, found)

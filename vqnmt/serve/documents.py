@@ -24,18 +24,20 @@ from vqnmt.localization.files import (
     split_lines,
     translate_strings,
 )
-from vqnmt.spans import compare_spans
+from vqnmt.spans import TO_TAG_END, compare_spans
 
 ENDINGS = (*(ending for one in FORMATS for ending in one.endings), ".xml", ".txt", ".html")
-# What ends a sentence in HTML, and what is never translated.
+# What ends a sentence in HTML, and what is never translated, to the end if it is not closed. Both
+# patterns take linear time: white space is looked through only from its first character on.
 _BLOCK = re.compile(
-    r"(\s*(?:<(?:script|style|code|pre)\b.*?</(?:script|style|code|pre)\s*>|<!--.*?-->|<![^>]*>"
-    r"|</?(?:p|div|li|ul|ol|dl|dt|dd|h[1-6]|t[dhr]|table|thead|tbody|br|hr|section|article"
+    r"((?:(?<!\s)\s++)?"
+    r"(?:<(?:script|style|code|pre)\b.*?(?:</(?:script|style|code|pre)\s*>|\Z)"
+    r"|<!--.*?(?:-->|\Z)|<![^>]*(?:>|\Z)|</?(?:p|div|li|ul|ol|dl|dt|dd|h[1-6]|t[dhr]|table|thead|tbody|br|hr|section|article"
     r"|header|footer|nav|main|aside|body|html|head|title|meta|link|blockquote|form|label|button"
-    r"|select|option|textarea|figure|figcaption)\b[^>]*>)\s*)",
+    rf"|select|option|textarea|figure|figcaption)\b(?:{TO_TAG_END}|[^<>]*\Z))\s*)",
     re.DOTALL | re.IGNORECASE,
 )
-_TAG = re.compile(r"(\s*<[^>]*>\s*)")
+_TAG = re.compile(rf"((?:(?<!\s)\s++)?<{TO_TAG_END}\s*)")
 # Bytes of all files that wait to be fetched.
 _MOST_KEPT = 64 << 20
 
@@ -62,7 +64,9 @@ def translate_html(text: str, lookup: Lookup) -> str:
 
 def _translate_block(block: str, lookup: Lookup) -> str:
     whole = lookup(block)
-    parts = _TAG.split(block)
+    tail = block[block.rfind(">") + 1 :].lstrip()  # no tag: each "<" in it would be looked through
+    parts = _TAG.split(block.removesuffix(tail))
+    parts[-1] += tail
     if len(parts) == 1:
         return whole.replace("<", "&lt;")  # the source has none
     apart = "".join(
@@ -73,7 +77,7 @@ def _translate_block(block: str, lookup: Lookup) -> str:
 
 
 def translate_document(
-    data: bytes, name: str, translate: Translate, languages: tuple[str, str]
+    data: bytes, name: str, languages: tuple[str, str], translate: Translate
 ) -> bytes:
     """Translate a string file by units, HTML by blocks, and any other text by lines.
 
@@ -93,6 +97,22 @@ def translate_document(
     known = dict.fromkeys(sentences(text, change))
     known |= dict(zip(known, translate(list(known)), strict=True))
     return change(text, lambda sentence: str(known[sentence])).encode()
+
+
+def document_texts(data: bytes, name: str, languages: tuple[str, str]) -> list[str]:
+    """Return the texts that `translate_document` would have translated, each once.
+
+    Raises:
+        VqnmtError: See `translate_document`.
+    """
+    asked: dict[str, None] = {}
+
+    def note(texts: list[str]) -> list[str]:
+        asked.update(dict.fromkeys(texts))
+        return texts
+
+    translate_document(data, name, languages, note)
+    return list(asked)
 
 
 def sentences(text: str, change: Callable[[str, Lookup], str]) -> list[str]:

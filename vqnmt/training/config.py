@@ -54,7 +54,7 @@ class TrainingConfig(Settings):
     skip_limit: PositiveInt = field(default=20, metadata=NO_NUMBER)
     """The training aborts after this many consecutive skipped steps."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`fp32`, `bf16`, or `auto`: bf16 on GPUs and on CPUs with AVX-512 BF16."""
+    """`fp32`, `bf16`, or `auto`: bf16 on GPUs and on CPUs with AMX tiles."""
     log_every: PositiveInt = field(default=50, metadata=NO_NUMBER)
     """Steps between two rows of metrics.jsonl."""
     trackers: list[str] = field(default_factory=list, metadata=NO_NUMBER)

@@ -31,9 +31,17 @@ from vqnmt.spans import (
     slot,
 )
 from vqnmt.tokens import length_limit
-from vqnmt.translate.candidates import distinct, joined, rescore, restored
+from vqnmt.translate.candidates import distinct, joined, mean_score, rescore, restored
 from vqnmt.translate.parts import Part, around_spans, cut, join, split_row
-from vqnmt.translate.translation import Rescorer, Translation, as_sentences, faults, untranslated
+from vqnmt.translate.translation import (
+    Rescorer,
+    Translation,
+    as_codes,
+    as_sentences,
+    check_attribute,
+    faults,
+    untranslated,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,8 +99,6 @@ class BatchTranslator(ABC):
         on_long: str = "refuse",
         span_patterns: Sequence[str] = (),
     ) -> None:
-        if on_long not in ON_LONG:
-            raise VqnmtError(f"on_long is {on_long!r}; choose one of {', '.join(ON_LONG)}")
         least = {"batch_tokens": batch_tokens, "spread": spread}
         for key, value in {**least, "max_source_tokens": max_source_tokens}.items():
             if not value >= 1:
@@ -103,7 +109,7 @@ class BatchTranslator(ABC):
         self.max_source_tokens = max_source_tokens
         self.length_penalty, self.on_long = length_penalty, on_long
         self.span_patterns = list(span_patterns)
-        check_patterns(self.span_patterns, "span_patterns")
+        self._check_attributes()
         self._formality: str | None = None
         kind = type(self)
         kind._process = kind._process or os.getpid()
@@ -112,6 +118,12 @@ class BatchTranslator(ABC):
         """Say what it is."""
         pair = f"{self.source_language} to {self.target_language}"
         return f"<{type(self).__name__}: {pair}, {self.engine}, {len(self.vocabulary):,} pieces>"
+
+    def _check_attributes(self) -> None:
+        """Check what a caller may set on a loaded translator, too."""
+        if self.on_long not in ON_LONG:
+            raise VqnmtError(f"on_long is {self.on_long!r}; choose one of {', '.join(ON_LONG)}")
+        check_patterns(self.span_patterns, "span_patterns")
 
     @property
     def formality(self) -> str | None:
@@ -124,7 +136,7 @@ class BatchTranslator(ABC):
 
     @formality.setter
     def formality(self, value: str | None) -> None:
-        if value is not None and value not in TAGS:
+        if value is not None and value not in tuple(TAGS):
             raise VqnmtError(f"formality is {value!r}; choose one of {', '.join(TAGS)}, or None")
         if value is not None and not self.vocabulary.formality:
             raise VqnmtError(
@@ -272,6 +284,10 @@ class BatchTranslator(ABC):
             settings = SearchSettings(
                 candidates=num_return_sequences, length_penalty=self.length_penalty
             )
+        settings = checked(SearchSettings, settings, "settings")
+        check_attribute("rescorer", rescorer, "score")
+        check_attribute("progress", progress, "update")
+        self._check_attributes()
         self._refuse_fork()
         sentences = as_sentences(sentences)
         parts, owners, rows = self._fit(list(map(self.cut, sentences)), first_line)
@@ -365,7 +381,8 @@ class BatchTranslator(ABC):
             others = rescorer.translate([parts[i].source for i in some], beam=4, repair=False)
             for i, translation in zip(some, others, strict=True):
                 if not translation.warnings:  # its tokens are another vocabulary's
-                    put(i, Translation(translation.text, translation.score))
+                    mark = translation.score
+                    put(i, Translation(translation.text, mark, teacher_score=mark))
         some = failing()
         texts = [around_spans(parts[i].source, self.span_patterns) for i in some]
         words = [text[1] for text in chain.from_iterable(texts) if isinstance(text, tuple)]
@@ -380,19 +397,17 @@ class BatchTranslator(ABC):
             source = parts[i].source
             spans = [piece for piece in pieces if isinstance(piece, str)]
             if spans:
+                written = [next(between) for piece in pieces if not isinstance(piece, str)]
+                ordered = iter(written)
                 text = "".join(
                     piece
                     if isinstance(piece, str)
-                    else piece[0] + (next(between).text.rstrip(".!?") or piece[1]) + piece[2]
+                    else piece[0] + (next(ordered).text.rstrip(".!?") or piece[1]) + piece[2]
                     for piece in pieces
                 )
                 warnings = [f"translated around {', '.join(spans)}"]
-                put(
-                    i,
-                    Translation(
-                        text, warnings=[*warnings, *faults(source, text, self.span_patterns)]
-                    ),
-                )
+                warnings += faults(source, text, self.span_patterns)
+                put(i, Translation(text, mean_score(written), warnings=warnings))
             elif not (found[i] and found[i][0].text):
                 put(i, Translation(source, warnings=["left as it is: the model wrote nothing"]))
 
@@ -521,7 +536,7 @@ class BatchTranslator(ABC):
                 a code is out of range, one too many, or missing.
         """
         parts, row, limit = self._code_part(text)
-        given = self._check_codes(codes, limit)
+        given = as_codes(codes, self.codebook_size, limit)
         if not self.joint_end:
             given += [] if complete else [self.codebook_size]
         elif given:
@@ -559,17 +574,22 @@ class BatchTranslator(ABC):
 
         Returns:
             Codes and their probabilities, falling. Those of all codes sum to 1, with that of the
-            end, which is not among them, if the model has one of its own.
+            end, which is not among them, if the model has one of its own. With `joint_end` a code
+            may stand above the one that greedy search takes: its probability is the sum of two
+            symbols, the last code or not, and the search takes the likeliest symbol.
 
         Raises:
             VqnmtError: See `decode_codes`; or `position` or `count` is out of range.
         """
         _, row, limit = self._code_part(text)
-        given = self._check_codes(codes, limit)
+        given = as_codes(codes, self.codebook_size, limit)
         last = min(len(given), limit - 1)
-        if not 0 <= position <= last:
-            raise VqnmtError(f"position is {position}; it must be from 0 to {last}")
+        if not isinstance(position, Integral) or not 0 <= position <= last:
+            raise VqnmtError(
+                f"position is {position!r}; it must be a whole number from 0 to {last}"
+            )
         checked(Width, count, "count")
+        position = int(position)
         _, log_p = self.force_codes(row, [*given[:position], 0], position + 1)
         here, size = [math.exp(value) for value in log_p[position].tolist()], self.codebook_size
         if self.joint_end:  # as the last code or not
@@ -597,19 +617,9 @@ class BatchTranslator(ABC):
         self._refuse_long([row], 1)
         return parts, row, length_limit(len(row)) // self.tokens_per_code + 1
 
-    def _check_codes(self, codes: Sequence[int], limit: int) -> list[int]:
-        for i, code in enumerate(codes):
-            if not isinstance(code, Integral) or not 0 <= code < self.codebook_size:
-                raise VqnmtError(
-                    f"codes[{i}] is {code!r}; it must be a whole number from 0 to "
-                    f"{self.codebook_size - 1}"
-                )
-        if len(codes) > limit:
-            raise VqnmtError(f"codes has {len(codes)} codes; this sentence may have {limit}")
-        return [int(code) for code in codes]
-
     def code_pieces(self, translation: Translation) -> list[list[str]]:
         """Return the pieces that each code of `translation` writes."""
+        check_attribute("translation", translation, "tokens")
         pieces = iter(self.vocabulary.pieces(translation.tokens))
         return [[next(pieces) for _ in range(span)] for span in translation.spans]
 

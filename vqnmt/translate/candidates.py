@@ -55,6 +55,13 @@ def _deciding(translation: Translation) -> float:
     return translation.score if rescored is None else rescored
 
 
+def mean_score(translations: Iterable[Translation]) -> float:
+    """The mean of scores over the symbols of all `translations`; 0 where a model wrote none."""
+    scored = [one for one in translations if one.codes or one.tokens]
+    total = max(sum(one.length for one in scored), 1)
+    return sum(one.score * one.length for one in scored) / total
+
+
 def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
     """Join the translations of a text's parts; scores become means over all their symbols."""
     scored = [one for one in rank if one.codes or one.tokens]
@@ -62,7 +69,7 @@ def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
     rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
     return Translation(
         join(parts, [one.text for one in rank]),
-        sum(one.score * one.length for one in scored) / total,
+        mean_score(rank),
         [code for one in rank for code in one.codes],
         [token for one in rank for token in one.tokens],
         [span for one in rank for span in one.spans],

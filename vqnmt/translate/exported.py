@@ -17,7 +17,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.data.workers import available_cores
 from vqnmt.decode.ctc import read_likely
 from vqnmt.decode.language_model import TrigramModel, load_language_model
-from vqnmt.decode.settings import ReadingSettings, SearchSettings, Threads
+from vqnmt.decode.settings import SearchSettings, Threads
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import between, checked
 from vqnmt.tokens import BOS, EOS, PAD, length_limit
@@ -58,12 +58,12 @@ class LatentExportConfig(ExportConfig):
     positions_per_code: int
     """2^n_c * upsampling."""
     output: Literal["ctc", "cross_entropy"]
-    joint_end: bool = False
-    """See `LatentConfig`; earlier exports have an end of its own."""
-    blank_penalty: Annotated[float, between(-1e6, 1e6)] = 0.0
-    """0 in earlier exports, whose graph subtracts it itself and returns one piece a position."""
-    repeatable: list[Annotated[int, between(0, MOST_PIECES)]] | None = None
-    """Pieces that may occur twice in a row; None, as in earlier exports, allows it for all."""
+    joint_end: bool
+    """See `LatentConfig`."""
+    blank_penalty: Annotated[float, between(-1e6, 1e6)]
+    """Subtracted from the blank's score at each position, in nats, where the best path is read."""
+    repeatable: list[Annotated[int, between(0, MOST_PIECES)]]
+    """Pieces that may occur twice in a row."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and the positions against the compression."""
@@ -127,13 +127,10 @@ class OnnxTranslator(BatchTranslator):
         self._session, self._language_model = session, language_model
         self._config, self._threads = config, threads
         self._stride, self._positions = 2**config.compression, config.positions_per_code
-        repeatable = config.repeatable
-        self._repeatable = None if repeatable is None else frozenset(repeatable)
+        self._repeatable = frozenset(config.repeatable)
         # (V,): the same as a mask, for the reading with trigrams.
         size = language_model.size if language_model else 0
-        self._twice = np.isin(np.arange(size), repeatable or [])
-        # Inputs that a call may leave out; older exports lack some or all.
-        self._optional = {value.name for value in session.get_overridable_initializers()}
+        self._repeatable_mask = np.isin(np.arange(size), config.repeatable)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, threads: int | None = None) -> "OnnxTranslator":
@@ -152,11 +149,6 @@ class OnnxTranslator(BatchTranslator):
         language_model = load_language_model(folder, len(vocabulary))
         return cls(session, config, vocabulary, language_model, threads)
 
-    @property
-    def searches(self) -> bool:
-        """Whether a beam finds further candidates."""
-        return "beam" in self._optional
-
     def find(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
         """Translate one batch of token rows.
 
@@ -164,16 +156,6 @@ class OnnxTranslator(BatchTranslator):
         fits into a core's caches.
         """
         _refuse_samples(settings)
-        if not (settings.greedy or "beam" in self._optional):
-            raise VqnmtError(
-                "this model was exported before exports could search with a beam: export it again"
-            )
-        reading = settings.reading.pieces
-        if "likely" not in self._optional and reading > ReadingSettings().pieces:
-            raise VqnmtError(
-                f"reading.pieces is {reading}, but this export gives {ReadingSettings().pieces} "
-                "pieces of a position: export the model again"
-            )
         alone = self._config.precision == "int8"
         size = 1 if alone else max(len(rows) // settings.candidates, 1)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -191,13 +173,8 @@ class OnnxTranslator(BatchTranslator):
 
     @property
     def codebook_size(self) -> int:
-        """See `BatchTranslator`; exports from before codes could be given do not say it."""
-        outputs = self._session.get_outputs()
-        if outputs[-1].name != "code_log_p":
-            raise VqnmtError(
-                "this model was exported before exports could decode given codes: export it again"
-            )
-        symbols = int(outputs[-1].shape[1])
+        """See `BatchTranslator`."""
+        symbols = int(self._session.get_outputs()[-1].shape[1])  # of `code_log_p`
         return symbols // 2 if self.joint_end else symbols - 1
 
     @property
@@ -241,12 +218,11 @@ class OnnxTranslator(BatchTranslator):
         limits = length_limit(np.array(lengths)) // self._stride + 1  # codes
         if limit is not None:
             limits[:] = limit
-        inputs = {"source": source, "limits": limits}
+        reader = self._language_model if settings.language_model else None
+        likely = np.array([settings.reading.pieces if reader else _BEST_PATH])
+        inputs = {"source": source, "limits": limits, "likely": likely}
         if given is not None:
             inputs["given"] = np.array(given, dtype=np.int64)
-        reader = self._language_model if settings.language_model else None
-        if "likely" in self._optional:
-            inputs["likely"] = np.array([settings.reading.pieces if reader else _BEST_PATH])
         if not settings.greedy:
             inputs |= {
                 "beam": np.array([max(settings.beam, settings.candidates)]),
@@ -254,12 +230,11 @@ class OnnxTranslator(BatchTranslator):
                 "length_penalty": np.array(settings.length_penalty, dtype=np.float32),
             }
         try:
-            pieces, codes, counts, scores, *further = self._session.run(None, inputs)
+            pieces, codes, counts, scores, logits, code_log_p = self._session.run(None, inputs)
         except Exception as error:  # the engine's errors share no other base
             raise VqnmtError(
                 f"model.onnx: cannot be run ({_reason(error)}): export the model again"
             ) from error
-        logits = further[0] if further else None
         # The graph decodes a sentence without codes from one code.
         lengths = (np.maximum(counts, 1) * self._positions).tolist()
         if pieces.shape[1] < max(lengths):
@@ -267,11 +242,12 @@ class OnnxTranslator(BatchTranslator):
                 f"config.json: positions_per_code is {self._positions}, but model.onnx has fewer: "
                 "export the model again"
             )
-        if reader is None or logits is None:
+        if reader is None:
             read = self._read_best(pieces, logits, lengths)
         else:
+            mask = self._repeatable_mask
             read = read_likely(
-                *(logits, pieces, lengths, self._positions, reader, self._twice, settings.reading)
+                *(logits, pieces, lengths, self._positions, reader, mask, settings.reading)
             )
         found: list[list[Translation]] = [[] for _ in rows]
         for i, (symbols, count, log_p, (tokens, spans)) in enumerate(
@@ -286,14 +262,14 @@ class OnnxTranslator(BatchTranslator):
             found[sentence].append(
                 Translation("", score, symbols[:count].tolist(), tokens, spans[:count], ended=ended)
             )
-        return found, further[-1] if further else np.zeros(0)
+        return found, code_log_p
 
     def _read_best(
-        self, pieces: np.ndarray, logits: np.ndarray | None, lengths: list[int]
+        self, pieces: np.ndarray, logits: np.ndarray, lengths: list[int]
     ) -> list[tuple[list[int], list[int]]]:
         """Read the best of the likely pieces (R, P, n); see `read_likely`."""
         best = pieces[:, :, 0]
-        if logits is not None and self._config.blank_penalty and pieces.shape[2] > 1:
+        if self._config.blank_penalty and pieces.shape[2] > 1:
             # The likeliest piece that is not the blank is the first or the second.
             beaten = logits[..., 0] - self._config.blank_penalty < logits[..., 1]
             best = np.where((best == PAD) & beaten, pieces[:, :, 1], best)
@@ -310,12 +286,11 @@ class OnnxTranslator(BatchTranslator):
             return np.cumsum(best == EOS) == 0
         starts = best != PAD
         starts[1:] &= best[1:] != best[:-1]
-        if self._repeatable is not None:
-            before = None  # the last piece so far, across blanks
-            for place in np.flatnonzero(starts).tolist():
-                piece = int(best[place])
-                starts[place] = piece != before or piece in self._repeatable
-                before = piece
+        before = None  # the last piece so far, across blanks
+        for place in np.flatnonzero(starts).tolist():
+            piece = int(best[place])
+            starts[place] = piece != before or piece in self._repeatable
+            before = piece
         return starts
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -34,7 +35,7 @@ class ModelConfig(Settings):
     target_language: Language
     max_source_tokens: Annotated[int, between(1, 1_000_000)]
     span_patterns: list[str] = dataclasses.field(default_factory=list)
-    """See `BatchTranslator`; older folders have none."""
+    """See `BatchTranslator`."""
 
     def __post_init__(self, group: str) -> None:
         """Check every field, and that the patterns are regular expressions."""
@@ -53,7 +54,11 @@ def read_values(folder: Path) -> dict[str, Any]:
     """
     place = folder / "config.json"
     if not folder.is_dir():
-        raise VqnmtError(f"{folder}: no such model folder; give one that train_nmt.py has written")
+        on_the_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(folder))
+        further = f", or hf://{folder} for one of the Hub" if on_the_hub else ""
+        raise VqnmtError(
+            f"{folder}: no such model folder: give one that `vqnmt train` has written{further}"
+        )
     if not place.is_file():
         if (folder / "student").is_dir():
             raise VqnmtError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vqnmt.decode.settings import Threads
 from vqnmt.errors import VqnmtError, missing_extra
-from vqnmt.files import shipped
+from vqnmt.files import as_path, shipped
 from vqnmt.settings import checked
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.folder import EXPORTED, read_values
@@ -14,6 +14,9 @@ PRETRAINED = "pretrained/en-de"
 
 HUB = "hf://"
 """Before the name of a repository on the Hub."""
+
+# Weights of other frameworks, which repositories of transformers hold beside those for PyTorch.
+_NOT_FOR_US = ["*.h5", "*.msgpack", "*.ot"]
 
 
 def load_translator(
@@ -30,7 +33,7 @@ def load_translator(
             it on the Hub; None takes the model that comes with vqnmt, English to German.
         device: Where PyTorch runs; None takes a GPU where there is one.
         threads: Threads of one translation by an exported model; None takes one for each core.
-        dtype: What PyTorch computes in, one of `DTYPES`; None takes `fp32`.
+        dtype: What PyTorch computes in: `fp32`, `bf16` or `fp16`; None takes `fp32`.
 
     Raises:
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
@@ -39,8 +42,8 @@ def load_translator(
     if folder is None:
         folder = shipped(PRETRAINED)
     elif isinstance(folder, str) and folder.startswith(HUB):
-        folder = _fetched(folder)
-    folder = Path(folder)
+        folder = fetched(folder)
+    folder = as_path(folder, "folder")
     checked(Threads | None, threads, "threads")
     if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.translate.exported import load_exported
@@ -64,14 +67,33 @@ def load_translator(
     return translator
 
 
-def _fetched(name: str) -> Path:
-    """Fetch a repository of the Hub, unless its copy in the cache is current; return its folder."""
+def fetched(name: str) -> Path:
+    """Fetch "hf://user/repo" from the Hub, unless its copy in the cache is current.
+
+    Returns:
+        The folder of the copy.
+
+    Raises:
+        VqnmtError: There is no such repository, the Hub is not reached and there is no copy, or
+            huggingface_hub is not installed.
+    """
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from None
     try:
-        return Path(snapshot_download(name.removeprefix(HUB)))
+        return Path(snapshot_download(name.removeprefix(HUB), ignore_patterns=_NOT_FOR_US))
+    except RepositoryNotFoundError as error:
+        raise VqnmtError(
+            f"{name}: the Hub has no such repository, or shows it only to some: check the name, or "
+            "log in by `hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise VqnmtError(
+            f"{name}: {constants.ENDPOINT} is not reached, and this machine has no copy: check the "
+            "network"
+        ) from error
     except Exception as error:  # its errors, and those of its connections, share no other base
         first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise VqnmtError(

@@ -32,7 +32,6 @@ from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
 from vqnmt.layers import Losses
 from vqnmt.layers.transformer import Positions, sinusoids
-from vqnmt.models import LatentConfig
 from vqnmt.models.parallel import ParallelTransformer
 from vqnmt.models.registry import ARCHITECTURES, build_model
 from vqnmt.plugins import plugins_of, require_plugins
@@ -59,7 +58,7 @@ class SavedConfig(ModelConfig):
     architecture: str
     settings: dict[str, Any]
     vocabulary_size: Annotated[int, between(1, MOST_PIECES)]
-    written_pieces: int | None = None
+    written_pieces: int
     plugins: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -70,7 +69,7 @@ class VqnmtConfig(PretrainedConfig):
         architecture: A key of `ARCHITECTURES`.
         settings: The architecture's config as a plain mapping.
         vocabulary_size: Pieces in the joint vocabulary.
-        written_pieces: See `TiedEmbedding.written`; None, as in older folders, means all.
+        written_pieces: See `TiedEmbedding.written`; None means all.
         source_language: Language code of the source.
         target_language: Language code of the target.
         max_source_tokens: Longer sources are refused.
@@ -127,10 +126,7 @@ class VqnmtForConditionalGeneration(PreTrainedModel):
                 f"{', '.join(ARCHITECTURES)}"
             )
         kind = ARCHITECTURES[config.architecture].config
-        values = config.settings
-        if issubclass(kind, LatentConfig):  # older folders do not say it
-            values = {"joint_end": False, **values}
-        settings: Any = from_mapping(kind, values, "settings")
+        settings: Any = from_mapping(kind, config.settings, "settings")
         self.model = build_model(config.architecture, settings, config.vocabulary_size)
         written = config.written_pieces
         if not (isinstance(written, int) and UNK < written <= config.vocabulary_size):

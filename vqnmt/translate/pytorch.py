@@ -23,7 +23,7 @@ from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
+from vqnmt.files import as_path, atomic_path, atomic_write_text, temporary_folder
 from vqnmt.models import (
     AutoregressiveTransformer,
     CtcTransformer,
@@ -114,12 +114,12 @@ class Translator(BatchTranslator):
         Raises:
             VqnmtError: A file is missing or damaged, or the folder is of another version.
         """
+        folder = as_path(folder, "folder")
         if dtype not in _DTYPES:
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
         cls._refuse_fork()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(chosen)
-        folder = Path(folder)
         loaded = _load(folder, check_model_folder(folder))
         module = loaded.model.to(chosen, _DTYPES[dtype])
         vocabulary = Vocabulary.load(folder / "spm.model")
@@ -306,7 +306,7 @@ def _check_device(name: str) -> None:
     """Refuse a device that PyTorch cannot compute on, before anything is loaded."""
     try:
         torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # unknown, or torch is built without it
+    except (RuntimeError, AssertionError, TypeError) as error:  # unknown, or not built in
         raise VqnmtError(
             f"device is {name!r}, which PyTorch cannot use here ({type(error).__name__}): give "
             f"{'cuda or ' if torch.cuda.is_available() else ''}cpu"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Protocol
 
 from vqnmt.data.normalization import normalize
@@ -77,10 +78,13 @@ def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
             names the item.
     """
     if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
-        raise VqnmtError(
-            f"{name} is {given!r:.40} of type {type(given).__name__}: give a list of strings, for "
-            "one sentence a list of one, or call the translator itself"
+        remedy = (
+            "give a string, or a list of strings"
+            if name == "text"
+            else "give a list of strings, for one sentence a list of one, or call the translator "
+            "itself"
         )
+        raise VqnmtError(f"{name} is {given!r:.40} of type {type(given).__name__}: {remedy}")
     sentences = list(given)
     for i, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
@@ -96,6 +100,44 @@ def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
                 f'{error.start}: read the text with errors="replace"'
             ) from None
     return sentences
+
+
+def as_codes(given: Iterable[int], size: int, most: int) -> list[int]:
+    """Return the codes that a caller has given as a list.
+
+    Args:
+        given: Any iterable of whole numbers.
+        size: How many codes the model has.
+        most: The most codes that the sentence may have.
+
+    Raises:
+        VqnmtError: It is none, has too many codes, or one that is out of range; names the item.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise VqnmtError(f"codes is {given!r:.40}: give a list of whole numbers")
+    codes = list(given)
+    for i, code in enumerate(codes):
+        whole = isinstance(code, Integral) and not isinstance(code, bool)
+        if not whole or not 0 <= code < size:
+            raise VqnmtError(
+                f"codes[{i}] is {code!r}; it must be a whole number from 0 to {size - 1}"
+            )
+    if len(codes) > most:
+        raise VqnmtError(f"codes has {len(codes)} codes; this sentence may have {most}")
+    return [int(code) for code in codes]
+
+
+def check_attribute(name: str, given: object, attribute: str) -> None:
+    """Refuse an argument `name` that is no object of its kind; None is one.
+
+    Raises:
+        VqnmtError: It lacks an attribute of its kind.
+    """
+    if given is not None and not hasattr(given, attribute):
+        raise VqnmtError(
+            f"{name} is {given!r:.80} of type {type(given).__name__}: give an object that has "
+            f"{attribute}"
+        )
 
 
 def untranslated(sentence: str) -> Translation:
