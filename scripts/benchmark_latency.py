@@ -21,13 +21,14 @@ import torch
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.plots import plot_bleu_latency, plot_latency_by_length
+from vqnmt.evaluation.latency_plots import plot_bleu_latency, plot_latency_by_length
 from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
+from vqnmt.pipeline.run import pair_name
 from vqnmt.translate.pytorch import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> None:
     threads = torch.get_num_threads()
     folder = Path(options.run)
     corpus = load_corpus(folder / "corpus")
-    title = f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
+    title = pair_name(corpus)
     texts = {
         name: first_sentences(corpus.test, name, options.sentences)
         for name in options.test_sets or list(corpus.test)[:1]

@@ -22,6 +22,9 @@ from vqnmt.files import atomic_write_lines
 from vqnmt.layers import Losses
 from vqnmt.training.config import TrainingConfig
 
+METRICS = "metrics.jsonl"
+"""The file of the rows, in the folder of a training."""
+
 
 class Meter:
     """Mean losses of all processes since the last row, and the rate.
@@ -120,7 +123,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, step: int, trackers: Sequence[GeneralTracker] = ()) -> None:
-        self.path, self.trackers = folder / "metrics.jsonl", trackers
+        self.path, self.trackers = folder / METRICS, trackers
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         atomic_write_lines(self.path, map(json.dumps, kept))
