@@ -9,7 +9,10 @@ from pathlib import Path
 
 from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.tables import (
+    MEDIAN,
+    P90,
     PARAMETERS,
+    SPEEDUP,
     TABLE_WIDTH,
     Column,
     controls_table,
@@ -71,14 +74,7 @@ class Example:
     """The set that it is from."""
 
 
-COSTS = (
-    Column("median ms", "latency_ms.median", "{:.1f}"),
-    Column("p90 ms", "latency_ms.p90", "{:.1f}"),
-    Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
-    PARAMETERS,
-)
-
-
+COSTS = (MEDIAN, P90, SPEEDUP, PARAMETERS)
 CONTROLS = (
     "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
     "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
