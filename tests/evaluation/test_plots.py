@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqnmt.evaluation import (
-    latency_plots,
+from vqnmt.evaluation import latency_plots, plots
+from vqnmt.evaluation.latency_plots import (
+    _overlap,
+    _pareto_front,
+    _Point,
+    engine_and_kind,
     plot_bleu_latency,
-    plot_code_usage,
-    plot_training,
-    plots,
 )
-from vqnmt.evaluation.latency_plots import _overlap, _pareto_front, _Point, engine_and_kind
+from vqnmt.evaluation.plots import plot_code_usage, plot_training
 
 
 def pixels(path):
