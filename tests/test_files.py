@@ -196,7 +196,8 @@ def test_a_disk_without_locks_is_used_without(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path / "lock", 0, "wait"):
+    # No other kind of lock either, which would stay after a kill.
+    with locked(tmp_path / "lock", 0, "wait"), locked(tmp_path / "lock", 0, "wait"):
         (tmp_path / "file").write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

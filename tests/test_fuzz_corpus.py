@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,12 +77,6 @@ def parallel(draw: st.DrawFn) -> tuple[list[bytes], str]:
     return files, ending
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is tested here."""
-    monkeypatch.setattr(os, "fsync", lambda number: None)
-
-
 def check_corpus(corpus: Corpus, folder: Path) -> None:
     """Check what a prepared corpus promises."""
     assert load_corpus(folder) == corpus
@@ -110,7 +103,7 @@ def prepare(folder: Path, **files: TextFiles) -> Corpus | VqnmtError:
     return corpus
 
 
-@fuzz(400)
+@fuzz(200)
 @given(made=parallel(), part=st.sampled_from(["train", "train", "valid", "test"]))
 def test_two_files(made: tuple[list[bytes], str], part: str) -> None:
     files, ending = made
@@ -128,7 +121,7 @@ def test_two_files(made: tuple[list[bytes], str], part: str) -> None:
             assert any(word in str(found) for word in ("text.en", "text.de", "corpus files: "))
 
 
-@fuzz(300)
+@fuzz(150)
 @given(
     pairs=st.lists(st.tuples(LINES, LINES), min_size=1, max_size=6),
     others=st.lists(ODD | SENTENCES, max_size=1),
@@ -150,7 +143,7 @@ def test_tsv(pairs: list[tuple[str, str]], others: list[str], raw: bytes, ending
             assert f"line {len(lines)}: no tab" in str(found)
 
 
-@fuzz(200)
+@fuzz(100)
 @given(data=st.data(), kind=st.sampled_from(["tgz", "zip"]))
 def test_damaged_archives(data: st.DataObject, kind: str) -> None:
     """The right pairs, or one sentence; no text is taken from a damaged archive."""
@@ -180,7 +173,7 @@ def test_damaged_archives(data: st.DataObject, kind: str) -> None:
         assert os.listdir(name) in ([path.name], [])
 
 
-@fuzz(120)
+@fuzz(60)
 @given(data=st.data())
 def test_damaged_folder_of_a_corpus(data: st.DataObject) -> None:
     """What is damaged is noticed: a corpus is right or is prepared again."""

@@ -22,9 +22,14 @@ from vqnmt.quantizers.registry import QUANTIZERS
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "sign_quantizer.py"
 FEW_STEPS = [
-    *("teacher_training.steps=2", "student_training.steps=12", "student_training.log_every=6"),
-    *("teacher_training.validate_every=2", "student_training.validate_every=12"),
-    *("evaluation.latency_sentences=0", "distill=false", "warm_start=false"),
+    "teacher_training.steps=2",
+    "student_training.steps=12",
+    "student_training.log_every=6",
+    "teacher_training.validate_every=2",
+    "student_training.validate_every=12",
+    "evaluation.latency_sentences=0",
+    "distill=false",
+    "warm_start=false",
     "student_model.continuous_start=0.0",
 ]
 
@@ -65,8 +70,12 @@ def test_a_quantizer_in_one_file_trains_scores_and_exports(
     shutil.copy(EXAMPLE, tmp_path)
     outcome = script(
         "train_nmt",
-        *("run=run", *overrides, *FEW_STEPS, "plugins=[sign_quantizer]"),
-        *("student_model.quantizer.name=signs", "student_model.quantizer.beta=0.5"),
+        "run=run",
+        *overrides,
+        *FEW_STEPS,
+        "plugins=[sign_quantizer]",
+        "student_model.quantizer.name=signs",
+        "student_model.quantizer.beta=0.5",
     )
     assert outcome.status == 0, outcome.err
     assert "signs_ctc_nc3" in {record.system for record in read_records(Path("run/results.json"))}
@@ -81,12 +90,19 @@ def test_a_quantizer_in_one_file_trains_scores_and_exports(
     assert [t.text for t in load_translator("exported").translate(sources)] == before
     # The folder remembers the module but does not have it imported, even where it is found; an
     # exported folder needs it no more.
-    for model, first in (("run/student", "import sign_quantizer; "), ("exported", "")):
-        code = f"{first}import vqnmt; print(vqnmt.load_translator({str(tmp_path / model)!r}))"
-        assert python(code, tmp_path).returncode == 0
-    code = f"import vqnmt; vqnmt.load_translator({str(tmp_path / 'run/student')!r})"
-    found = python(code, tmp_path)
-    assert "the model needs the plug-in 'sign_quantizer', and no code is run" in found.stderr
+    code = f"import vqnmt; print(vqnmt.load_translator({str(tmp_path / 'exported')!r}))"
+    assert python(code, tmp_path).stdout.startswith("<OnnxTranslator: ")
+    model = str(tmp_path / "run/student")
+    code = f"""
+import vqnmt
+try: vqnmt.load_translator({model!r})
+except vqnmt.VqnmtError as error: print(error)
+import sign_quantizer
+print(vqnmt.load_translator({model!r}))
+"""
+    refused, loaded = python(code, tmp_path).stdout.splitlines()
+    assert "the model needs the plug-in 'sign_quantizer', and no code is run" in refused
+    assert loaded.startswith("<Translator: ")
 
 
 def test_the_example_computes_what_it_says(tmp_path: Path) -> None:

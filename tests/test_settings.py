@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
+from vqnmt.commands.fields import field_docs
 from vqnmt.errors import VqnmtError
 from vqnmt.settings import (
     PositiveInt,
@@ -16,7 +17,6 @@ from vqnmt.settings import (
     below,
     between,
     check,
-    field_docs,
     from_mapping,
     matching,
     to_flat,

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,9 +18,8 @@ PRETRAINED = ROOT / "pretrained" / "en-de"
 # Of the system call `socket`, by the machine's architecture.
 SOCKET = {"x86_64": 41, "aarch64": 198}.get(platform.machine())
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or SOCKET is None, reason="needs a seccomp filter"
-)
+FILTERS = sys.platform == "linux" and SOCKET is not None
+needs_filter = pytest.mark.skipif(not FILTERS, reason="needs a seccomp filter")
 
 
 def forbid_sockets() -> None:
@@ -46,7 +46,9 @@ def forbid_sockets() -> None:
         raise OSError(ctypes.get_errno(), "no seccomp here")
 
 
-def run(command: Sequence[object], places: Path, stdin: str = "") -> subprocess.CompletedProcess:
+def run(
+    command: Sequence[object], places: Path, stdin: str = "", root: Path = ROOT
+) -> subprocess.CompletedProcess:
     """Run Python in an empty home without sockets; `places` gets the folders home and tmp."""
     for name in ("home", "tmp"):
         (places / name).mkdir()
@@ -54,22 +56,23 @@ def run(command: Sequence[object], places: Path, stdin: str = "") -> subprocess.
         "PATH": os.environ["PATH"],
         "HOME": str(places / "home"),
         "TMPDIR": str(places / "tmp"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(root),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(
         [sys.executable, *map(str, command)],
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         input=stdin,
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=forbid_sockets,
+        preexec_fn=forbid_sockets if FILTERS else None,
     )
 
 
+@needs_filter
 @pytest.mark.parametrize(
     ("code", "status"),
     [
@@ -88,22 +91,42 @@ def commands() -> dict[str, Callable[[Path, Path], list[object]]]:
     return {
         "translate": lambda run, out: [script / "translate.py"],
         "translate by PyTorch": lambda run, out: [
-            *(script / "translate.py", "--model", run / "student", "--candidates", 2),
-            *("--rescore", run / "teacher"),
+            script / "translate.py",
+            "--model",
+            run / "student",
+            "--candidates",
+            2,
+            "--rescore",
+            run / "teacher",
         ],
         "evaluate": lambda run, out: [
-            *(script / "evaluate.py", "--model", PRETRAINED, "--output", out / "found.de"),
-            *("--source", run / "corpus/valid.en", "--reference", run / "corpus/valid.de"),
+            script / "evaluate.py",
+            "--model",
+            PRETRAINED,
+            "--output",
+            out / "found.de",
+            "--source",
+            run / "corpus/valid.en",
+            "--reference",
+            run / "corpus/valid.de",
         ],
         "export": lambda run, out: [
-            *(script / "export.py", "--model", run / "student", "--out", out / "export"),
+            script / "export.py",
+            "--model",
+            run / "student",
+            "--out",
+            out / "export",
         ],
         "export a teacher": lambda run, out: [
-            *(script / "export.py", "--model", run / "teacher", "--out", out / "export"),
+            script / "export.py",
+            "--model",
+            run / "teacher",
+            "--out",
+            out / "export",
         ],
         **{
             f"{name} --help": lambda run, out, name=name: [script / f"{name}.py", "--help"]  # type: ignore[misc]
-            for name in ("train_nmt", "train_image", "compare_quantizers")
+            for name in ("train_image", "compare_quantizers")
         },
     }
 
@@ -111,6 +134,7 @@ def commands() -> dict[str, Callable[[Path, Path], list[object]]]:
 QUICK = ("translate", "evaluate")
 
 
+@needs_filter
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in commands()],
@@ -125,14 +149,43 @@ def test_no_socket_and_no_file(finished_run, tmp_path: Path, name: str) -> None:
     assert left(tmp_path) == []
 
 
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Return a fresh repository of all tracked files."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout")
+    folder = tmp_path / "clone"
+    for name in git(ROOT, "ls-files", "-z").split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "all")
+    return folder
+
+
 @pytest.mark.slow
-def test_a_training_with_its_report(tmp_path: Path, overrides: list[str]) -> None:
+def test_a_training_with_its_report_writes_in_its_run_folder_alone(
+    clone: Path, tmp_path: Path, overrides: list[str]
+) -> None:
     """Data, vocabulary, training, checkpoints, evaluation, TensorBoard and pictures."""
-    command = [ROOT / "scripts" / "train_nmt.py", f"run={tmp_path / 'out'}", *overrides]
-    result = run(command, tmp_path)
+    values = [value for value in overrides if not value.startswith("records=")]
+    steps = ["teacher_training.steps=2", "student_training.steps=2"]
+    result = run(["scripts/train_nmt.py", *values, *steps], tmp_path, root=clone)
     assert result.returncode == 0, result.stderr
-    assert list((tmp_path / "out").rglob("*.png")), "no pictures, so nothing is tested of them"
+    folder = clone / "runs" / "files-en-de"
+    assert (folder / "report.md").exists()
+    assert list(folder.rglob("*.png")), "no pictures, so nothing is tested of them"
     assert left(tmp_path) == []
+    assert git(clone, "status", "--porcelain") == ""
 
 
 def left(places: Path) -> list[Path]:

@@ -126,7 +126,9 @@ def test_no_damage_to_packed_content_goes_unnoticed(kind: str) -> None:
     ("content", "fault"),
     [
         (b"\x28\xb5\x2f\xfd\x24\x02\x11\x00\x00a\n", "it is packed by zstd: unpack it with"),
-        (b"PK\x03\x04" + bytes(30), "it is a zip archive: unpack it"),
+        (b"PK\x03\x04" + bytes(30), "it is a zip archive: unpack it.* office program: save it"),
+        (b"\xd0\xcf\x11\xe0" + bytes(30), "it is a document of an office program: save it"),
+        (b"%PDF-1.4\n%\xe2\xe3", "it is a PDF: write its text to a file"),
         ("\ufeffText\n".encode("utf-16-le"), "it is UTF-16: convert it"),
         ("\ufeffText\n".encode("utf-16-be"), "it is UTF-16: convert it"),
         ("\ufeffText\n".encode("utf-32-le"), "it is UTF-32: convert it"),

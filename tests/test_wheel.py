@@ -115,6 +115,22 @@ def test_what_needs_an_extra_names_it(
     assert re.fullmatch(rf"error: .* pip install 'vqnmt\[{extra}\]'\n", result.stderr)
 
 
+def test_python_without_pytorch_has_help_and_names_the_extra(
+    installed: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import pydoc, vqnmt\n"
+        "assert 'load_translator(folder' in pydoc.plain(pydoc.render_doc(vqnmt))\n"
+        "for use in ('vqnmt.Translator', 'vqnmt.train()', 'from vqnmt import export_model'):\n"
+        "    try: exec(use)\n"
+        "    except vqnmt.VqnmtError as error: print(error)\n"
+    )
+    result = run(installed / "bin/python", "-c", code, cwd=tmp_path)
+    assert result.stderr == "", result.stderr
+    needs = r"this needs \w+: pip install 'vqnmt\[train\]'\n"
+    assert re.fullmatch(f"({needs}){{3}}", result.stdout), result.stdout
+
+
 def test_a_model_for_pytorch_names_its_extra(installed: Path, tmp_path: Path, finished_run) -> None:
     student = finished_run.folder / "student"
     result = run(installed / "bin/vqnmt", "translate", "--model", student, input="x\n")

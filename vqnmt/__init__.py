@@ -53,7 +53,7 @@ __all__ = [
     "train",
 ]
 
-# Where each name comes from. `Translation`, `VqnmtError` and `load_translator` need no PyTorch.
+# Where each name comes from.
 _PLACES = {
     "Translation": "vqnmt.translate.translation",
     "Translator": "vqnmt.translate.pytorch",
@@ -65,7 +65,7 @@ _PLACES = {
     "load_translator": "vqnmt.translate.loading",
     "train": "vqnmt.commands.train",
 }
-
+_LIGHT = {"Translation", "VqnmtError", "load_translator"}  # these need no extra
 
 if not TYPE_CHECKING:  # for mypy, a name that is not imported above is a fault
 
@@ -73,12 +73,18 @@ if not TYPE_CHECKING:  # for mypy, a name that is not imported above is a fault
         """Import a name when it is first asked for: `import vqnmt` alone stays fast."""
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_PLACES[name]), name)
+        try:
+            return getattr(importlib.import_module(_PLACES[name]), name)
+        except ModuleNotFoundError as error:
+            errors = importlib.import_module("vqnmt.errors")
+            raise errors.missing_extra(error) or error from None
 
 
 def __dir__() -> list[str]:
+    """List what can be had: `help` asks for all of it, and the light runtime lacks some."""
+    names = __all__ if importlib.util.find_spec("torch") else _LIGHT
     parts = (name.removeprefix("vqnmt.") for name in sys.modules if name.startswith("vqnmt."))
-    return sorted({*__all__, "__version__", *(part for part in parts if "." not in part)})
+    return sorted({*names, "__version__", *(part for part in parts if "." not in part)})
 
 
 class _Registration(importlib.abc.MetaPathFinder):

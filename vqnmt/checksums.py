@@ -25,8 +25,7 @@ def file_checksum(path: Path, algorithm: str = "sha256") -> str:
     """Return "algorithm:hex" of a file's bytes, read in blocks.
 
     Raises:
-        VqnmtError: The file is missing or unreadable, or no regular file: what is told apart by its
-            checksum is read again.
+        VqnmtError: The file is missing or unreadable, or no regular file: it will be read again.
     """
     check_rereadable(path)
     try:

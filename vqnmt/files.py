@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -50,7 +51,7 @@ def as_path(given: Path | str, name: str) -> Path:
     """
     if not isinstance(given, str | os.PathLike) or given == "":
         kind = type(given).__name__
-        raise VqnmtError(f"{name} is {given!r:.80} of type {kind}: give a path, of str or Path")
+        raise VqnmtError(f"{name} is {given!r:.80} ({kind}): give a path, as text or a Path")
     return Path(given)
 
 
@@ -138,6 +139,13 @@ def warn_once(sentence: str) -> None:
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def atomic_open(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file for bytes that becomes `path` when the block succeeds; see `atomic_path`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 `text` to `path` completely or not at all.
 
@@ -163,7 +171,7 @@ def atomic_write_lines(path: Path | str, lines: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent` that is removed afterwards, by `remove_leftovers` at last."""
+    """Yield a new folder in `parent`, removed afterwards, or by `remove_leftovers` after a kill."""
     prefix = f".folder.{os.getpid()}."
     with tempfile.TemporaryDirectory(dir=parent, prefix=prefix, suffix=".tmp") as folder:
         yield Path(folder)
@@ -226,7 +234,7 @@ def locked(path: Path, seconds: float, remedy: str) -> Iterator[None]:
     Raises:
         VqnmtError: Another process holds the lock.
     """
-    lock = FileLock(path, timeout=seconds)
+    lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

@@ -5,15 +5,11 @@ A dataclass with several kinds, such as the settings of a quantizer, has two cla
 that differ at its place, and `variants()` lists all kinds.
 """
 
-import ast
 import dataclasses
 import difflib
 import functools
-import inspect
-import itertools
 import math
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -114,7 +110,7 @@ def check(settings: Any, group: str = "") -> None:
             and all(constraint.holds(value) for constraint in constraints)
             for plain, _, constraints in alternatives
         ):
-            value = checked(hint, value, _join(group, name))
+            value = checked(hint, value, dotted(group, name))
             object.__setattr__(settings, name, value)  # frozen dataclasses too
 
 
@@ -148,12 +144,12 @@ def from_mapping(
             near = difflib.get_close_matches(str(key), hints, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(hints)}"
             shown = str(key) if str(key).isprintable() else repr(key)
-            raise VqnmtError(f"{_join(path, shown)} is not a known key: {remedy}")
+            raise VqnmtError(f"{dotted(path, shown)} is not a known key: {remedy}")
     arguments = {}
     for f in dataclasses.fields(kind):  # type: ignore[arg-type]
         if not f.init:
             continue
-        key = _join(path, f.name)
+        key = dotted(path, f.name)
         arguments[f.name] = _default(f) if default is None else getattr(default, f.name)
         if f.name in values:
             arguments[f.name] = checked(hints[f.name], values[f.name], key, arguments[f.name])
@@ -175,7 +171,8 @@ def _placed(error: VqnmtError, path: str) -> VqnmtError:
     return VqnmtError(str(error).replace(f"{own}.", f"{path}."))
 
 
-def _join(path: str, key: object) -> str:
+def dotted(path: str, key: object) -> str:
+    """Return the dotted key of a field `key` of the group `path`; "" is the top."""
     return f"{path}.{key}" if path else str(key)
 
 
@@ -310,93 +307,12 @@ def to_mapping(settings: Any, *, differing: bool = False) -> dict[str, Any]:
     return values
 
 
-def _kinds(kind: type) -> list[type]:
-    """Return the kinds of a dataclass that has several, or itself alone."""
-    return kind.variants() if hasattr(kind, "variants") else [kind]
-
-
 def to_flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Flatten nested mappings to one level with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= to_flat(value, _join(path, key))
+            flat |= to_flat(value, dotted(path, key))
         else:
-            flat[_join(path, key)] = value
+            flat[dotted(path, key)] = value
     return flat
-
-
-def field_types(kind: type, path: str = "") -> dict[str, Any]:
-    """Return the type of every setting of a dataclass by its dotted key, the nested ones too.
-
-    A group of several kinds has the keys of all of them.
-    """
-    found: dict[str, Any] = {}
-    for variant in _kinds(kind):
-        hints = typing.get_type_hints(variant)
-        for f in dataclasses.fields(variant):
-            key = _join(path, f.name)
-            if f.init and dataclasses.is_dataclass(hints[f.name]):
-                found |= field_types(hints[f.name], key)
-            elif f.init:
-                found.setdefault(key, hints[f.name])
-    return found
-
-
-def open_groups(kind: type, path: str = "") -> set[str]:
-    """Return the dotted keys of the groups whose own keys depend on another value."""
-    found: set[str] = set()
-    hints = typing.get_type_hints(kind)
-    for f in dataclasses.fields(kind):
-        key, hint = _join(path, f.name), hints[f.name]
-        if hasattr(hint, "variants") or typing.get_origin(hint) is dict:
-            found.add(key)
-        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= open_groups(hint, key)
-    return found
-
-
-def field_docs(kind: type, path: str = "") -> dict[str, str]:
-    """Return the first sentence below each field of a dataclass by its dotted key.
-
-    A nested dataclass's own fields follow it, those of all its kinds if there are several. A
-    subclass may leave out what its base says.
-    """
-    found: dict[str, str] = {}
-    for variant in _kinds(kind):
-        hints, texts = typing.get_type_hints(variant), _texts(variant)
-        for f in dataclasses.fields(variant):
-            if f.init:
-                found.setdefault(_join(path, f.name), " ".join(texts[f.name].split()))
-                if dataclasses.is_dataclass(hints[f.name]):
-                    found |= field_docs(hints[f.name], _join(path, f.name))
-    return found
-
-
-def _texts(kind: type) -> dict[str, str]:
-    """Return the first sentence below each field of a dataclass or of its bases, by name."""
-    texts = {}
-    for base in reversed(kind.__mro__[:-1]):
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(body, ast.ClassDef)
-        for node, below in itertools.pairwise(body.body):
-            match node, below:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
-                    texts[name] = re.split(r"(?<=\.)\s+(?=[A-Z`])", inspect.cleandoc(text))[0]
-    return texts
-
-
-def field_defaults(kind: type, path: str = "") -> dict[str, Any]:
-    """Return the default of every setting of a dataclass that has one, by its dotted key."""
-    found: dict[str, Any] = {}
-    for variant in _kinds(kind):
-        for key, value in to_flat(to_mapping(variant), path).items():
-            found.setdefault(key, value)
-        hints = typing.get_type_hints(variant)
-        for f in dataclasses.fields(variant):
-            if f.init and dataclasses.is_dataclass(hints[f.name]):
-                found = field_defaults(hints[f.name], _join(path, f.name)) | found
-    return found

@@ -32,7 +32,10 @@ _PACKED_ENDINGS = (".gz", ".bz2", ".xz")
 _REFUSED = {
     b"\x28\xb5\x2f\xfd": "it is packed by zstd: unpack it with zstd -d, or pack it by gzip or xz",
     b"\x04\x22\x4d\x18": "it is packed by lz4: unpack it with lz4 -d, or pack it by gzip or xz",
-    b"PK\x03\x04": "it is a zip archive: unpack it, and give the text file in it",
+    b"PK\x03\x04": "it is a zip archive: unpack it, and give the text file in it; a document of an "
+    "office program: save it as text in UTF-8",
+    b"\xd0\xcf\x11\xe0": "it is a document of an office program: save it as text in UTF-8",
+    b"%PDF-": "it is a PDF: write its text to a file, for example with pdftotext",
     b"7z\xbc\xaf\x27\x1c": "it is a 7-Zip archive: unpack it, and give the text file in it",
     b"\xff\xfe\x00\x00": "it is UTF-32: convert it with iconv -f UTF-32 -t UTF-8",
     b"\xff\xfe": "it is UTF-16: convert it with iconv -f UTF-16 -t UTF-8",

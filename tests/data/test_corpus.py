@@ -192,15 +192,6 @@ def test_a_changed_report_has_no_file_removed(prepare, tmp_path, files):
     assert (tmp_path / "precious").read_text() == "keep"
 
 
-def test_a_report_of_before_the_digest_is_read(prepare, tmp_path):
-    first = prepare(rows(range(300)))
-    path = tmp_path / "out" / "corpus.json"
-    report = json.loads(path.read_text())
-    del report["digest"]
-    path.write_text(json.dumps(report))
-    assert load_corpus(tmp_path / "out").train == first.train
-
-
 def test_report_has_what_a_reader_needs(prepare, tmp_path):
     prepare(rows(range(300)))
     report = json.loads((tmp_path / "out" / "corpus.json").read_text())

@@ -86,7 +86,6 @@ def test_counts_change_the_fingerprint_only_where_they_count(tmp_path):
     text = TextFiles(tsv=str(write(tmp_path / "a.tsv", b"a\tb\t3\n")))
     with_counts, without = (CorpusConfig(name="files", train=text, counts=c) for c in (True, False))
     assert with_counts.fingerprint() != without.fingerprint()
-    assert with_counts.older_fingerprint() != without.older_fingerprint()
 
 
 def test_tokens_keep_the_counts_of_the_pairs_that_fit(tmp_path):

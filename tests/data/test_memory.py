@@ -1,6 +1,5 @@
 """What a pair costs in memory, from the user's files to the plan of an epoch."""
 
-import os
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
@@ -31,7 +30,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_CHUNK", 50)
     monkeypatch.setattr(tokenized, "CHUNK", 50)
     monkeypatch.setattr(distillation, "PART", 100)
-    monkeypatch.setattr(os, "fsync", lambda number: None)  # no power cut is tested here
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.decode.test_search import Markov, step, table
-from vqnmt.decode.search import Hypothesis, n_best, sample, search
+from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
 
 K = 3
 """Symbols; K + s is s as the last, and K as an input the begin."""
@@ -36,9 +36,20 @@ def enumerate_all(table: Tensor, limit: int, penalty: float) -> list[tuple[float
     return sorted(found, reverse=True)
 
 
+def find(tables: Tensor, limits: list[int], **settings) -> list[list[Hypothesis]]:
+    return find_candidates(
+        step,
+        Markov(tables),
+        torch.tensor(limits),
+        begin=K,
+        end=K,
+        settings=SearchSettings(**settings),
+        joint=True,
+    )
+
+
 def run(tables: Tensor, limits: list[int], **settings) -> list[Hypothesis]:
-    limits_ = torch.tensor(limits)
-    return search(step, Markov(tables), limits_, begin=K, end=K, joint=True, **settings)
+    return [hypotheses[0] for hypotheses in find(tables, limits, **settings)]
 
 
 def same(found: Hypothesis, symbols: list[int], total: float) -> None:
@@ -50,12 +61,7 @@ def same(found: Hypothesis, symbols: list[int], total: float) -> None:
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_beam_that_holds_all_sequences_finds_them_in_order(seed, penalty):
     tables, limits = table(sentences=3, vocabulary=2 * K, seed=seed), [3, 1, 4]
-    found = n_best(
-        step,
-        Markov(tables),
-        torch.tensor(limits),
-        **{"begin": K, "end": K, "beam": 130, "length_penalty": penalty, "joint": True},
-    )
+    found = find(tables, limits, candidates=130, length_penalty=penalty)
     for hypotheses, one, limit in zip(found, tables, limits, strict=True):
         expected = enumerate_all(one, limit, penalty)
         assert len(hypotheses) == len(expected) == sum(K**n for n in range(1, limit + 1))
@@ -112,13 +118,8 @@ def test_a_narrow_beam_is_that_of_plain_python(seed, beam):
 
 def test_samples_come_as_often_as_their_probability_says():
     torch.manual_seed(0)
-    tables, count, limit = table(vocabulary=2 * K), 4000, 6
-    (drawn,) = sample(
-        step,
-        Markov(tables),
-        torch.tensor([limit]),
-        **{"begin": K, "end": K, "count": count, "joint": True},
-    )
+    tables, count = table(vocabulary=2 * K), 1000
+    (drawn,) = find(tables, [6], candidates=count, temperature=1.0)
     found = Counter(tuple(one.symbols) for one in drawn)
     short = enumerate_all(tables[0], 2, 0.0)
     assert sum(found[tuple(symbols)] for *_, symbols in short) > count / 4

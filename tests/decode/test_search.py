@@ -8,14 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqnmt.decode.search import (
-    Hypothesis,
-    SearchSettings,
-    find_candidates,
-    n_best,
-    sample,
-    search,
-)
+from vqnmt.decode.search import Hypothesis, SearchSettings, find_candidates
 from vqnmt.errors import VqnmtError
 
 END = 0
@@ -90,8 +83,22 @@ def enumerate_all(table: Tensor, limit: int, penalty: float, forbidden: tuple[in
     return sorted(found, reverse=True)
 
 
-def run(tables: Tensor, limits: list[int], **settings) -> list[Hypothesis]:
-    return search(step, Markov(tables), torch.tensor(limits), begin=BEGIN, end=END, **settings)
+def find(
+    tables: Tensor, limits: list[int], *, forbidden: tuple[int, ...] = (), **settings
+) -> list[list[Hypothesis]]:
+    return find_candidates(
+        step,
+        Markov(tables),
+        torch.tensor(limits),
+        begin=BEGIN,
+        end=END,
+        settings=SearchSettings(**settings),
+        forbidden=forbidden,
+    )
+
+
+def run(tables: Tensor, limits: list[int], **further) -> list[Hypothesis]:
+    return [hypotheses[0] for hypotheses in find(tables, limits, **further)]
 
 
 def plain_beam(table: Tensor, limit: int, beam: int, penalty: float) -> tuple[float, list[int]]:
@@ -222,20 +229,16 @@ def test_everything_but_the_end_forbidden():
         assert found == Hypothesis([], 0.0, ended=True)
 
 
-@pytest.mark.parametrize("beam", [1, 3])
-def test_finished_sentences_leave_the_batch(beam):
+# With a beam the first sentence stays until all its hypotheses have ended, a step later.
+@pytest.mark.parametrize(("beam", "rows"), [(1, [3, 2, 1, 1]), (3, [9, 9, 3, 3])])
+def test_finished_sentences_leave_the_batch(beam, rows):
     tables = table(sentences=3)
     tables[..., END] = -50.0
     tables[0, ..., END] = 50.0  # ends at once; the others at their limits
     state = Markov(tables)
-    search(step, state, torch.tensor([6, 2, 4]), begin=BEGIN, end=END, beam=beam)
-    if beam == 1:
-        assert state.rows == [3, 2, 1, 1]
-    else:  # with a beam the first stays until all its hypotheses have ended
-        assert state.rows[0] == 3 * beam
-        assert state.rows == sorted(state.rows, reverse=True)
-        assert state.rows[2:4] == [beam, beam] or state.rows[2] <= 2 * beam
-        assert len(state.rows) == 4 or len(state.rows) == 6
+    settings = SearchSettings(beam=beam)
+    find_candidates(step, state, torch.tensor([6, 2, 4]), begin=BEGIN, end=END, settings=settings)
+    assert state.rows == rows
 
 
 @pytest.mark.parametrize("beam", [1, 2])
@@ -262,18 +265,22 @@ def test_the_step_functions_logits_are_left_alone(beam):
 
         def reorder(self, index: Tensor) -> None: ...
 
-    limits = torch.tensor([2])
-    search(lambda _, __: logits, State(), limits, begin=1, end=0, beam=beam, forbidden=(2,))
+    find_candidates(
+        lambda _, __: logits,
+        State(),
+        torch.tensor([2]),
+        begin=1,
+        end=0,
+        settings=SearchSettings(beam=beam),
+        forbidden=(2,),
+    )
     assert torch.equal(logits, kept)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_n_best_are_the_best_of_all_sequences_in_order(penalty):
     tables = table(sentences=2)
-    limits = torch.tensor([3, 2])
-    found = n_best(
-        step, Markov(tables), limits, begin=BEGIN, end=END, beam=50, length_penalty=penalty
-    )
+    found = find(tables, [3, 2], candidates=50, length_penalty=penalty)
     for hypotheses, one, limit in zip(found, tables, [3, 2], strict=True):
         expected = enumerate_all(one, limit, penalty)
         for hypothesis, (_, total, symbols) in zip(hypotheses[:5], expected[:5], strict=True):
@@ -287,17 +294,8 @@ def test_n_best_are_the_best_of_all_sequences_in_order(penalty):
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_samples_come_as_often_as_their_probability_says(temperature):
     torch.manual_seed(0)
-    tables, limits, count = table(sentences=2), [2, 1], 4000
-    drawn = sample(
-        step,
-        Markov(tables),
-        torch.tensor(limits),
-        begin=BEGIN,
-        end=END,
-        count=count,
-        temperature=temperature,
-        forbidden=(3,),
-    )
+    tables, limits, count = table(sentences=2), [2, 1], 1000
+    drawn = find(tables, limits, candidates=count, temperature=temperature, forbidden=(3,))
     for hypotheses, one, limit in zip(drawn, tables, limits, strict=True):
         totals = {tuple(s): total for _, total, s in enumerate_all(one, limit, 0.0, (3,))}
         expected: dict[tuple[int, ...], float] = {}
@@ -318,24 +316,15 @@ def test_samples_come_as_often_as_their_probability_says(temperature):
 
 
 def test_candidates_by_settings():
-    tables, limits = table(sentences=2), torch.tensor([4, 3])
-
-    def find(**settings):
-        return find_candidates(
-            step,
-            Markov(tables),
-            limits,
-            begin=BEGIN,
-            end=END,
-            settings=SearchSettings(**settings),
-        )
-
-    assert [row[0] for row in find()] == run(tables, [4, 3])
-    three = find(candidates=3)
+    tables, limits = table(sentences=2), [4, 3]
+    assert [len(row) for row in find(tables, limits)] == [1, 1]
+    three = find(tables, limits, candidates=3)
     assert [len(row) for row in three] == [3, 3]
-    assert [row[0] for row in three] == run(tables, [4, 3], beam=3)
-    assert [len(row) for row in find(candidates=3, temperature=1.0)] == [3, 3]
-    assert find(candidates=2, beam=5)[0] == find(candidates=5)[0][:2]
+    assert [row[0] for row in three] == run(tables, limits, beam=3)
+    drawn = find(tables, limits, candidates=3, temperature=1.0)
+    assert [len(row) for row in drawn] == [3, 3]
+    five = find(tables, limits, candidates=5)
+    assert find(tables, limits, candidates=2, beam=5)[0] == five[0][:2]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_an_exported_teacher_chooses_as_the_teacher_does(
 
 def test_sources_and_candidates_too_long_for_the_rescorer(exports) -> None:
     translator = load_translator(exports["fp32"], threads=1)
-    with pytest.raises(VqnmtError, match=r"line 1: the source has .* the model takes 60"):
+    with pytest.raises(VqnmtError, match=r"^a source has .* the model takes 60: split it"):
         translator.score(["bale " * 70], [["Gudo"]])
     ((longest, short),) = translator.score(["bale"], [["bale " * 500, "Gudo"]])
     assert longest == -math.inf < short

@@ -23,7 +23,7 @@ from moz.l10n.resource import parse_resource
 from vqnmt.data.interface import INTERFACE
 from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
-from vqnmt.localization.files import keep_lines, translate_strings
+from vqnmt.localization.files import find_format, keep_lines, translate_strings
 
 pytestmark = pytest.mark.slow
 # Needs every escape of a format, and says where a translation ends.
@@ -150,7 +150,9 @@ def translated(data: bytes, name: str, every: bool) -> tuple[bytes, int]:
     found, report = translate_strings(data, name, keep_lines(mark), languages, every=every)
     assert not report.failed
     # What is translated now is left alone the next time, and a file without translations as it is.
-    if report.bilingual:
+    kind = find_format(name, data)
+    assert kind is not None
+    if kind.bilingual:
         assert translate_strings(found, name, mark, languages)[0] == found
         empty = translate_strings(data, name, lambda texts: ["" for _ in texts], languages)[0]
         assert empty == data

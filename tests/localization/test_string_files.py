@@ -19,6 +19,7 @@ from vqnmt.localization.files import (
     read_pairs,
     refuse_strings,
     split_lines,
+    translate_file,
     translate_strings,
 )
 
@@ -317,6 +318,23 @@ def test_a_memory_takes_exact_matches_and_says_so(tmp_path: Path) -> None:
     ]
     found, _ = run(XLIFF_1, "app.xlf", memory={"Again": "Nochmals"})
     assert 'state-qualifier="exact-match">Nochmals</target>' in found
+
+
+def test_what_cannot_be_written_is_refused_before_the_translation(tmp_path: Path) -> None:
+    def never(texts: list[str]) -> list[str]:
+        raise AssertionError("it is translated")
+
+    path, taken = tmp_path / "app.json", tmp_path / "taken"
+    path.write_text('{"a": "b"}')
+    taken.write_text("x")
+    for output, fault in (
+        (path, "app.json: its sources would be lost: name another file"),
+        (taken, "taken: is there already, .* name another file, or give --all"),
+        (taken / "app.json", "taken cannot be written"),
+    ):
+        with pytest.raises(VqnmtError, match=fault):
+            translate_file(path, output, never, ("en", "de"))
+    assert sorted(tmp_path.iterdir()) == [path, taken] and taken.read_text() == "x"
 
 
 def test_pairs_for_training_are_the_reviewed_ones() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.models.searching import generate
-from vqnmt.decode.search import search
+from vqnmt.decode.search import SearchSettings, find_candidates
 from vqnmt.tokens import BOS, EOS, PAD, UNK
 
 
@@ -106,14 +106,13 @@ def test_wide_beam_finds_the_best_translation_by_the_full_forward(make_autoregre
     model = make_autoregressive(vocabulary_size=8).eval()
     source, allowed = torch.tensor([[5, 6, 7], [4, PAD, PAD]]), [t for t in range(8) if t > EOS]
     with torch.no_grad():
-        found = search(
+        found = find_candidates(
             model.step,
             model.decoder.start(*model.encode(source)),
             torch.tensor([3, 3]),
             begin=BOS,
             end=EOS,
-            beam=200,
-            length_penalty=0.0,
+            settings=SearchSettings(beam=200, length_penalty=0.0),
             forbidden=(PAD, BOS),
         )
         for row in range(2):
@@ -130,8 +129,8 @@ def test_wide_beam_finds_the_best_translation_by_the_full_forward(make_autoregre
                 best = max(best, (steps[0] + ends[1], list(sequence[:1])))
                 best = max(best, (steps[1] + ends[2], list(sequence[:2])))
                 best = max(best, (steps[2], list(sequence)))  # cut at the limit
-            assert found[row].symbols == best[1]
-            assert found[row].log_probability == pytest.approx(best[0], rel=1e-4)
+            assert found[row][0].symbols == best[1]
+            assert found[row][0].log_probability == pytest.approx(best[0], rel=1e-4)
 
 
 def test_learns_eight_pairs_by_heart(make_autoregressive):

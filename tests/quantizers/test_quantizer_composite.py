@@ -317,7 +317,7 @@ def test_statistics_of_the_whole_and_of_the_parts(name):
         ((4,), 16, 4),
     ],
 )
-def test_odd_sizes(name, start, shape, size, parts):
+def test_odd_sizes_train_without_a_fault(name, start, shape, size, parts):
     quantizer = build(name, "ema", size, shape[-1], parts=parts, initialisation=start)
     for _ in range(6):
         z = torch.randn(shape, requires_grad=True)
@@ -342,7 +342,9 @@ def test_odd_sizes(name, start, shape, size, parts):
     training=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_properties(name, part, shape, width, root, parts, dtype, training, seed):
+def test_shapes_codes_and_gradients_hold_for_any_input(
+    name, part, shape, width, root, parts, dtype, training, seed
+):
     torch.manual_seed(seed)
     size, dim = root**parts, width * parts
     config = fitting_config(

@@ -25,7 +25,7 @@ def build_any(name: str):
     ("shape", "size"),
     [((0, 4), 5), ((2, 0, 4), 5), ((3, 4), 1), ((6, 1), 5), ((2, 4), 50), ((4,), 3)],
 )
-def test_odd_sizes(name, start, shape, size):
+def test_odd_sizes_train_without_a_fault(name, start, shape, size):
     torch.manual_seed(0)
     config = fitting_config(name=name, codebook_size=size, initialisation=start, kmeans_vectors=7)
     quantizer = build_quantizer(config, shape[-1])
@@ -186,7 +186,9 @@ def test_the_reference_start_excludes_restarts():
 )
 # k-means on fewer vectors than codes left two codes equal, and their order to the batch's shape.
 @example("gradient", [2, 2, 3], 6, 11, torch.float32, True, 1)
-def test_properties(name, shape, dim, size, dtype, training, seed):
+def test_shapes_codes_and_gradients_hold_for_any_input(
+    name, shape, dim, size, dtype, training, seed
+):
     torch.manual_seed(seed)
     config = fitting_config(name=name, codebook_size=size, kmeans_vectors=10)
     quantizer = build_quantizer(config, dim).train(training)

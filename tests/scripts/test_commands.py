@@ -35,7 +35,7 @@ def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_version_name_every_command() -> None:
     shown = command().stdout
-    assert shown == command("--help").stdout
+    assert shown == command("--help").stdout == command("help").stdout
     for name in COMMANDS:
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE)
     assert command("--version").stdout == f"vqnmt {vqnmt.__version__}\n"
@@ -46,6 +46,7 @@ def test_help_and_version_name_every_command() -> None:
     [
         ("trian", "did you mean train?"),
         ("translte", "did you mean translate?"),
+        ("Turn it on", "to translate words, pipe them in: echo 'Turn it on' | vqnmt translate"),
         ("größe", "choose among train, translate"),
         ("--nosuch", "choose among train"),
         ("corpus=multi30k", "choose among train"),

@@ -9,12 +9,13 @@ from vqnmt.commands.command_line import deciding, load_config
 
 import pytest
 
+from vqnmt.commands.fields import field_types
 from vqnmt.errors import VqnmtError
 from vqnmt.experiments.collapse import CollapseConfig
 from vqnmt.images.config import ImagePipelineConfig
 from vqnmt.pipeline import PipelineConfig
 from vqnmt.quantizers import FSQConfig, SoftEMConfig
-from vqnmt.settings import field_types, from_mapping, to_flat, to_mapping
+from vqnmt.settings import from_mapping, to_flat, to_mapping
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"

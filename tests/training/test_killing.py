@@ -78,9 +78,7 @@ def newest_step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(make_trainer, monkeypatch):
-    # The machine lives on, and with it what is not yet on the disk; waiting for that takes long.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_kills_at_random_moments_change_nothing(make_trainer):
     whole = make_trainer("soft_em", "whole", **SETTINGS)
     expected = whole.train()
     folder = whole.folder.parent / "killed"

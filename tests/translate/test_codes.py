@@ -107,10 +107,23 @@ def test_wrong_codes_are_one_sentence(translator: BatchTranslator) -> None:
             translator.code_alternatives(TEXT, [1], position)
     with pytest.raises(VqnmtError, match="count is 0"):
         translator.code_alternatives(TEXT, [1], 0, 0)
+    with pytest.raises(VqnmtError, match=r"^a source has .* and the model takes .*: split it"):
+        translator.decode_codes("bale " * 300, [1])
     for text in ("", "...", " "):
         assert translator.codes(text) == []
         with pytest.raises(VqnmtError, match="has no words"):
             translator.decode_codes(text, [1])
+
+
+def test_scores_of_given_codes_follow_the_length_penalty(translator: BatchTranslator) -> None:
+    codes = translator.codes(TEXT)
+    mean = translator.decode_codes(TEXT, codes)
+    translator.length_penalty = 0.0
+    try:
+        total = translator.decode_codes(TEXT, codes)
+    finally:
+        translator.length_penalty = 1.0
+    assert total.score == pytest.approx(mean.score * mean.length, rel=1e-4)
 
 
 def test_models_without_codes_say_so(finished_run) -> None:

@@ -89,7 +89,7 @@ def test_whole_folders_translate(models: Path, name: str) -> None:
     assert isinstance(load_and_translate(models / name), Translator)
 
 
-@fuzz(200)
+@fuzz(100)
 @given(data=st.data(), name=st.sampled_from(NAMES), file=st.sampled_from(MODEL_FILES))
 def test_damaged_files(models: Path, data: st.DataObject, name: str, file: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,7 +106,7 @@ def test_damaged_files(models: Path, data: st.DataObject, name: str, file: str) 
             assert isinstance(found, VqnmtError)
 
 
-@fuzz(200)
+@fuzz(100)
 @given(data=st.data(), name=st.sampled_from(NAMES))
 def test_config_json_of_other_values(models: Path, data: st.DataObject, name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,7 +187,7 @@ def test_wrong_values_of_an_export_are_refused_by_name(
     assert isinstance(found, VqnmtError) and f"config.json: {key}" in str(found)
 
 
-@fuzz(100)
+@fuzz(60)
 @given(data=st.data(), name=st.sampled_from(["latent", "autoregressive"]))
 def test_exports_of_other_values(exports: Path, data: st.DataObject, name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:

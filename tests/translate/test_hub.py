@@ -110,6 +110,7 @@ def test_a_model_of_the_hub_translates_as_its_folder_does(
     code = (
         "import vqnmt, transformers\n"
         f"print(vqnmt.load_translator('hf://user/repo')({text!r}))\n"
+        "assert vqnmt.Translator.from_pretrained('hf://user/repo').target_language == 'de'\n"
         "model = transformers.AutoModelForSeq2SeqLM.from_pretrained('user/repo')\n"
         "tokenizer = transformers.AutoTokenizer.from_pretrained('user/repo')\n"
         f"batch = tokenizer([{text!r}], return_tensors='pt')\n"
@@ -133,7 +134,7 @@ def test_a_model_of_the_hub_translates_as_its_folder_does(
     assert unknown.startswith("hf://user/nosuch: the Hub has no such repository, or")
     assert wrong.startswith("hf://user//repo: cannot be fetched from the Hub (Repo id must")
     assert wrong.endswith("check the name, and that this machine reaches the Hub")
-    assert no_folder.startswith("user/repo: no such model folder: give one that")
+    assert no_folder.startswith("user/repo: no such model folder; give one that")
     assert no_folder.endswith("or hf://user/repo for one of the Hub")
 
 

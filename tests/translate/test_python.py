@@ -44,8 +44,10 @@ def test_what_is_no_path_is_refused_in_one_sentence(place: object) -> None:
         ("model", lambda: vqnmt.export_model(place, "new")),
         ("folder", lambda: vqnmt.export_model("nosuch", place)),
     ):
-        with pytest.raises(VqnmtError, match=rf"^{given} is .* of type \w+: give a path, of str"):
+        with pytest.raises(VqnmtError, match=rf"^{given} is .* \(\w+\): give a path"):
             call()
+    with pytest.raises(VqnmtError, match="is exported, and this needs what it was exported from"):
+        vqnmt.Translator.from_pretrained(vqnmt.load_translator().folder)
     for words in ((3,), (None,), ({"seed": 1},)):
         with pytest.raises(VqnmtError, match="is no override: give"):
             vqnmt.train(*words)
@@ -106,6 +108,8 @@ def test_several_translations_differ_and_fall_by_their_score(finished_run, model
         assert scores == sorted(scores, reverse=True)
     with pytest.raises(VqnmtError, match="num_return_sequences is 0"):
         translator.n_best(TEXTS, num_return_sequences=0)
+    with pytest.raises(VqnmtError, match="num_return_sequences is 2 beside settings: give it as"):
+        translator.n_best(TEXTS, SearchSettings(), num_return_sequences=2)
 
 
 def test_the_score_of_a_split_line_is_the_mean_over_its_symbols(finished_run) -> None:

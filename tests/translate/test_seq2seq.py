@@ -236,9 +236,10 @@ def test_language_codes(language: str, codes: list[str], expected: str | None) -
 
 
 def test_a_converted_checkpoint_translates_as_the_checkpoint_does(
-    tmp_path: Path, pieces: Path, script: Callable
+    tmp_path: Path, pieces: Path, script: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CTranslate2 and PyTorch are each other's oracle, and `evaluate` takes both."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: tmp_path / name)
     ctranslate2 = pytest.importorskip("ctranslate2")
     folder, converted = tmp_path / "checkpoint", tmp_path / "converted"
     own = list(json.loads((pieces / "vocab.json").read_text()))[len(SPECIAL) :]
@@ -269,7 +270,7 @@ def test_a_converted_checkpoint_translates_as_the_checkpoint_does(
     references.write_text("ba do fi\ngu\nka le 7 ba do\n")
     files = ("--source", sources, "--reference", references, "--output", tmp_path / "out")
     printed = set()
-    for model in (folder, converted):
+    for model in (folder, converted, "hf://checkpoint"):
         languages = ("--source-language", "de", "--target-language", "en")
         outcome = script("evaluate", "--model", model, *languages, *files)
         assert outcome.status == 0, outcome.err

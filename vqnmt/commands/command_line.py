@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import io
@@ -74,7 +75,10 @@ class Options(argparse.ArgumentParser):
             VqnmtError: Always.
         """
         message = re.sub(r"^argument (?:-\w/)?", "", message)
-        raise VqnmtError(f"{message}: --help lists the options")
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "--help lists the options"
+        raise VqnmtError(f"{message}: {remedy}")
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from vqnmt import settings
-from vqnmt.settings import field_defaults, field_docs, field_types, to_flat, to_mapping
+from vqnmt.commands import fields
+from vqnmt.commands.fields import field_defaults, field_docs, field_types
+from vqnmt.settings import to_flat, to_mapping
 
 # Keys that a script has beside the settings of its pipeline; configs/<script>.yaml sets them.
 OWN = {
@@ -40,7 +41,7 @@ def types(name: str) -> dict[str, Any]:
 
 def open_groups(name: str) -> set[str]:
     """Return the groups whose keys depend on a choice, such as that of the quantizer."""
-    return {key for path, kind in _kinds(name).items() for key in settings.open_groups(kind, path)}
+    return {key for path, kind in _kinds(name).items() for key in fields.open_groups(kind, path)}
 
 
 def register(name: str) -> None:

@@ -24,8 +24,8 @@ from vqnmt.evaluation.scores import comet, comet_command, exact_match, score, sp
 from vqnmt.files import atomic_write_lines, check_writable
 from vqnmt.progress import Progress
 from vqnmt.translate.base import BatchTranslator
-from vqnmt.translate.folder import read_values
-from vqnmt.translate.loading import HUB, fetched, load_translator
+from vqnmt.translate.folder import located, read_values
+from vqnmt.translate.loading import load_translator
 
 if TYPE_CHECKING:
     from vqnmt.translate.seq2seq import TransformersTranslator
@@ -103,8 +103,7 @@ System: TypeAlias = "BatchTranslator | TransformersTranslator | Finished"
 
 def _load(options: argparse.Namespace) -> System:
     """Load whatever `--model` names."""
-    on_the_hub = options.model.startswith(HUB)
-    place = fetched(options.model) if on_the_hub else Path(options.model)
+    place = located(options.model)
     if place.is_file():
         languages = options.source_language or "", options.target_language or ""
         if options.corpus and not all(languages):

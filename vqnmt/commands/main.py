@@ -67,11 +67,13 @@ def main() -> None:
     with faults_in_sentences():
         if name == "--version":
             print(f"vqnmt {vqnmt.__version__}")
-        elif name in ("-h", "--help"):
+        elif name in ("-h", "--help", "help"):
             width = max(map(len, COMMANDS))
             lines = [f"  {key:{width}}  {command.summary}" for key, command in COMMANDS.items()]
             print(USAGE.format("\n".join(lines)))
         else:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"choose among {', '.join(COMMANDS)}"
+            if " " in name:
+                remedy = f"to translate words, pipe them in: echo '{name:.60}' | vqnmt translate"
             raise VqnmtError(f"{name!r:.60} is not a command of vqnmt: {remedy}")

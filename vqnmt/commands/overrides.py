@@ -81,6 +81,11 @@ def _check(word: str) -> None:
             f"{shown(word)} is not an option of this command: write key=value; --help lists all "
             "keys"
         )
+    if "=" not in word and word[:1] != "~":  # Hydra's ~key leaves a key out
+        example = f"corpus=files corpus.train.tsv={word}" if word.endswith(".tsv") else "seed=1"
+        raise VqnmtError(
+            f"{shown(word)} has no =: write key=value, such as {example}; --help lists all keys"
+        )
     if re.match(r"[+~]*hydra[./]", word):
         raise VqnmtError(f"{shown(word)} is a setting of Hydra's own, unused here: leave it out")
     try:

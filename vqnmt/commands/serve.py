@@ -6,6 +6,7 @@ vqnmt serve --model DIR --model DIR2 --host 0.0.0.0 --port 8080
 
 import signal
 import socket
+from collections.abc import Callable
 
 from vqnmt.commands.command_line import PLACE, THREADS, Options, whole
 
@@ -15,8 +16,15 @@ from vqnmt.serve.settings import ServerSettings
 from vqnmt.translate.loading import load_translator
 
 MANY = whole(1, 2**31)
-# The options that are fields of `ServerSettings` as they are.
-LIMITS = ("batch_wait", "batch", "queue", "timeout", "characters", "body")
+# The keys of `ServerSettings` that are options, each with its `type` and help.
+LIMITS: dict[str, tuple[Callable[[str], float], str]] = {
+    "batch_wait": (float, "seconds that a request waits for others"),
+    "batch": (MANY, "most sentences translated together"),
+    "queue": (MANY, "most sentences that wait"),
+    "timeout": (float, "seconds that a request may take"),
+    "characters": (MANY, "most characters of a request"),
+    "body": (MANY, "most bytes of a request"),
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -24,16 +32,19 @@ def main(arguments: list[str]) -> None:
     default = ServerSettings()
     parser = Options(__doc__)
     parser.add_argument("--model", type=PLACE, action="append", help="default: the shipped en-de")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all of this machine's")
-    parser.add_argument("--port", type=whole(0, 65535), default=5000)
+    shown = "address; default: %(default)s, this machine alone; 0.0.0.0: all networks"
+    parser.add_argument("--host", default="127.0.0.1", help=shown)
+    parser.add_argument("--port", type=whole(0, 65535), default=5000, help="default: %(default)s")
     parser.add_argument("--api-keys", type=PLACE, metavar="FILE", help="one key a line")
     parser.add_argument("--origin", action="append", default=[], help="of pages that may call it")
-    parser.add_argument("--batch-wait", type=float, default=default.batch_wait, help="seconds")
-    parser.add_argument("--batch", type=MANY, default=default.batch, help="sentences")
-    parser.add_argument("--queue", type=MANY, default=default.queue, help="sentences that may wait")
-    parser.add_argument("--timeout", type=float, default=default.timeout, help="seconds")
-    parser.add_argument("--characters", type=MANY, default=default.characters, help="of a request")
-    parser.add_argument("--body", type=MANY, default=default.body, help="bytes of a request")
+    for key, (kind, words) in LIMITS.items():
+        parser.add_argument(
+            f"--{key.replace('_', '-')}",
+            type=kind,
+            default=getattr(default, key),
+            help=f"{words}; default: %(default)s",
+            metavar="N",
+        )
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     parser.add_argument("--threads", type=THREADS, help="of an exported model; default: all")
     options = parser.parse_args(arguments)
@@ -72,7 +83,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:
-    """Read the API keys of a file; empty lines and comments are none."""
+    """Read the API keys of a file; empty lines and comments are skipped."""
     if path is None:
         return ()
     lines = map(str.strip, read_lines(path))

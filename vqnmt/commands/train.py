@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqnmt.commands.command_line import deciding, load_config
 
-from vqnmt.errors import VqnmtError
+from vqnmt.errors import VqnmtError, missing_extra
 
 if TYPE_CHECKING:
     from vqnmt.evaluation.records import Record
@@ -41,21 +41,27 @@ def train(*overrides: str, **settings: Any) -> Path:
         The student's model folder, for `load_translator`; with student=teacher the teacher's.
 
     Raises:
-        VqnmtError: A setting is unknown or out of range, or a stage fails; names what.
+        VqnmtError: A setting is unknown or out of range, a stage fails, or a package is missing;
+            names what.
     """
-    from vqnmt.training.stage import as_text
-
     for given in overrides:
         if not isinstance(given, str):
             raise VqnmtError(f'{given!r:.80} is no override: give "key=value", or key=value')
-    words = []
-    for key, value in settings.items():
-        try:
-            words.append(f"{key}={as_text(str(value) if isinstance(value, Path) else value)}")
-        except TypeError:  # neither text nor number, nor a list or mapping of them
-            kind = type(value).__name__
-            raise VqnmtError(f"{key} is of type {kind}: give text, a number or a list") from None
-    return _run([*overrides, *words])[1]
+    try:
+        from vqnmt.training.stage import as_text
+
+        words = []
+        for key, value in settings.items():
+            try:
+                words.append(f"{key}={as_text(str(value) if isinstance(value, Path) else value)}")
+            except TypeError:  # neither text nor number, nor a list or mapping of them
+                kind = type(value).__name__
+                raise VqnmtError(
+                    f"{key} is of type {kind}: give text, a number or a list"
+                ) from None
+        return _run([*overrides, *words])[1]
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None
 
 
 def _run(arguments: list[str]) -> "tuple[Path, Path, list[Record]]":

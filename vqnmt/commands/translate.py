@@ -101,8 +101,9 @@ class Command:
         if self.options.quiet or not self.sentences:
             return
         rate = self.sentences / max(self.seconds, 1e-9)
+        noun = "sentence" if self.sentences == 1 else "sentences"
         print(
-            f"{self.sentences:,} sentences in {self.seconds:.2f} s: {rate:,.1f} sentences/s, "
+            f"{self.sentences:,} {noun} in {self.seconds:.2f} s: {rate:,.1f} sentences/s, "
             f"{1000 / rate:.2f} ms a sentence; loaded in {self.loading:.2f} s",
             file=sys.stderr,
         )
@@ -219,13 +220,17 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     check_patterns(options.keep, "--keep")
     for name in options.files:
-        if " " in name and not os.path.lexists(name):
+        word = name == Path(name).stem  # neither folders nor an ending
+        if (word or " " in name) and name != "-" and not os.path.lexists(name):
             raise VqnmtError(
-                f"{name}: no such file; to translate words, pipe them in: echo '{name}' | "
+                f"{name}: there is no such file; to translate words, pipe them in: echo '{name}' | "
                 "vqnmt translate"
             )
     if options.output and len(options.files) != 1:
-        raise VqnmtError(f"-o is for one string file, and {len(options.files)} are given")
+        raise VqnmtError(
+            f"-o is for one string file, and {len(options.files)} are given: translate text with "
+            "vqnmt translate in.txt > out.txt"
+        )
     columns = {"--nbest": options.nbest > 1, "--scores": options.scores}
     columns["--show-codes"] = options.show_codes
     if options.output and any(columns.values()):

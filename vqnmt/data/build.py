@@ -26,7 +26,7 @@ from vqnmt.data.splits import sentence_key
 from vqnmt.data.workers import available_cores, map_in_order
 from vqnmt.downloads import RemoteFile
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path, atomic_write_lines, atomic_write_text
+from vqnmt.files import atomic_open, atomic_write_lines, atomic_write_text
 from vqnmt.progress import Progress
 from vqnmt.splits import HashSplit
 from vqnmt.streams import count_lines, open_file
@@ -61,15 +61,17 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     """Return the content of corpus.json; None where there is none, or a damaged or other one."""
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        if isinstance(report, dict) and report.get("format") == CorpusConfig.FORMAT:
-            digest = _report_digest(report)
-            if report.get("digest", digest) == digest:  # reports had none at first
-                return report
+        if (
+            isinstance(report, dict)
+            and report.get("format") == CorpusConfig.FORMAT
+            and report.get("digest") == _report_digest(report)
+        ):
+            return report
     return None
 
 
 def _report_digest(report: dict[str, Any]) -> str:
-    """Return a digest of all else in corpus.json, by which it vouches for itself."""
+    """Return a digest of everything else in corpus.json: a changed report is not trusted."""
     rest = {key: value for key, value in report.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -106,12 +108,7 @@ class _Builder:
         with ExitStack() as stack:
             for part in self._parts():
                 first, second = (
-                    stack.enter_context(
-                        open(
-                            stack.enter_context(atomic_path(self.folder / f"{part}.{language}")),
-                            "wb",
-                        )
-                    )
+                    stack.enter_context(atomic_open(self.folder / f"{part}.{language}"))
                     for language in self.languages
                 )
                 self.outputs[part] = (first, second)
@@ -348,10 +345,10 @@ class _Builder:
                 )
 
     def _remove_old(self) -> list[str]:
-        """Remove corpus.json and list the files it vouched for."""
+        """Remove corpus.json and list the files that it named."""
         report = read_report(self.folder)
         (self.folder / "corpus.json").unlink(missing_ok=True)
-        # Of a damaged report no word is taken: it might name anybody's files.
+        # A damaged report is not trusted: it might name anybody's files.
         return [] if report is None else list(report["files"])
 
     def _write_report(self, fingerprint: str, read: int) -> None:

@@ -45,7 +45,7 @@ class Entry:
     drop_copies: bool = False
     # No part of the fingerprint (the repr): it changes nothing in the prepared files.
     pairs: int | None = field(default=None, repr=False)
-    # Nor is this, so that a corpus that an earlier version has prepared is used as it stands.
+    # Nor are these: a corpus that was prepared without them is used as it stands.
     label_share: float = field(default=0.0, repr=False)
     test_names: tuple[str, ...] = field(default=(), repr=False)
 

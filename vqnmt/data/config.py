@@ -1,4 +1,4 @@
-"""What a user may ask of a corpus."""
+"""Settings of a corpus: which text, in which direction, split and filtered how."""
 
 import glob
 import hashlib
@@ -8,7 +8,6 @@ from dataclasses import InitVar, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from vqnmt.checksums import file_checksum
 from vqnmt.data.catalogue import Entry, catalogue_entry
 from vqnmt.data.filters import PairFilter, Ratio
 from vqnmt.data.pieces import LocalParallel, LocalStrings, LocalTsv, Piece
@@ -29,6 +28,8 @@ from vqnmt.streams import MOST_BYTES
 # It becomes part of file names.
 Language = Annotated[str, matching("[A-Za-z0-9_-]+", "a language code of letters, digits, - and _")]
 Share = Annotated[float, above(0), below(0.5)]
+# The fields of `CorpusConfig` that name the user's own text.
+_PARTS = ("train", "valid", "test")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,8 +48,8 @@ class TextFiles:
     """File of their translations, line by line."""
 
     files: list[str] = field(default_factory=list, metadata=NO_NUMBER)
-    """PO, XLIFF, TMX or TSV files, of which the reviewed pairs are taken; * and ? in a name match
-    any characters."""
+    """PO, XLIFF, TMX or TSV files, whose reviewed pairs are taken; * and ? in a name match any
+    characters."""
 
     def pieces(self, key: str, most_bytes: int = MOST_BYTES) -> tuple[Piece, ...]:
         """Return what to read: nothing or one piece.
@@ -155,7 +156,7 @@ class CorpusConfig(Settings):
             )
 
     def _check_files(self) -> None:
-        given = [key for key in ("train", "valid", "test") if getattr(self, key).pieces(key)]
+        given = [key for key in _PARTS if getattr(self, key).pieces(key)]
         if self.name != "files" and given:
             first = next(key for key, file in asdict(getattr(self, given[0])).items() if file)
             raise VqnmtError(
@@ -184,23 +185,14 @@ class CorpusConfig(Settings):
     def entry(self) -> Entry:
         """Return the catalogue's entry, with the user's own files and shares in place."""
         entry = catalogue_entry(self.name)
-        train, valid, test = (
-            getattr(self, key).pieces(key, self.max_line_bytes)
-            for key in ("train", "valid", "test")
-        )
-        return Entry(
-            languages=entry.languages,
-            licence=entry.licence,
-            attribution=entry.attribution,
+        train, valid, test = (getattr(self, key).pieces(key, self.max_line_bytes) for key in _PARTS)
+        return replace(
+            entry,
             train=entry.train or train,
             valid=entry.valid or valid,
             tests=entry.tests or ({"test": test} if test else {}),
             valid_share=entry.valid_share if self.valid_share is None else self.valid_share,
             test_share=entry.test_share if self.test_share is None else self.test_share,
-            drop_copies=entry.drop_copies,
-            pairs=entry.pairs,
-            label_share=entry.label_share,
-            test_names=entry.test_names,
         )
 
     def fingerprint(self) -> str:
@@ -211,35 +203,20 @@ class CorpusConfig(Settings):
         Raises:
             VqnmtError: One of the user's own files is missing.
         """
+        values = {key: value for key, value in deciding(self).items() if key != "counts" or value}
         if self.name != "files":
-            return self.older_fingerprint()
-        parts = {key: getattr(self, key).pieces(key) for key in ("train", "valid", "test")}
+            nothing = {"tsv": None, "source": None, "target": None}  # as run folders have it
+            values |= dict.fromkeys(_PARTS, nothing)
+            return _digest([self.FORMAT, values, [], repr(self.entry())])
         entry = replace(self.entry(), train=(), valid=(), tests={})
         contents = {
-            key: [[content_checksum(path) for path in self._own(piece)] for piece in pieces]
-            for key, pieces in parts.items()
+            key: [
+                [content_checksum(path) for path in self._own(piece)]
+                for piece in getattr(self, key).pieces(key)
+            ]
+            for key in _PARTS
         }
-        return _digest([self.FORMAT, self._known_before(deciding(self)), contents, repr(entry)])
-
-    def older_fingerprint(self) -> str:
-        """Return the fingerprint of older versions, which covers the places of own files too.
-
-        Raises:
-            VqnmtError: One of the user's own files is missing, or is a pipe.
-        """
-        values: dict[str, Any] = {key: value for key, value in asdict(self).items()}
-        del values["cache"], values["max_line_bytes"]
-        values = self._known_before(values)
-        for key in ("train", "valid", "test"):  # older versions knew no files
-            if not values[key]["files"]:
-                del values[key]["files"]
-        pieces = [p for key in ("train", "valid", "test") for p in getattr(self, key).pieces(key)]
-        contents = [file_checksum(path) for piece in pieces for path in self._own(piece)]
-        return _digest([self.FORMAT, values, contents, repr(self.entry())])
-
-    def _known_before(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what older versions did not know, where it makes no difference."""
-        return {key: value for key, value in values.items() if key != "counts" or value}
+        return _digest([self.FORMAT, values, contents, repr(entry)])
 
     def _own(self, piece: Piece) -> list[Path]:
         files = piece.files(self.source_language, self.target_language)

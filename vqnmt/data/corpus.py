@@ -12,7 +12,7 @@ test set is kept as it is.
 """
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,7 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     """
     folder = Path(folder)
     fingerprint = config.fingerprint()
-    accepted = (fingerprint, config.older_fingerprint())
-    corpus = _prepared(folder, accepted) if PartialState().is_main_process else None
+    corpus = _prepared(folder, fingerprint) if PartialState().is_main_process else None
     # One process decides for all, because they look at different times and must build together.
     missing, expected = broadcast_object_list([corpus is None, fingerprint])
     if fingerprint != expected:
@@ -120,10 +119,10 @@ def prepare_corpus(config: CorpusConfig, folder: Path | str) -> Corpus:
     return corpus or load_corpus(folder)
 
 
-def _prepared(folder: Path, fingerprints: Collection[str]) -> Corpus | None:
+def _prepared(folder: Path, fingerprint: str) -> Corpus | None:
     """Return the corpus in `folder`; None if it is another one or damaged."""
     report = read_report(folder)
-    if report is not None and report["fingerprint"] in fingerprints:
+    if report is not None and report["fingerprint"] == fingerprint:
         try:
             return load_corpus(folder)
         except VqnmtError as error:

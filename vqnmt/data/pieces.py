@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from vqnmt.data.readers import Pair, read_lines, read_parallel, read_tsv
 from vqnmt.downloads import RemoteFile, fetch
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path
+from vqnmt.files import atomic_open
 from vqnmt.localization.files import read_pairs
 from vqnmt.streams import MOST_BYTES, open_text
 
@@ -301,6 +301,6 @@ def _unpack(archive: Path, members: list[str], folder: Path) -> list[Path]:
 
 
 def _copy(content: Any, path: Path) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as output:
+    with atomic_open(path) as output:
         while block := content.read(1 << 20):
             output.write(block)

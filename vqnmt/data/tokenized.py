@@ -18,7 +18,7 @@ from vqnmt.data.filters import PairFilter
 from vqnmt.data.readers import chunks
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
-from vqnmt.files import UNSUPPORTED, atomic_path, atomic_write_text, warn_once
+from vqnmt.files import UNSUPPORTED, atomic_open, atomic_write_text, warn_once
 from vqnmt.formality import tagged
 from vqnmt.progress import Progress
 from vqnmt.spans import protect_pair
@@ -31,6 +31,9 @@ _SIDES = ("source", "target")
 _FILES = tuple(f"{side}.{ending}" for side in _SIDES for ending in ("tokens", "offsets.npy"))
 # Stands beside these where pairs have counts.
 _COUNTS = "counts.npy"
+
+Chunk = tuple[list[list[int]], list[list[int]], NDArray[np.bool_]]
+"""Tokens of the sources and of the targets of the pairs that fit, and which of all pairs do."""
 
 
 class TokenizedText:
@@ -75,8 +78,8 @@ def tokenize_pairs(
     placeholders differ is dropped; see `vqnmt.spans.protect_pair`.
 
     Nothing is done where the folder holds just these pairs already. All processes call this, of all
-    machines, which see the same folder; the first of them works. What is held of the pairs is
-    `CHUNK` of them, and 16 bytes a pair.
+    machines, which see the same folder; the first of them works. Memory: `CHUNK` pairs, and 16
+    bytes for each pair.
 
     Args:
         sources: Source sentences.
@@ -104,16 +107,14 @@ def tokenize_pairs(
             (folder / "tokens.json").unlink(missing_ok=True)  # old files count as incomplete now
             kind = np.dtype(np.uint16 if len(vocabulary) <= 1 << 16 else np.int32)
             (folder / _COUNTS).unlink(missing_ok=True)
-            fitting: list[NDArray[np.bool_]] = []
             with Progress(f"{description} tokens", len(sources), "pairs") as progress:
                 encoded = _encode(
-                    *(sources, targets, vocabulary, fit, span_patterns),
-                    *(formality, fitting, progress),
+                    *(sources, targets, vocabulary, fit, span_patterns, formality, progress)
                 )
-                _write(encoded, folder, kind)
+                kept = _write(encoded, folder, kind)
             if counts is not None:
-                with atomic_path(folder / _COUNTS) as path, open(path, "wb") as file:
-                    np.save(file, counts[np.concatenate(fitting)])
+                with atomic_open(folder / _COUNTS) as file:
+                    np.save(file, counts[kept])
             _mark_complete(folder, kind, digest)
     PartialState().wait_for_everyone()
 
@@ -125,13 +126,9 @@ def _encode(
     fit: PairFilter,
     span_patterns: Sequence[str],
     formality: str,
-    fitting: list[NDArray[np.bool_]],
     progress: Progress,
-) -> Iterator[tuple[list[list[int]], ...]]:
-    """Yield the tokens of sources and targets, chunk by chunk, of the pairs that fit.
-
-    `fitting` gets the marks of those that do.
-    """
+) -> Iterator[Chunk]:
+    """Yield chunk by chunk the tokens of the pairs that fit, and which of the pairs do."""
     for start in range(0, len(sources), CHUNK):
         lines = (side[start : start + CHUNK] for side in (sources, targets))
         pairs = list(zip(*lines, strict=True))
@@ -143,11 +140,11 @@ def _encode(
                     first = _first_slot(source, slots)
                     shared = protect_pair(source, target, slots, span_patterns, first)
                     shown[i] = shared and (shared[0].text, shared[1])
-        fitting.append(np.array([pair is not None for pair in shown]))
         kept = [pair for pair in shown if pair is not None]
         if formality:
             kept = [(tagged(source, target, formality), target) for source, target in kept]
-        yield tuple(vocabulary.encode([pair[i] for pair in kept]) for i in range(len(_SIDES)))
+        source_rows, target_rows = (vocabulary.encode([pair[i] for pair in kept]) for i in (0, 1))
+        yield source_rows, target_rows, np.array([pair is not None for pair in shown])
         progress.update(len(pairs))
 
 
@@ -159,25 +156,21 @@ def _first_slot(source: str, slots: int) -> int:
     return max(zlib.crc32(source.encode()) % (2 * slots) - slots, 0)
 
 
-def _write(
-    chunks: Iterable[tuple[list[list[int]], ...]], folder: Path, kind: np.dtype[Any]
-) -> None:
-    """Write the tokens of all chunks."""
+def _write(chunks: Iterable[Chunk], folder: Path, kind: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Write the tokens of all chunks; returns which of all pairs fit, (pairs,)."""
     lengths = [[np.zeros(1, dtype=np.int64)] for _ in _SIDES]
+    fitting = [np.zeros(0, dtype=bool)]
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(
-                open(stack.enter_context(atomic_path(folder / f"{side}.tokens")), "wb")
-            )
-            for side in _SIDES
-        ]
-        for chunk in chunks:
-            for rows, file, its in zip(chunk, files, lengths, strict=True):
+        files = [stack.enter_context(atomic_open(folder / f"{side}.tokens")) for side in _SIDES]
+        for *sides, fits in chunks:
+            fitting.append(fits)
+            for rows, file, its in zip(sides, files, lengths, strict=True):
                 np.fromiter(chain.from_iterable(rows), kind).tofile(file)
                 its.append(np.fromiter(map(len, rows), np.int64, len(rows)))
     for name, parts in zip(_SIDES, lengths, strict=True):
-        with atomic_path(folder / f"{name}.offsets.npy") as path, open(path, "wb") as file:
+        with atomic_open(folder / f"{name}.offsets.npy") as file:
             np.save(file, np.concatenate(parts).cumsum())
+    return np.concatenate(fitting)
 
 
 def _mark_complete(folder: Path, kind: np.dtype[Any], digest: str) -> None:

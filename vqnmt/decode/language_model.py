@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vqnmt.decode.prefix_search import look_up
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path
+from vqnmt.files import atomic_open
 from vqnmt.tokens import BOS, EOS
 
 Keys = NDArray[np.int64]
@@ -144,7 +144,7 @@ class TrigramModel:
     def save(self, path: Path | str) -> None:
         """Write the tables to an .npz file, whole or not at all."""
         (tables,) = self.__reduce__()[1]
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with atomic_open(path) as file:
             np.savez_compressed(file, **{name: getattr(tables, name) for name in Tables.__slots__})
 
     @classmethod

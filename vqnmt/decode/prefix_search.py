@@ -177,7 +177,7 @@ def prefix_beam_search(
 
 
 def compiled_search(sentences: int | None = None) -> Search | None:
-    """Return `prefix_beam_search` compiled, for arrays; None where Python shall search.
+    """Return `prefix_beam_search` compiled, for arrays; None where Python should search.
 
     Args:
         sentences: How many will be read with the answer. Compiled code is loaded when the process

@@ -5,22 +5,14 @@ All models use this implementation, so that two systems differ in their models o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from vqnmt.decode.settings import SearchSettings
 
-__all__ = [
-    "Hypothesis",
-    "SearchSettings",
-    "SearchState",
-    "find_candidates",
-    "n_best",
-    "sample",
-    "search",
-]
+__all__ = ["Hypothesis", "SearchSettings", "SearchState", "find_candidates"]
 
 
 class SearchState(Protocol):
@@ -63,6 +55,31 @@ class Hypothesis:
         return self.log_probability / max(self.length, 1) ** length_penalty
 
 
+@dataclass(frozen=True, slots=True)
+class _Task(Generic[StateT]):
+    """What is searched; for the fields see `find_candidates`."""
+
+    step: Callable[[Tensor, StateT], Tensor]
+    state: StateT
+    limits: Tensor
+    begin: int
+    end: int
+    forbidden: Sequence[int]
+    joint: bool
+
+    def log_probabilities(self, symbols: Tensor) -> Tensor:
+        """Make a step from the last symbols (N,); returns log-probabilities (N, V)."""
+        logits = self.step(symbols, self.state)
+        if self.forbidden:  # on a copy: the logits are the step function's
+            index = torch.tensor(self.forbidden, device=logits.device)
+            logits = logits.index_fill(1, index, -torch.inf)
+        return logits.float().log_softmax(dim=-1)
+
+    def ends(self, symbols: Tensor) -> Tensor:
+        """Mark the symbols that end a sequence."""
+        return symbols >= self.end if self.joint else symbols == self.end
+
+
 def find_candidates(
     step: Callable[[Tensor, StateT], Tensor],
     state: StateT,
@@ -74,55 +91,7 @@ def find_candidates(
     forbidden: Sequence[int] = (),
     joint: bool = False,
 ) -> list[list[Hypothesis]]:
-    """Search or sample as `settings` say; for the other arguments see `search`.
-
-    Returns:
-        For each of the B sentences its candidates: the best first from a search, where there may
-        be fewer than wanted when no more exist; in the order drawn from sampling.
-    """
-    if settings.temperature is not None:
-        return sample(
-            step,
-            state,
-            limits,
-            begin=begin,
-            end=end,
-            count=settings.candidates,
-            temperature=settings.temperature,
-            forbidden=forbidden,
-            joint=joint,
-        )
-    beam = max(settings.beam, settings.candidates)
-    if beam == 1:
-        best = _one_by_one(step, state, limits, begin, end, joint, forbidden, _best)
-        return [[hypothesis] for hypothesis in best]
-    found = n_best(
-        step,
-        state,
-        limits,
-        begin=begin,
-        end=end,
-        beam=beam,
-        length_penalty=settings.length_penalty,
-        forbidden=forbidden,
-        joint=joint,
-    )
-    return [hypotheses[: settings.candidates] for hypotheses in found]
-
-
-def search(
-    step: Callable[[Tensor, StateT], Tensor],
-    state: StateT,
-    limits: Tensor,
-    *,
-    begin: int,
-    end: int,
-    beam: int = 1,
-    length_penalty: float = 1.0,
-    forbidden: Sequence[int] = (),
-    joint: bool = False,
-) -> list[Hypothesis]:
-    """Find a sequence of high probability for each of B sentences.
+    """Find sequences of high probability for each of B sentences, or draw them.
 
     Args:
         step: Maps the last symbols (N,) and the state to logits (N, V) for the next symbols.
@@ -131,73 +100,39 @@ def search(
             is taken as it stands.
         begin: The symbol before the first.
         end: The symbol that closes a sequence.
-        beam: Hypotheses kept a sentence; 1 is greedy search.
-        length_penalty: Finished hypotheses are compared by log-probability / length ** this.
+        settings: How to search or sample.
         forbidden: Symbols that are never chosen.
         joint: Whether a sequence has no end of its own, but the symbol `end` + s says that the
             symbol s is the last. At its limit a sequence takes such a one.
 
     Returns:
-        The best hypothesis of each sentence, in order.
+        For each sentence its candidates. From a search the best come first, and there are fewer
+        than wanted where no more exist within the limit. Samples come in the order drawn; equal
+        ones may be among them, and their log-probabilities are those of the model itself, whatever
+        the temperature.
     """
-    found = find_candidates(
-        step,
-        state,
-        limits,
-        begin=begin,
-        end=end,
-        settings=SearchSettings(beam=beam, length_penalty=length_penalty),
-        forbidden=forbidden,
-        joint=joint,
-    )
-    return [hypotheses[0] for hypotheses in found]
+    task = _Task(step, state, limits, begin, end, forbidden, joint)
+    if settings.temperature is not None:
+        return _sample(task, settings.candidates, settings.temperature)
+    beam = max(settings.beam, settings.candidates)
+    if beam == 1:
+        return [[hypothesis] for hypothesis in _one_by_one(task, limits, _best)]
+    found = _beam_search(task, beam, settings.length_penalty)
+    return [hypotheses[: settings.candidates] for hypotheses in found]
 
 
-def sample(
-    step: Callable[[Tensor, StateT], Tensor],
-    state: StateT,
-    limits: Tensor,
-    *,
-    begin: int,
-    end: int,
-    count: int,
-    temperature: float = 1.0,
-    forbidden: Sequence[int] = (),
-    joint: bool = False,
-) -> list[list[Hypothesis]]:
-    """Draw `count` sequences for each of B sentences, symbol by symbol.
-
-    Args:
-        step: See `search`.
-        state: See `search`.
-        limits: See `search`.
-        begin: See `search`.
-        end: See `search`.
-        count: Sequences for each sentence; equal ones may be among them.
-        temperature: Symbols are drawn from p ** (1 / temperature), above 0.
-        forbidden: See `search`.
-        joint: See `search`.
-
-    Returns:
-        For each sentence its sequences in the order drawn, with their log-probabilities under p
-        itself, whatever the temperature.
-    """
+def _sample(task: _Task[StateT], count: int, temperature: float) -> list[list[Hypothesis]]:
+    """Draw `count` sequences for each sentence by p ** (1 / temperature), symbol by symbol."""
+    limits = task.limits
     rows = torch.arange(len(limits), device=limits.device).repeat_interleave(count)
-    state.select(rows)
+    task.state.select(rows)
 
     def draw(log_p: Tensor) -> Tensor:
         weights = (log_p / temperature).softmax(dim=-1)
         return torch.multinomial(weights, 1)[:, 0]
 
-    drawn = _one_by_one(step, state, limits[rows], begin, end, joint, forbidden, draw)
+    drawn = _one_by_one(task, limits[rows], draw)
     return [drawn[i : i + count] for i in range(0, len(drawn), count)]
-
-
-def _log_probabilities(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
-    if forbidden:  # on a copy: the logits are the step function's
-        index = torch.tensor(forbidden, device=logits.device)
-        logits = logits.index_fill(1, index, -torch.inf)
-    return logits.float().log_softmax(dim=-1)
 
 
 def _best(log_p: Tensor) -> Tensor:
@@ -205,34 +140,30 @@ def _best(log_p: Tensor) -> Tensor:
 
 
 def _one_by_one(
-    step: Callable[[Tensor, StateT], Tensor],
-    state: StateT,
-    limits: Tensor,
-    begin: int,
-    end: int,
-    joint: bool,
-    forbidden: Sequence[int],
-    choose: Callable[[Tensor], Tensor],
+    task: _Task[StateT], limits: Tensor, choose: Callable[[Tensor], Tensor]
 ) -> list[Hypothesis]:
-    """Extend one sequence a row by what `choose` picks from log-probabilities (N, V)."""
+    """Extend one sequence a row by what `choose` picks from log-probabilities (N, V).
+
+    `limits` (N,) are those of the rows that the state begins with.
+    """
     hypotheses = [Hypothesis([], 0.0) for _ in range(len(limits))]
     bounds = limits.tolist()
     rows = list(range(len(limits)))  # the sentence that each row of the state belongs to
-    symbols = torch.full_like(limits, begin)
+    symbols = torch.full_like(limits, task.begin)
     while rows:
-        log_p = _log_probabilities(step(symbols, state), forbidden)
-        if joint:
+        log_p = task.log_probabilities(symbols)
+        if task.joint:
             length = len(hypotheses[rows[0]].symbols) + 1  # of all
-            log_p[_at(rows, bounds, length), :end] = -torch.inf
+            log_p[_at(rows, bounds, length), : task.end] = -torch.inf
         symbols = choose(log_p)  # (N,)
         values = log_p.gather(1, symbols[:, None])[:, 0]
         going = []
         for i, (symbol, value) in enumerate(zip(symbols.tolist(), values.tolist(), strict=True)):
             hypothesis = hypotheses[rows[i]]
             hypothesis.log_probability += value
-            if joint and symbol >= end:
-                hypothesis.symbols.append(symbol - end)
-            elif symbol == end:
+            if task.joint and symbol >= task.end:
+                hypothesis.symbols.append(symbol - task.end)
+            elif symbol == task.end:
                 hypothesis.ended = True
             else:
                 hypothesis.symbols.append(symbol)
@@ -242,7 +173,7 @@ def _one_by_one(
             rows = [rows[i] for i in going]
             if rows:
                 index = torch.tensor(going, device=symbols.device)
-                state.select(index)
+                task.state.select(index)
                 symbols = symbols[index]
     return hypotheses
 
@@ -266,36 +197,21 @@ def _best_of_both(totals: Tensor, end: int, beam: int) -> tuple[Tensor, Tensor]:
     return values, torch.cat(columns, dim=1).gather(1, order)
 
 
-def n_best(
-    step: Callable[[Tensor, StateT], Tensor],
-    state: StateT,
-    limits: Tensor,
-    *,
-    begin: int,
-    end: int,
-    beam: int,
-    length_penalty: float = 1.0,
-    forbidden: Sequence[int] = (),
-    joint: bool = False,
-) -> list[list[Hypothesis]]:
-    """Find up to `beam` sequences for each of B sentences by beam search; see `search`.
-
-    Returns:
-        For each sentence its hypotheses, the best first: `beam` of them, or as many as exist
-        within the sentence's limit.
-    """
+def _beam_search(task: _Task[StateT], beam: int, length_penalty: float) -> list[list[Hypothesis]]:
+    """Find up to `beam` sequences for each sentence by beam search, the best first."""
+    limits, end, joint = task.limits, task.end, task.joint
     device, bounds = limits.device, limits.tolist()
     finished: list[list[Hypothesis]] = [[] for _ in bounds]
     rows = list(range(len(bounds)))  # sentences still open; each has `beam` rows in the state
-    state.expand(beam)
-    symbols = torch.full((len(rows) * beam,), begin, device=device)
+    task.state.expand(beam)
+    symbols = torch.full((len(rows) * beam,), task.begin, device=device)
     # The hypotheses of a sentence start alike: only the first may branch at the first step.
     scores = torch.full((len(rows), beam), -torch.inf, device=device)
     scores[:, 0] = 0.0
     history = torch.zeros(len(rows), beam, 0, dtype=torch.long, device=device)
 
     while rows:
-        log_p = _log_probabilities(step(symbols, state), forbidden)
+        log_p = task.log_probabilities(symbols)
         vocabulary = log_p.shape[1]
         totals = scores[..., None] + log_p.view(len(rows), beam, vocabulary)
         length = history.shape[2] + 1
@@ -306,19 +222,17 @@ def n_best(
             # Twice as many as needed: at most `beam` of them can be ends, so `beam` go on.
             values, flat = totals.flatten(1).topk(min(2 * beam, beam * vocabulary), dim=1)
         parents, nexts = flat // vocabulary, flat % vocabulary
-        ends = ((nexts >= end) if joint else (nexts == end)) & (values > -torch.inf)
+        ends = task.ends(nexts) & (values > -torch.inf)
         # An end counts when it is among the `beam` best, as a hypothesis of equal rank would.
         for row, column in ends[:, :beam].nonzero().tolist():
             tokens = history[row, parents[row, column]].tolist()
             if joint:
                 tokens.append(nexts[row, column].item() - end)
             finished[rows[row]].append(Hypothesis(tokens, values[row, column].item(), not joint))
-        order = ends.to(torch.int8).argsort(dim=1, stable=True)[
-            :, :beam
-        ]  # the non-ends, best first
+        order = ends.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]  # others, best first
         scores, parents, nexts = (x.gather(1, order) for x in (values, parents, nexts))
         # Where fewer than `beam` go on: no hypothesis, and a symbol that `step` can take.
-        none = (nexts >= end) if joint else (nexts == end)
+        none = task.ends(nexts)
         scores = scores.masked_fill(none, -torch.inf)
         nexts = torch.where(none, nexts[:, :1], nexts)
         history = torch.cat(
@@ -346,9 +260,9 @@ def n_best(
                 break
             kept = torch.tensor(going, device=device)
             scores, nexts, history = scores[kept], nexts[kept], history[kept]
-            state.select(moved.view(-1, beam)[kept].flatten())
+            task.state.select(moved.view(-1, beam)[kept].flatten())
         else:
-            state.reorder(moved)
+            task.state.reorder(moved)
         symbols = nexts.flatten()
     for hypotheses in finished:
         # Stable: of equal hypotheses the first stays first.

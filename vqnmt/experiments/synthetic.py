@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqnmt.files import atomic_path
+from vqnmt.files import atomic_open
 from vqnmt.progress import Progress
 
 # Words of a language.
@@ -45,7 +45,7 @@ def write_synthetic(source: Path, target: Path, pairs: int, seed: int) -> None:
     with ExitStack() as stack:
         files = []
         for path in (source, target):
-            file = stack.enter_context(open(stack.enter_context(atomic_path(path)), "wb"))
+            file = stack.enter_context(atomic_open(path))
             if path.suffix == ".gz":  # without name and time, which would differ from run to run
                 file = stack.enter_context(gzip.GzipFile("", "wb", 1, file, mtime=0))  # type: ignore
             files.append(file)

@@ -16,7 +16,7 @@ from vqnmt.files import as_path, atomic_path, atomic_write_text
 from vqnmt.models import AutoregressiveTransformer, LatentTransformer
 from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.exported import FORMAT, PRECISIONS, PREVIOUS
-from vqnmt.translate.folder import EXPORTED, EXPORTED_OUTPUTS
+from vqnmt.translate.folder import EXPORTED, EXPORTED_OUTPUTS, located
 from vqnmt.translate.pytorch import Translator
 
 # Prefix of the folders that a killed export leaves.
@@ -27,21 +27,23 @@ def export_model(model: Path | str, folder: Path | str, precision: str = "fp32")
     """Export a model folder: a latent Transformer to ONNX, an autoregressive one to CTranslate2.
 
     Args:
-        model: Model folder that `vqnmt train` has written.
+        model: Model folder that `vqnmt train` has written, or "hf://user/repo" for a copy of it on
+            the Hub.
         folder: New or empty, or an earlier export, which is replaced when all is ready; other files
             beside it stay.
-        precision: One of `PRECISIONS`.
+        precision: `fp32`, or `int8` for smaller and faster weights.
 
     Raises:
         VqnmtError: The model cannot be loaded or is of another kind, what the export needs is not
             installed, or the folder holds something else or cannot be written.
     """
-    model, folder = as_path(model, "model"), as_path(folder, "folder")
+    folder = as_path(folder, "folder")
     if precision not in PRECISIONS:
         raise VqnmtError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     try:
         if folder.exists() and not (_is_export(folder) or _is_empty(folder)):
             raise VqnmtError(f"{folder}: holds something other than an export: choose a new folder")
+        model = located(model, "model")
         translator = Translator.from_pretrained(model, device="cpu")
         folder.mkdir(parents=True, exist_ok=True)
         _export(translator, model, folder, precision)

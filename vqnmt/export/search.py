@@ -199,7 +199,7 @@ def _following(graph: Graph, stepper: Stepper, symbols: str, alone: bool) -> str
 
 
 def beam_search(graph: Graph, stepper: Stepper) -> tuple[str, str, str]:
-    """Write a beam search with the results of `vqnmt.decode.search.n_best`.
+    """Write a beam search with the results of `vqnmt.decode.search`.
 
     The graph has the inputs `BEAM_DEFAULTS` too.
 

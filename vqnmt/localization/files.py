@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from vqnmt.errors import VqnmtError
-from vqnmt.files import atomic_path
+from vqnmt.files import atomic_path, check_writable
 from vqnmt.localization.units import MACHINE, MEMORY, Edit, FormatError, Unit, apply_edits
 from vqnmt.localization.xml import read_android, read_tmx, read_xliff
 from vqnmt.spans import compare_spans
@@ -119,8 +119,6 @@ def refuse_strings(name: str, start: bytes) -> None:
 class Report:
     """What has become of the units of a file."""
 
-    bilingual: bool
-    """Whether the file holds sources and translations."""
     translated: int = 0
     """By the model."""
     remembered: list[tuple[Unit, tuple[str, ...]]] = field(default_factory=list)
@@ -177,11 +175,12 @@ def translate_strings(
     if kind is None:
         known = ", ".join(one.name for one in FORMATS)
         raise VqnmtError(
-            f"{name}: no known string file: give one of {known}, or plain text without -o"
+            f"{name}: no known string file: give one of {known}; lines of text are translated "
+            "without -o: vqnmt translate in.txt > out.txt"
         )
     text, encoding = _decoded(data, name, kind)
     units = _read(kind, text, name, languages)
-    report, edits = Report(kind.bilingual), []
+    report, edits = Report(), []
     todo = [unit for unit in units if any(unit.sources) and (every or not unit.translated)]
     report.kept = sum(unit.translated for unit in units) if not every else 0
     wanted = dict.fromkeys(source for unit in todo for source in unit.sources)
@@ -240,18 +239,21 @@ def translate_file(
     """
     with open_file(path) as file:
         data = file.read()
+    # What cannot be written is refused before hours of translation.
     in_place = output.exists() and output.samefile(path)
+    kind = find_format(str(path), data[:SNIFFED])
+    if in_place and kind is not None and not kind.bilingual:
+        raise VqnmtError(f"{output}: its sources would be lost: name another file")
     if output.exists() and not (every or in_place):
         raise VqnmtError(
             f"{output}: is there already, and its translations would be lost: name another file, "
             "or give --all to write it anew"
         )
+    check_writable(output.parent, "--output")
     known = read_memory(memory, *languages) if memory else None
     written, report = translate_strings(
         data, str(path), keep_lines(translate), languages, every=every, memory=known
     )
-    if in_place and not report.bilingual:
-        raise VqnmtError(f"{output}: its sources would be lost: name another file")
     with atomic_path(output) as temporary:
         temporary.write_bytes(written)
     return report

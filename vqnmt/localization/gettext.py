@@ -21,17 +21,18 @@ class _Entry:
     forms: dict[int, str] = field(default_factory=dict)
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Start and end of the string of each msgstr, from its first quote to its last."""
-    flags: tuple[int, int] | None = None
+    flags: int | None = None
+    """Where its line of flags begins."""
     head: int | None = None
     """Where a line of flags would stand."""
     fuzzy: bool = False
 
 
 def read_po(text: str) -> list[Unit]:
-    """Return the units of a PO or POT file; obsolete entries and the header are none.
+    """Return the units of a PO or POT file; without obsolete entries and the header.
 
     Raises:
-        FormatError: A line is none of a PO file.
+        FormatError: A line is not of this format.
     """
     end = line_end(text)
     return [_unit(entry, end) for entry in _entries(text) if entry.texts.get("msgid")]
@@ -53,7 +54,7 @@ def _entries(text: str) -> Iterator[_Entry]:
             continue
         if stripped.startswith("#"):
             if stripped.startswith("#,"):
-                entry.flags = (start + line.index("#,"), start + len(line.rstrip("\r")))
+                entry.flags = start + line.index("#,")
                 entry.fuzzy = "fuzzy" in re.split(r"[\s,]+", stripped)
             elif stripped.startswith("#|") and entry.head is None:
                 entry.head = start
@@ -92,8 +93,8 @@ def _unit(entry: _Entry, end: str) -> Unit:
         ]
         if entry.fuzzy:
             return made
-        if entry.flags:
-            return [(entry.flags[0], entry.flags[0] + 2, "#, fuzzy,"), *made]
+        if entry.flags is not None:
+            return [(entry.flags, entry.flags + 2, "#, fuzzy,"), *made]
         return [(entry.head or 0, entry.head or 0, f"#, fuzzy{end}"), *made]
 
     targets = tuple(entry.forms[form] for form in forms)

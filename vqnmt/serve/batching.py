@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
-    """More sentences wait than may."""
+    """Too many sentences wait."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Batcher:
     waits for others for `wait` seconds.
 
     Args:
-        work: Translates; a sentence must get the same text in any company.
+        work: Translates; a translation must not depend on the other sentences of its batch.
         wait: Seconds.
         batch: Sentences of a batch; a request of more is a batch of its own.
         queue: Sentences that may wait; a request of more must be the only one.

@@ -3,7 +3,6 @@
 from typing import Any
 
 from vqnmt.decode.settings import SearchSettings
-from vqnmt.errors import VqnmtError
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.code_index import CodeIndex, code_texts
 
@@ -36,12 +35,8 @@ def inspect_codes(
 
 
 def beam(translator: BatchTranslator, text: str, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` translations of a beam as wide, the best first; none of old exports."""
-    settings = SearchSettings(beam=count, candidates=count)
-    try:
-        (found,) = translator.n_best([text], settings)
-    except VqnmtError:
-        return []
+    """Return up to `count` translations of a beam as wide, the best first."""
+    (found,) = translator.n_best([text], SearchSettings(beam=count, candidates=count))
     return [{"text": one.text, "score": round(one.score, 3)} for one in found]
 
 

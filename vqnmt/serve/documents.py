@@ -146,7 +146,7 @@ class Documents:
         """Return a kept file as a download.
 
         Raises:
-            HTTPException: There is none of this name.
+            HTTPException: No file of this name is kept.
         """
         if key not in self._kept:
             raise HTTPException(404, "There is no such file, or it has been there for too long")

@@ -1,4 +1,4 @@
-"""What a server may be told."""
+"""Settings of a server."""
 
 from dataclasses import dataclass
 from typing import Annotated

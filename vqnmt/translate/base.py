@@ -259,7 +259,7 @@ class BatchTranslator(ABC):
         first_line: int = 1,
         repair: bool = True,
         *,
-        num_return_sequences: int = 1,
+        num_return_sequences: int | None = None,
     ) -> list[list[Translation]]:
         """Translate each text in up to `settings.candidates` ways that read differently.
 
@@ -272,7 +272,8 @@ class BatchTranslator(ABC):
             progress: Told of each sentence done.
             first_line: Number of the first sentence, for errors.
             repair: See `translate`.
-            num_return_sequences: Translations wanted for each sentence, without `settings`.
+            num_return_sequences: Translations wanted for each sentence, instead of `settings`;
+                None takes one.
 
         Returns:
             For each text its translations, no two with the same text: first those with all
@@ -280,9 +281,13 @@ class BatchTranslator(ABC):
             rescorer, else by falling `score`.
         """
         if settings is None:
-            checked(Width, num_return_sequences, "num_return_sequences")
-            settings = SearchSettings(
-                candidates=num_return_sequences, length_penalty=self.length_penalty
+            count = 1 if num_return_sequences is None else num_return_sequences
+            checked(Width, count, "num_return_sequences")
+            settings = SearchSettings(candidates=count, length_penalty=self.length_penalty)
+        elif num_return_sequences is not None:
+            raise VqnmtError(
+                f"num_return_sequences is {num_return_sequences} beside settings: give it as their "
+                "candidates"
             )
         settings = checked(SearchSettings, settings, "settings")
         check_attribute("rescorer", rescorer, "score")
@@ -431,7 +436,7 @@ class BatchTranslator(ABC):
         self._refuse_fork()
         sources = [self._shown(text) for text in as_sentences(sentences)]
         rows = self.vocabulary.encode([source.text for source in sources])
-        self._refuse_long(rows, 1)
+        self._refuse_long(rows)
         if not isinstance(candidates, Sequence) or len(candidates) != len(rows):
             raise VqnmtError(
                 f"candidates is {candidates!r:.40}: give a list of strings for each of the "
@@ -554,7 +559,8 @@ class BatchTranslator(ABC):
         if given:
             found, _ = self.force_codes(row, given, limit)
         else:
-            ((found,),) = self.find([row], SearchSettings())
+            settings = SearchSettings(length_penalty=self.length_penalty)
+            ((found,),) = self.find([row], settings)
         (shown,) = self.vocabulary.decode([found.tokens])
         found.text = join(
             parts, [restore(shown, part.spans) if part.shown else part.source for part in parts]
@@ -614,7 +620,7 @@ class BatchTranslator(ABC):
                 "give one of them"
             )
         (row,) = self.vocabulary.encode(shown)
-        self._refuse_long([row], 1)
+        self._refuse_long([row])
         return parts, row, length_limit(len(row)) // self.tokens_per_code + 1
 
     def code_pieces(self, translation: Translation) -> list[list[str]]:
@@ -676,13 +682,17 @@ class BatchTranslator(ABC):
         return [replace(first, before=part.before), *others]
 
     def _refuse_long(
-        self, rows: list[list[int]], first_line: int, owners: Sequence[int] = ()
+        self, rows: list[list[int]], first_line: int | None = None, owners: Sequence[int] = ()
     ) -> None:
+        """Refuse what is too long; without `first_line`, where nothing can be split."""
         long = [i for i, row in enumerate(rows) if len(row) > self.max_source_tokens]
-        if long:
-            line = first_line + (owners or range(len(rows)))[long[0]]
-            raise VqnmtError(
-                f"line {line}: the source has {len(rows[long[0]])} tokens and the model takes "
-                f"{self.max_source_tokens} ({len(long)} such lines in all): split them, or set "
-                "on_long to 'split' (--on-long split)"
-            )
+        if not long:
+            return
+        has = f"source has {len(rows[long[0]])} tokens and the model takes {self.max_source_tokens}"
+        if first_line is None:
+            raise VqnmtError(f"a {has}: split it")
+        line = first_line + (owners or range(len(rows)))[long[0]]
+        raise VqnmtError(
+            f"line {line}: the {has} ({len(long)} such lines in all): split them, or set on_long "
+            "to 'split' (--on-long split)"
+        )

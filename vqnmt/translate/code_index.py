@@ -38,7 +38,7 @@ def index_codes(translator: BatchTranslator, sentences: Sequence[str]) -> CodeIn
 
     Args:
         translator: A latent model.
-        sentences: Sources, such as those of the training text; of long ones the parts.
+        sentences: Sources, such as those of the training text; long ones are split.
     """
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     on_long, translator.on_long = translator.on_long, "split"

@@ -191,7 +191,8 @@ class OnnxTranslator(BatchTranslator):
         self, row: list[int], given: list[int], limit: int
     ) -> tuple[Translation, np.ndarray]:
         """Translate from given codes, see `BatchTranslator`."""
-        ((found,),), log_p = self._call([row], SearchSettings(), given, limit)
+        settings = SearchSettings(length_penalty=self.length_penalty)
+        ((found,),), log_p = self._call([row], settings, given, limit)
         return found, log_p
 
     def _run(self, rows: list[list[int]], settings: SearchSettings) -> list[list[Translation]]:
@@ -408,7 +409,7 @@ def onnx_session(
         model: File or content.
         threads: See `load_exported`. ONNX Runtime is always told a number: by default it pins its
             threads to cores, even to cores that this process may not use.
-        profile: Prefix of the file that the operators' times shall go to.
+        profile: Prefix of the file for the operators' times.
     """
     import onnxruntime
 

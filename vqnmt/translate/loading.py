@@ -4,19 +4,13 @@ from pathlib import Path
 
 from vqnmt.decode.settings import Threads
 from vqnmt.errors import VqnmtError, missing_extra
-from vqnmt.files import as_path, shipped
+from vqnmt.files import shipped
 from vqnmt.settings import checked
 from vqnmt.translate.base import BatchTranslator
-from vqnmt.translate.folder import EXPORTED, read_values
+from vqnmt.translate.folder import EXPORTED, located, read_values
 
 PRETRAINED = "pretrained/en-de"
 """The model that comes with vqnmt."""
-
-HUB = "hf://"
-"""Before the name of a repository on the Hub."""
-
-# Weights of other frameworks, which repositories of transformers hold beside those for PyTorch.
-_NOT_FOR_US = ["*.h5", "*.msgpack", "*.ot"]
 
 
 def load_translator(
@@ -39,17 +33,16 @@ def load_translator(
         VqnmtError: A file is missing or damaged, the folder is of another version, the engine is
             not installed, or an option is not for this folder or this machine.
     """
-    if folder is None:
-        folder = shipped(PRETRAINED)
-    elif isinstance(folder, str) and folder.startswith(HUB):
-        folder = fetched(folder)
-    folder = as_path(folder, "folder")
+    folder = shipped(PRETRAINED) if folder is None else located(folder)
     checked(Threads | None, threads, "threads")
     if read_values(folder).get("model_type") == EXPORTED:
         from vqnmt.translate.exported import load_exported
 
         if device not in (None, "cpu"):
-            raise VqnmtError(f"device is {device}, but {folder} is exported for a CPU")
+            raise VqnmtError(
+                f"device is {device}, but {folder} is exported for a CPU: leave it out, or give "
+                "the model folder that it was exported from"
+            )
         if dtype is not None:
             raise VqnmtError(
                 f"dtype is for models that PyTorch runs, but {folder} is exported: leave it out, "
@@ -65,38 +58,3 @@ def load_translator(
         translator = Translator.from_pretrained(folder, device, dtype=dtype or "fp32")
     translator.folder = folder
     return translator
-
-
-def fetched(name: str) -> Path:
-    """Fetch "hf://user/repo" from the Hub, unless its copy in the cache is current.
-
-    Returns:
-        The folder of the copy.
-
-    Raises:
-        VqnmtError: There is no such repository, the Hub is not reached and there is no copy, or
-            huggingface_hub is not installed.
-    """
-    try:
-        from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from None
-    try:
-        return Path(snapshot_download(name.removeprefix(HUB), ignore_patterns=_NOT_FOR_US))
-    except RepositoryNotFoundError as error:
-        raise VqnmtError(
-            f"{name}: the Hub has no such repository, or shows it only to some: check the name, or "
-            "log in by `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise VqnmtError(
-            f"{name}: {constants.ENDPOINT} is not reached, and this machine has no copy: check the "
-            "network"
-        ) from error
-    except Exception as error:  # its errors, and those of its connections, share no other base
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        raise VqnmtError(
-            f"{name}: cannot be fetched from the Hub ({first}): check the name, and that this "
-            "machine reaches the Hub"
-        ) from error

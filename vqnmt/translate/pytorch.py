@@ -23,7 +23,7 @@ from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.decode.search import Hypothesis
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.files import as_path, atomic_path, atomic_write_text, temporary_folder
+from vqnmt.files import atomic_path, atomic_write_text, temporary_folder
 from vqnmt.models import (
     AutoregressiveTransformer,
     CtcTransformer,
@@ -34,7 +34,7 @@ from vqnmt.plugins import require_plugins
 from vqnmt.spans import Protected, protect_pair, restore
 from vqnmt.translate.base import DTYPES, BatchTranslator
 from vqnmt.translate.code_index import CODE_INDEX
-from vqnmt.translate.folder import read_config
+from vqnmt.translate.folder import located, read_config
 from vqnmt.translate.generation import (
     LatentTranslation,
     find_translations,
@@ -106,7 +106,7 @@ class Translator(BatchTranslator):
 
         Args:
             folder: Holds config.json, model.safetensors and spm.model; perhaps
-                language_model.npz.
+                language_model.npz. "hf://user/repo" is a copy of it on the Hub.
             device: Where to run; None takes a GPU where there is one.
             batch_tokens: See `BatchTranslator`.
             dtype: Of weights and activations, one of `DTYPES`; the quantizer stays in fp32.
@@ -114,12 +114,12 @@ class Translator(BatchTranslator):
         Raises:
             VqnmtError: A file is missing or damaged, or the folder is of another version.
         """
-        folder = as_path(folder, "folder")
         if dtype not in _DTYPES:
             raise VqnmtError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
         cls._refuse_fork()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(chosen)
+        folder = located(folder)
         loaded = _load(folder, check_model_folder(folder))
         module = loaded.model.to(chosen, _DTYPES[dtype])
         vocabulary = Vocabulary.load(folder / "spm.model")

@@ -30,7 +30,7 @@ def score_targets(
             number of candidates, also none.
 
     Returns:
-        For each candidate its log-probability in nats, the end included: what `search` under
+        For each candidate its log-probability in nats, the end included: what a search by
         this model reports for a hypothesis that has ended.
     """
     sentences = [i for i, candidates in enumerate(targets) for _ in candidates]
