@@ -166,7 +166,19 @@ def measure_engines(
             rounds=rounds,
             device=device,
         ),
-        {name: _footprint(one, text.sources, threads, device) for name, one in systems.items()},
+        {
+            name: measure_footprint(
+                system.folder,
+                list(text.sources[:_FOOTPRINT_SENTENCES]),
+                beam=system.beam,
+                threads=threads,
+                device=device,
+                options=system.options,
+                rescorer=system.rescorer.folder if system.rescorer else None,
+            )
+            | {"model_bytes": system.model_bytes()}
+            for name, system in systems.items()
+        },
     ]
     metrics = {
         name: {key: value for part in parts for key, value in part[name].items()}
@@ -240,25 +252,6 @@ def _latency_by_length(
         for name, latency in timed.items():
             metrics[name][f"latency_ms.tokens_{length}"] = latency.median_ms
     return metrics
-
-
-def _footprint(
-    system: EngineSystem, sources: Sequence[str], threads: int, device: str
-) -> dict[str, Metric]:
-    found = measure_footprint(
-        system.folder,
-        list(sources[:_FOOTPRINT_SENTENCES]),
-        beam=system.beam,
-        threads=threads,
-        device=device,
-        options=system.options,
-        rescorer=system.rescorer.folder if system.rescorer else None,
-    )
-    return {
-        "load_seconds": found.load_seconds,
-        "peak_memory_bytes": found.peak_memory_bytes,
-        "model_bytes": system.model_bytes(),
-    }
 
 
 def sources_of_length(sources: Sequence[str], vocabulary: Vocabulary, length: int) -> list[str]:
