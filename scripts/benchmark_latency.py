@@ -11,7 +11,7 @@ What is compared and how, and what the profile says: docs/latency.md.
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -21,13 +21,14 @@ import torch
 
 from vqnmt.data.corpus import ParallelText, load_corpus
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.plots import plot_bleu_latency, plot_latency_by_length
+from vqnmt.evaluation.latency_plots import plot_bleu_latency, plot_latency_by_length
 from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
 from vqnmt.export.folder import PRECISIONS, export_model
 from vqnmt.models import LatentTransformer
+from vqnmt.pipeline.run import pair_name
 from vqnmt.translate.pytorch import Translator
 
 # Where reproduce_translation.py leaves an autoregressive student.
@@ -68,10 +69,9 @@ def main(arguments: list[str]) -> None:
     options, start = parse(arguments), perf_counter()
     if options.threads:
         torch.set_num_threads(options.threads)
-    threads = torch.get_num_threads()
     folder = Path(options.run)
     corpus = load_corpus(folder / "corpus")
-    title = f"{corpus.name}-{corpus.source_language}-{corpus.target_language}"
+    title = pair_name(corpus)
     texts = {
         name: first_sentences(corpus.test, name, options.sentences)
         for name in options.test_sets or list(corpus.test)[:1]
@@ -96,42 +96,68 @@ def main(arguments: list[str]) -> None:
     results = Path(options.results or folder / "latency")
     with tempfile.TemporaryDirectory() as exports:
         if options.profile:
-            export_model(models["student"], f"{exports}/student", options.precision)
-            model = Translator.from_pretrained(models["student"], "cpu").model
-            assert isinstance(model, LatentTransformer)
-            for test_set, text in texts.items():
-                metrics = profile_translation(f"{exports}/student", model, text.sources, threads)
-                system = f"student_onnx_{options.precision}"
-                records = [record(system, models["student"], metrics, text)]
-                place = f"{title}-{test_set}" if options.test_sets else title
-                write_records(results / f"{place}-profile.json", records)
-                print(f"{test_set}\n\n{profile_table(records)}")
-            return
-        systems = engine_systems(
-            models, Path(exports), threads, options.device, wanted=options.systems
+            profile(options, models["student"], texts, Path(exports), results / title, record)
+        else:
+            measure(options, models, texts, Path(exports), results / title, record)
+
+
+# From a system's name, its model folder, its metrics and the text to its record.
+MakeRecord = Callable[[str, Path, dict[str, Metric], ParallelText], Record]
+
+
+def profile(
+    options: argparse.Namespace,
+    student: Path,
+    texts: Mapping[str, ParallelText],
+    exports: Path,
+    place: Path,
+    record: MakeRecord,
+) -> None:
+    """Profile an export of the student on each test set."""
+    export_model(student, exports / "student", options.precision)
+    model = Translator.from_pretrained(student, "cpu").model
+    assert isinstance(model, LatentTransformer)
+    for test_set, text in texts.items():
+        threads = torch.get_num_threads()
+        metrics = profile_translation(exports / "student", model, text.sources, threads)
+        records = [record(f"student_onnx_{options.precision}", student, metrics, text)]
+        name = f"{place.name}-{test_set}" if options.test_sets else place.name
+        write_records(place.with_name(f"{name}-profile.json"), records)
+        print(f"{test_set}\n\n{profile_table(records)}")
+
+
+def measure(
+    options: argparse.Namespace,
+    models: Mapping[str, Path],
+    texts: Mapping[str, ParallelText],
+    exports: Path,
+    place: Path,
+    record: MakeRecord,
+) -> None:
+    """Measure all systems on each test set, and draw them."""
+    threads = torch.get_num_threads()
+    systems = engine_systems(models, exports, threads, options.device, wanted=options.systems)
+    for test_set, text in texts.items():
+        measured = measure_engines(
+            systems,
+            text,
+            test_set=test_set,
+            rounds=options.rounds,
+            threads=threads,
+            device=options.device,
         )
-        for test_set, text in texts.items():
-            measured = measure_engines(
-                systems,
-                text,
-                test_set=test_set,
-                rounds=options.rounds,
-                threads=threads,
-                device=options.device,
-            )
-            records = [
-                record(name, systems[name].source, metrics, text)
-                for name, metrics in measured.items()
-            ]
-            place = title if options.device == "cpu" else f"{title}-{options.device}"
-            if options.test_sets:
-                place += f"-{test_set}"
-            if options.threads:
-                place += f"-threads-{threads}"
-            write_records(results / f"{place}.json", records)
-            plot_bleu_latency(records, results / f"{place}.png", test_set)
-            plot_latency_by_length(records, results / f"{place}-lengths.png")
-            print(f"{test_set}\n\n{latency_table(records)}")
+        records = [
+            record(name, systems[name].source, metrics, text) for name, metrics in measured.items()
+        ]
+        name = place.name if options.device == "cpu" else f"{place.name}-{options.device}"
+        if options.test_sets:
+            name += f"-{test_set}"
+        if options.threads:
+            name += f"-threads-{threads}"
+        write_records(place.with_name(f"{name}.json"), records)
+        plot_bleu_latency(records, place.with_name(f"{name}.png"), test_set)
+        plot_latency_by_length(records, place.with_name(f"{name}-lengths.png"))
+        print(f"{test_set}\n\n{latency_table(records)}")
 
 
 def first_sentences(sets: Mapping[str, ParallelText], name: str, count: int) -> ParallelText:

@@ -60,7 +60,7 @@ class Server:
         self.process, self.url, self.connections = process, url, connections
 
     def load(self, script: Path, *, seconds: int = 3600, requests: int = 0) -> dict[str, int]:
-        """Load it for a time, or until so many requests are answered."""
+        """Load it for some seconds, or until it has answered a number of requests."""
         command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--timeout", "60s"]
         wanted = sum(self.statuses().values()) + requests if requests else 0
         with subprocess.Popen(

@@ -14,7 +14,7 @@ from vqnmt.commands.command_line import Options, run
 from vqnmt.data.readers import read_lines
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.code_plots import plot_meanings, plot_sizes
-from vqnmt.evaluation.plots import plot_bleu_latency
+from vqnmt.evaluation.latency_plots import plot_bleu_latency
 from vqnmt.evaluation.records import Record, read_records
 from vqnmt.experiments.code_meanings import code_swaps, code_words
 from vqnmt.experiments.tables import system_records

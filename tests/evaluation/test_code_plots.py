@@ -3,7 +3,7 @@
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation import code_plots, plots
+from vqnmt.evaluation import code_plots, latency_plots
 from vqnmt.evaluation.code_plots import CodeWords, Swap, Swaps, plot_meanings, plot_sizes
 from vqnmt.evaluation.plot_style import COLOURS
 
@@ -12,7 +12,7 @@ from vqnmt.evaluation.plot_style import COLOURS
 def figures(monkeypatch):
     """The figures that are drawn, instead of files."""
     found = []
-    for module in (code_plots, plots):
+    for module in (code_plots, latency_plots):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: found.append(figure))
     return found
 
@@ -71,7 +71,7 @@ def test_systems_with_codes_have_a_front_of_their_own(make_record, figures, tmp_
         record("vq_kd_nc3", 10.0, 36.0),
     ]
     for by_codes in (True, False):
-        plots.plot_bleu_latency(records, tmp_path / "front.png", by_codes=by_codes)
+        latency_plots.plot_bleu_latency(records, tmp_path / "front.png", by_codes=by_codes)
     split, whole = figures
     without, with_codes = (points(line) for line in split.axes[0].lines[:2])
     assert without == [(8, 34), (60, 38)]

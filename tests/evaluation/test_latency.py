@@ -6,7 +6,7 @@ import time
 import pytest
 
 import vqnmt.evaluation.latency as latency_module
-from vqnmt.evaluation import measure_latency, speedup
+from vqnmt.evaluation.latency import measure_latency, speedup
 
 MILLISECOND = 1_000_000  # nanoseconds
 

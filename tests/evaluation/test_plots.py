@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqnmt.evaluation import plot_bleu_latency, plot_code_usage, plot_training, plots
-from vqnmt.evaluation.plots import _overlap, _pareto_front, _Point, engine_and_kind
+from vqnmt.evaluation import latency_plots, plots
+from vqnmt.evaluation.latency_plots import (
+    _overlap,
+    _pareto_front,
+    _Point,
+    engine_and_kind,
+    plot_bleu_latency,
+)
+from vqnmt.evaluation.plots import plot_code_usage, plot_training
 
 
 def pixels(path):
@@ -130,24 +137,24 @@ def test_bleu_over_latency_has_a_point_for_each_system(tmp_path, make_record, po
 def test_latency_by_length(tmp_path, make_record):
     lengths = {f"latency_ms.tokens_{n}": 1.0 + n for n in (10, 2, 100)}
     records = [make_record(name, metrics=lengths) for name in ("ar_beam4", "student_onnx_int8")]
-    plots.plot_latency_by_length(records, tmp_path / "picture.png")
+    latency_plots.plot_latency_by_length(records, tmp_path / "picture.png")
     picture = pixels(tmp_path / "picture.png")
     assert colour_count(picture, VERMILION) > 100
-    plots.plot_latency_by_length([*records, make_record(metrics={})], tmp_path / "same.png")
+    latency_plots.plot_latency_by_length([*records, make_record(metrics={})], tmp_path / "same.png")
     assert (tmp_path / "same.png").read_bytes() == (tmp_path / "picture.png").read_bytes()
-    plots.plot_latency_by_length([], tmp_path / "none.png")
+    latency_plots.plot_latency_by_length([], tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("bleus", [(0.0, 0.0), (0.0, 0.5), (0.02, 0.6), (30.0, 34.0)])
 def test_bleu_axis_does_not_go_below_0(tmp_path, monkeypatch, point, bleus):
     limits = []
-    save = plots.save_figure
+    save = latency_plots.save_figure
 
     def look(figure, path):
         limits.append(figure.axes[0].get_ylim())
         save(figure, path)
 
-    monkeypatch.setattr(plots, "save_figure", look)
+    monkeypatch.setattr(latency_plots, "save_figure", look)
     plot_bleu_latency([point(f"s{bleu}", 10.0, bleu) for bleu in bleus], tmp_path / "picture.png")
     ((low, high),) = limits
     assert 0 <= low <= min(bleus) and high > max(bleus)

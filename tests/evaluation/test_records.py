@@ -6,12 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation import (
-    publish_records,
-    read_records,
-    write_records,
-)
-from vqnmt.evaluation.records import new_record
+from vqnmt.evaluation.records import new_record, publish_records, read_records, write_records
 from vqnmt.provenance import current_commit, describe_hardware
 
 

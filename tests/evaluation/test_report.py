@@ -4,15 +4,15 @@ import re
 import pytest
 import yaml
 
-from vqnmt.evaluation import (
+from vqnmt.evaluation.model_card import model_card
+from vqnmt.evaluation.report import (
     CorpusFacts,
     Example,
     Picture,
-    model_card,
+    corpus_section,
     results_table,
     write_report,
 )
-from vqnmt.evaluation.report import corpus_section
 from vqnmt.evaluation.tables import TABLE_WIDTH
 
 CORPUS = CorpusFacts(

@@ -7,8 +7,7 @@ import pytest
 import sacrebleu
 
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation import bleu_tokenizer, score
-from vqnmt.evaluation.scores import comet, exact_match, paired_bootstrap
+from vqnmt.evaluation.scores import bleu_tokenizer, comet, exact_match, paired_bootstrap, score
 
 HYPOTHESES = ["Das Haus ist klein, aber schön.", "Die Tür ist offen.", "Guten Tag!"]
 REFERENCES = ["Das Haus ist klein und sehr schön.", "Die Tür steht offen.", "Guten Tag!"]

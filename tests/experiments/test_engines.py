@@ -36,8 +36,8 @@ def test_ratios_are_to_the_better_precision_of_the_same_weights():
 def test_a_process_is_measured_alone(finished_run):
     sentences = finished_run.lines("corpus/test.test.en")[:2]
     found = measure_footprint(finished_run.folder / "student", sentences, beam=1, threads=1)
-    assert 0.1 < found.load_seconds < 120
-    assert 50e6 < found.peak_memory_bytes < 2e9
+    assert 0.1 < found["load_seconds"] < 120
+    assert 50e6 < found["peak_memory_bytes"] < 2e9
 
 
 def test_sources_of_a_length_are_the_text_in_its_order(finished_run) -> None:

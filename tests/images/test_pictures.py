@@ -1,5 +1,7 @@
 """Grids of images, nearest patches, the curve of bits; the table and the report."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,10 +109,12 @@ def test_the_report_holds_all(record, tmp_path):
         title="Title",
         records=[record],
         data="ten images",
-        settings={"model.codes": "1"},
+        settings={"model.codes": "1", "data.train": "a|b"},
         wall_seconds={"model": 60.0, "prior": 30.0},
         pictures=[Picture(file="a.png", alt="A picture")],
     )
     text = (tmp_path / "report.md").read_text()
-    for part in ("# Title", "![A picture](a.png)", "ten images", "| `model.codes` |", "90.0"):
+    for part in ("# Title", "![A picture](a.png)", "ten images", "| model.codes |", "90.0"):
         assert part in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| data.train")]
+    assert re.split(r"(?<!\\)\|", row)[2].strip() == r"a\|b", "one cell, whatever the value"

@@ -8,7 +8,6 @@ from unittest import mock
 import pytest
 
 from vqnmt.evaluation.scores import score
-from vqnmt.experiments.footprint import Footprint
 from vqnmt.translate.pytorch import Translator
 
 pytest.importorskip("ctranslate2")
@@ -16,7 +15,7 @@ pytest.importorskip("ctranslate2")
 
 @pytest.mark.slow
 def test_benchmark_of_a_run(finished_run, tmp_path: Path, script: Callable) -> None:
-    footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
+    footprint = {"load_seconds": 1.0, "peak_memory_bytes": 2**20}
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(
             "benchmark_latency",
@@ -96,7 +95,7 @@ def test_profile_of_a_run(finished_run, tmp_path: Path, script: Callable) -> Non
 
 @pytest.mark.slow
 def test_some_systems_on_some_test_sets(finished_run, tmp_path: Path, script: Callable) -> None:
-    footprint = Footprint(load_seconds=1.0, peak_memory_bytes=2**20)
+    footprint = {"load_seconds": 1.0, "peak_memory_bytes": 2**20}
     names = ["ctranslate2_int8_greedy", "student_onnx_int8"]
     with mock.patch("vqnmt.experiments.engines.measure_footprint", return_value=footprint):
         outcome = script(

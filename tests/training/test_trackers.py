@@ -1,5 +1,7 @@
 """Trackers of accelerate get what metrics.jsonl gets; the rate leaves validation out."""
 
+import os
+import signal
 import time
 from typing import ClassVar
 
@@ -7,7 +9,7 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vqnmt.errors import VqnmtError
+from vqnmt.errors import Stopped, VqnmtError
 from vqnmt.training.config import TrainingConfig
 from vqnmt.training.metrics import Meter, read_metrics
 
@@ -64,13 +66,31 @@ def test_trackers_get_the_rows_and_the_texts(make_trainer, monkeypatch) -> None:
     assert "valid/samples/text_summary" in events.Tags()["tensors"]
 
 
+def test_a_stopped_training_leaves_its_events_and_ends_its_trackers(
+    make_trainer, monkeypatch
+) -> None:
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "list", ListTracker)
+    monkeypatch.setattr(ListTracker, "runs", [])
+    trainer = make_trainer("ema", steps=9, validate_every=9, log_every=2, trackers=["list"])
+    trainer.batches.on_batch = lambda count: count == 4 and os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped):
+        trainer.train()
+    rows = [row for row in read_metrics(trainer.folder / "metrics.jsonl") if "train/total" in row]
+    events = EventAccumulator(str(trainer.folder)).Reload()
+    found = [event.step for event in events.Scalars("train/total")]
+    assert found == [row["step"] for row in rows] == [2, 4]
+    assert ListTracker.runs[0].ended
+
+
 def test_a_tracker_that_cannot_start_is_one_sentence(make_trainer, monkeypatch) -> None:
     def broken(run_name: str) -> None:
         raise ConnectionError("no\nlogin")
 
     broken.requires_logging_directory = False
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "broken", broken)
-    with pytest.raises(VqnmtError, match=r"cannot be started \(no login\): log in, or leave it"):
+    with pytest.raises(
+        VqnmtError, match=r"_training\.trackers=.*cannot be started \(no login\): log in"
+    ):
         make_trainer("ema", steps=2, trackers=["broken"]).train()
 
 

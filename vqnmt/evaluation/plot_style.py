@@ -1,4 +1,7 @@
-"""The style that all pictures share: colours, lines, axes, and saving as PNG and SVG."""
+"""The style that all pictures share: colours, lines, axes, and saving as PNG and SVG.
+
+They are legible at 800 pixels of width and without colour vision.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -20,6 +20,8 @@ from vqnmt.provenance import current_commit, describe_hardware
 
 Metric = float | int | str
 
+# What to do about a damaged file.
+AGAIN = "restore the file, or delete it and run the experiment again"
 # Seconds that one process waits for another that writes to the same file.
 WAIT = 60.0
 
@@ -137,18 +139,14 @@ def read_records(path: Path | str) -> list[Record]:
     except FileNotFoundError as error:
         raise VqnmtError(f"{path}: no such file of run records; run the experiment") from error
     except UnicodeDecodeError as error:
-        raise VqnmtError(
-            f"{path}: not UTF-8 at byte {error.start}: restore the file or delete it"
-        ) from error
+        raise VqnmtError(f"{path}: not UTF-8 at byte {error.start}: {AGAIN}") from error
     except json.JSONDecodeError as error:
         raise VqnmtError(
-            f"{path}: line {error.lineno} is not valid JSON ({error.msg}): "
-            "restore the file or delete it"
+            f"{path}: line {error.lineno} is not valid JSON ({error.msg}): {AGAIN}"
         ) from error
     if not isinstance(entries, list):
         raise VqnmtError(
-            f"{path}: expected a JSON list of run records, found {type(entries).__name__}: "
-            "restore the file or delete it"
+            f"{path}: expected a JSON list of run records, found {type(entries).__name__}: {AGAIN}"
         )
     return [_parse(entry, f"{path}: record {number}") for number, entry in enumerate(entries, 1)]
 
@@ -180,7 +178,10 @@ def write_records(path: Path | str, records: Sequence[Record], *, anew: bool = F
             text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
             atomic_write_text(path, text + "\n")
     except OSError as error:
-        raise VqnmtError(f"{path}: cannot be written ({error.strerror})") from error
+        raise VqnmtError(
+            f"{path}: cannot be written ({error.strerror}): mend that, or set records= to another "
+            "folder"
+        ) from error
 
 
 def publish_records(path: Path | str, places: Iterable[Path | str]) -> list[Record]:
@@ -228,19 +229,18 @@ def check_places(run: str, records: list[Path]) -> None:
 
 def _parse(entry: object, place: str) -> Record:
     if not isinstance(entry, dict):
-        raise VqnmtError(f"{place}: expected an object, found {type(entry).__name__}")
+        raise VqnmtError(f"{place}: expected an object, found {type(entry).__name__}: {AGAIN}")
     for key, types in _TYPES.items():
         if key not in entry:
             if key in _OPTIONAL:
                 continue
-            raise VqnmtError(
-                f"{place}: the key {key!r} is missing: restore the file, or delete it and "
-                "run the experiment again"
-            )
+            raise VqnmtError(f"{place}: the key {key!r} is missing: {AGAIN}")
         value = entry[key]
         if isinstance(value, bool) or not isinstance(value, types):
             names = " or ".join(type_.__name__ for type_ in types)
-            raise VqnmtError(f"{place}: {key} is {value!r}, which is not of type {names}")
+            raise VqnmtError(
+                f"{place}: {key} is {value!r:.80}, which is not of type {names}: {AGAIN}"
+            )
     unknown = sorted(set(entry) - set(_TYPES))
     if unknown:
         raise VqnmtError(

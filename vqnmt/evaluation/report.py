@@ -9,7 +9,10 @@ from pathlib import Path
 
 from vqnmt.evaluation.records import Record
 from vqnmt.evaluation.tables import (
+    MEDIAN,
+    P90,
     PARAMETERS,
+    SPEEDUP,
     TABLE_WIDTH,
     Column,
     controls_table,
@@ -71,14 +74,7 @@ class Example:
     """The set that it is from."""
 
 
-COSTS = (
-    Column("median ms", "latency_ms.median", "{:.1f}"),
-    Column("p90 ms", "latency_ms.p90", "{:.1f}"),
-    Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
-    PARAMETERS,
-)
-
-
+COSTS = (MEDIAN, P90, SPEEDUP, PARAMETERS)
 CONTROLS = (
     "Validation set, whole strings, best path. Codes: of the true targets (oracle), predicted, "
     "random, and the most frequent one everywhere. Bits a sentence: of the target by the decoder, "
@@ -155,14 +151,20 @@ def write_report(
         parts += [f"## {len(examples)} translations side by side", _CHOSEN]
         for test_set, its in groupby(examples, key=lambda example: example.test_set):
             parts += [f"### {literal(test_set)}", *_examples(list(its))]
-    parts += ["## Corpus", corpus_section(corpus), "## Settings"]
-    parts.append(_pairs("key", "value", settings.items()))
-    stages = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
-    times = ((stage, f"{seconds:,.1f}") for stage, seconds in stages)
-    parts += ["## Wall time", _pairs("stage", "seconds", times)]
+    parts += ["## Corpus", corpus_section(corpus), *settings_and_times(settings, wall_seconds)]
     path = Path(folder) / "report.md"
     atomic_write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
+
+
+def settings_and_times(settings: Mapping[str, str], wall_seconds: Mapping[str, float]) -> list[str]:
+    """Lay out a run's settings by key and the seconds of its stages, with their headings."""
+    stages = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
+    times = ((stage, f"{seconds:,.1f}") for stage, seconds in stages)
+    return [
+        *("## Settings", pairs_table("key", "value", settings.items())),
+        *("## Wall time", pairs_table("stage", "seconds", times)),
+    ]
 
 
 def corpus_section(corpus: CorpusFacts) -> str:
@@ -171,11 +173,11 @@ def corpus_section(corpus: CorpusFacts) -> str:
         f"{literal(corpus.name)}, {corpus.source_language} to {corpus.target_language}. "
         f"Licence: {literal(corpus.licence)}."
         + (f" Attribution: {literal(corpus.attribution)}" if corpus.attribution else ""),
-        _pairs("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
+        pairs_table("split", "sentence pairs", ((k, f"{v:,}") for k, v in corpus.counts.items())),
     ]
     if corpus.dropped:
         dropped = ((reason, f"{count:,}") for reason, count in corpus.dropped.items())
-        lines.append(_pairs("dropped because", "pairs", dropped))
+        lines.append(pairs_table("dropped because", "pairs", dropped))
     return "\n\n".join(lines)
 
 
@@ -225,7 +227,7 @@ def _example(number: int, example: Example) -> str:
     rows += list(example.translations.items())
     if example.codes is not None:
         rows.append(("codes", " ".join(map(str, example.codes))))
-    return _pairs(str(number), "", rows)
+    return pairs_table(str(number), "", rows)
 
 
 def _test_sets(records: Sequence[Record]) -> list[str]:
@@ -250,7 +252,7 @@ def _label(record: Record, records: Sequence[Record]) -> str:
     return label
 
 
-def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
+def pairs_table(left: str, right: str, rows: Iterable[tuple[str, str]]) -> str:
     """Lay out pairs of free text as a Markdown table."""
     cells = [[literal(one), literal(other)] for one, other in rows]
     return markdown_table([literal(left), literal(right)], cells, text_columns=2)

@@ -42,6 +42,9 @@ class Column:
 
 SYSTEM = Column("system", lambda record: record.system)
 PARAMETERS = Column("param.", lambda record: _size(record.parameters))
+MEDIAN = Column("median ms", "latency_ms.median", "{:.1f}")
+P90 = Column("p90 ms", "latency_ms.p90", "{:.1f}")
+SPEEDUP = Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×")
 MINUTES = Column("min.", lambda record: record.wall_seconds / 60, "{:.1f}")
 
 

@@ -37,7 +37,7 @@ from vqnmt.splits import hash_order, text_hash
 from vqnmt.translate.base import BatchTranslator
 
 CAPTIONS = "captions"
-"""The class of which no sentence may stand in the repository."""
+"""The class whose sentences must not be copied into the repository: they are for research."""
 SPANS = "spans"
 """The class of strings with protected spans."""
 # Indico, of CERN: MIT, as its package states; 6,400 English-German pairs.

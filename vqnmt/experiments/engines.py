@@ -1,6 +1,6 @@
 """The engines side by side: PyTorch, CTranslate2 and ONNX Runtime on the same models and text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,49 @@ def measure_engines(
         threads: Of the engines, for the processes whose memory is measured.
         device: Where PyTorch runs.
     """
-    metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
     compiled_search()  # as after a process's first sentences
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else None
+    parts: list[Mapping[str, Mapping[str, Metric]]] = [
+        _latency_and_quality(systems, text, test_set, rounds, synchronize),
+        _latency_by_length(systems, text.sources, rounds, synchronize),
+        measure_throughput(
+            {name: system.translate for name, system in systems.items()},
+            text.sources,
+            sizes=THROUGHPUT_BATCHES,
+            rounds=rounds,
+            device=device,
+        ),
+        {
+            name: measure_footprint(
+                system.folder,
+                list(text.sources[:_FOOTPRINT_SENTENCES]),
+                beam=system.beam,
+                threads=threads,
+                device=device,
+                options=system.options,
+                rescorer=system.rescorer.folder if system.rescorer else None,
+            )
+            | {"model_bytes": system.model_bytes()}
+            for name, system in systems.items()
+        },
+    ]
+    metrics = {
+        name: {key: value for part in parts for key, value in part[name].items()}
+        for name in systems
+    }
+    ratios = ratios_to_peers(metrics)
+    return {name: found | ratios[name] for name, found in metrics.items()}
+
+
+def _latency_and_quality(
+    systems: Mapping[str, EngineSystem],
+    text: ParallelText,
+    test_set: str,
+    rounds: int,
+    synchronize: Callable[[], object] | None,
+) -> dict[str, dict[str, Metric]]:
+    """Time each sentence by itself, and score what the timed calls have returned."""
+    metrics: dict[str, dict[str, Metric]] = {}
     timed = measure_latency(
         {name: system.one for name, system in systems.items()},
         text.sources,
@@ -166,10 +206,9 @@ def measure_engines(
     firsts = {system.search: name for name, system in reversed(list(systems.items()))}
     for name, latency in timed.items():
         system = systems[name]
-        language = system.translator.target_language
         first = firsts[system.search]
-        scores = score(latency.translations, text.targets, language)
-        metrics[name] |= {
+        scores = score(latency.translations, text.targets, system.translator.target_language)
+        metrics[name] = {
             f"bleu.{test_set}": scores.bleu,
             f"chrf.{test_set}": scores.chrf,
             "bleu_signature": scores.bleu_signature,
@@ -189,43 +228,29 @@ def measure_engines(
         if text.references is not None:
             exact = exact_match(latency.translations, text.references)
             metrics[name][f"exact_match.{test_set}"] = exact
+    return metrics
+
+
+def _latency_by_length(
+    systems: Mapping[str, EngineSystem],
+    sources: Sequence[str],
+    rounds: int,
+    synchronize: Callable[[], object] | None,
+) -> dict[str, dict[str, Metric]]:
+    """Time sources of each length of `_LENGTHS` that all systems take."""
+    metrics: dict[str, dict[str, Metric]] = {name: {} for name in systems}
     vocabulary = next(iter(systems.values())).translator.vocabulary
     longest = min(system.translator.max_source_tokens for system in systems.values())
     # Text that is cut within a word has more tokens than it had.
     for length in (n for n in _LENGTHS if 2 * n <= longest):
         timed = measure_latency(
             {name: system.one for name, system in systems.items()},
-            sources_of_length(text.sources, vocabulary, length),
+            sources_of_length(sources, vocabulary, length),
             rounds=rounds,
             synchronize=synchronize,
         )
         for name, latency in timed.items():
             metrics[name][f"latency_ms.tokens_{length}"] = latency.median_ms
-    rates = measure_throughput(
-        {name: system.translate for name, system in systems.items()},
-        text.sources,
-        sizes=THROUGHPUT_BATCHES,
-        rounds=rounds,
-        device=device,
-    )
-    for name, found_rates in rates.items():
-        metrics[name] |= found_rates
-    for name, system in systems.items():
-        sentences = list(text.sources[:_FOOTPRINT_SENTENCES])
-        found = measure_footprint(
-            system.folder,
-            sentences,
-            beam=system.beam,
-            threads=threads,
-            device=device,
-            options=system.options,
-            rescorer=system.rescorer.folder if system.rescorer else None,
-        )
-        metrics[name]["load_seconds"] = found.load_seconds
-        metrics[name]["peak_memory_bytes"] = found.peak_memory_bytes
-        metrics[name]["model_bytes"] = system.model_bytes()
-    for name, ratios in ratios_to_peers(metrics).items():
-        metrics[name] |= ratios
     return metrics
 
 

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from vqnmt.evaluation.records import Metric
 
 # Run by a new interpreter: imports count, and no other system's memory does.
 _PROBE = """
@@ -36,16 +37,6 @@ print(json.dumps([load, peak]))
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Footprint:
-    """Cost of a process that only translates sentence by sentence."""
-
-    load_seconds: float
-    """From the start of the imports to the first translation, in seconds."""
-    peak_memory_bytes: int
-    """The most memory that the process ever held resident."""
-
-
 def measure_footprint(
     folder: Path | str,
     sentences: list[str],
@@ -55,7 +46,7 @@ def measure_footprint(
     device: str = "cpu",
     options: Mapping[str, Any] | None = None,
     rescorer: Path | None = None,
-) -> Footprint:
+) -> dict[str, Metric]:
     """Load a model folder of any kind in a process of its own, and translate `sentences`.
 
     Args:
@@ -66,6 +57,10 @@ def measure_footprint(
         device: Where PyTorch runs.
         options: Further ones of `load_translator`.
         rescorer: Folder of the model that chooses among `beam` candidates, if any.
+
+    Returns:
+        `load_seconds`, from the start of the imports to the first translation; and
+        `peak_memory_bytes`, the most memory that the process ever held resident.
     """
     arguments = [str(folder), device, str(threads), str(beam), json.dumps(dict(options or {}))]
     arguments.append(str(rescorer or ""))
@@ -79,4 +74,4 @@ def measure_footprint(
         cwd=Path(__file__).resolve().parent.parent.parent,
     )
     load, peak = json.loads(result.stdout.splitlines()[-1])
-    return Footprint(load_seconds=load, peak_memory_bytes=peak)
+    return {"load_seconds": load, "peak_memory_bytes": peak}

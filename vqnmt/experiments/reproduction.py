@@ -14,7 +14,8 @@ from accelerate import PartialState
 
 from vqnmt.checksums import file_checksum
 from vqnmt.errors import VqnmtError
-from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usages
+from vqnmt.evaluation.latency_plots import plot_bleu_latency
+from vqnmt.evaluation.plots import plot_code_usages
 from vqnmt.evaluation.records import Metric, Record, new_record, read_records, write_records
 from vqnmt.evaluation.scores import paired_bootstrap
 from vqnmt.files import atomic_write_lines, atomic_write_text
@@ -45,7 +46,7 @@ from vqnmt.progress import print_once
 from vqnmt.provenance import describe_hardware
 from vqnmt.quantizers import SoftEMConfig
 from vqnmt.settings import deciding, to_flat
-from vqnmt.training.metrics import code_usage, read_metrics
+from vqnmt.training.metrics import code_usage
 from vqnmt.training.stage import Stage, as_text
 from vqnmt.translate.pytorch import Translator
 
@@ -322,7 +323,7 @@ class Reproduction:
             # A student of several systems is drawn once.
             if stage is None or stage.folder in usages:
                 continue
-            if usage := code_usage(read_metrics(stage.folder / "training" / "metrics.jsonl")):
+            if usage := code_usage(stage.metrics()):
                 usages[stage.folder] = name, usage
         if usages:
             plot_code_usages(dict(usages.values()), path.with_name(f"{path.stem}_code_usage.png"))

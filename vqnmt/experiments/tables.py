@@ -8,9 +8,12 @@ from typing import Any
 from vqnmt.evaluation.records import Metric, Record
 from vqnmt.evaluation.report import literal
 from vqnmt.evaluation.tables import (
+    MEDIAN,
     MINUTES,
     MISSING,
+    P90,
     PARAMETERS,
+    SPEEDUP,
     SYSTEM,
     Column,
     controls_table,
@@ -91,8 +94,8 @@ def ablation_table(records: Sequence[Record]) -> str:
         Column("oracle BLEU", "bleu_oracle.valid", "{:.2f}"),
         Column("BLEU", "bleu.valid", "{:.2f}"),
         Column("chrF++", "chrf.valid", "{:.2f}"),
-        Column("median ms", "latency_ms.median", "{:.1f}"),
-        Column("speed-up", "speedup_over_ar_beam4", "{:.2f}×"),
+        MEDIAN,
+        SPEEDUP,
     ]
     return record_table(records, columns, text_columns=1)
 
@@ -132,7 +135,7 @@ def _quality(systems: dict[str, list[Record]]) -> str:
         row = [name]
         row += [mean_cell(records, f"{kind}.{key}") for key in sets for kind in kinds.values()]
         row.append(_ratio(records, baseline, f"bleu.{sets[0]}"))
-        row.append(Column("", "speedup_over_ar_beam4", "{:.2f}×").cell(records[0]))
+        row.append(SPEEDUP.cell(records[0]))
         bleu, speedup = PAPER.get(name, (None, None))
         row.append(MISSING if bleu is None else f"{bleu:.1f}")
         row.append(MISSING if bleu is None else f"{bleu / PAPER['ar_beam4'][0]:.2f}")
@@ -152,8 +155,8 @@ def _speed(systems: dict[str, list[Record]]) -> str:
         Column("n_s", "samples"),
         Column("K", "codebook_size"),
         PARAMETERS,
-        Column("median ms", "latency_ms.median", "{:.1f}"),
-        Column("p90 ms", "latency_ms.p90", "{:.1f}"),
+        MEDIAN,
+        P90,
         *(Column(f"sent/s at {size}", f"{prefix}{size}", "{:.0f}") for size in batches),
         Column("valid BLEU", "bleu.valid", "{:.2f}"),
         Column("oracle", "bleu_oracle.valid", "{:.2f}"),

@@ -145,7 +145,7 @@ def _packaged(config: ImageDataConfig) -> tuple[Images, Images, Images]:
 
 def _read_pictures(pictures: Pictures, config: ImageDataConfig, part: str) -> Images:
     """Take all pictures of one part of a data set."""
-    images = _room(len(pictures), config, f"{config.dataset}, {part}")
+    images = _allocate(len(pictures), config, f"{config.dataset}, {part}")
     with Progress(f"{part} images", len(pictures), "images") as progress:
         for index, picture in enumerate(pictures):
             place = f"{config.dataset}, {part} image {index}"
@@ -218,7 +218,7 @@ def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
         )
     if others:
         print_once(f"{part} images: passed over {passed_over} (read are {', '.join(SUFFIXES)})")
-    images = _room(len(paths), config, str(folder))
+    images = _allocate(len(paths), config, str(folder))
     with Progress(f"{part} images", len(paths), "images") as progress:
         for index, path in enumerate(paths):
             images[index] = _read_image(path, config)
@@ -226,8 +226,12 @@ def _read_folder(folder: Path, config: ImageDataConfig, part: str) -> Images:
     return images
 
 
-def _room(count: int, config: ImageDataConfig, place: str) -> Images:
-    """Make an array of so many images, unless this machine has too little memory."""
+def _allocate(count: int, config: ImageDataConfig, place: str) -> Images:
+    """Make an array for `count` images.
+
+    Raises:
+        VqnmtError: They take more memory than this machine has.
+    """
     size, memory = count * 3 * config.size**2, _memory()
     if size > memory:
         raise VqnmtError(

@@ -30,7 +30,7 @@ from vqnmt.images.tables import write_image_report
 from vqnmt.progress import Progress
 from vqnmt.quantizers.statistics import perplexity
 from vqnmt.settings import to_flat
-from vqnmt.training.metrics import code_usage, rates, read_metrics
+from vqnmt.training.metrics import code_usage, rates
 from vqnmt.training.stage import as_text
 
 # Test images that are searched for the nearest patches, and the side of a patch in positions.
@@ -157,7 +157,7 @@ class ImageEvaluation:
             prefix = "" if name == "model" else "prior_"
             metrics[f"{prefix}steps"] = training.steps
             metrics[f"{prefix}batch_images"] = training.batch_images
-            rows = read_metrics(self.stages[name].folder / "training" / "metrics.jsonl")
+            rows = self.stages[name].metrics()
             metrics[f"{prefix}train_images_per_second"] = float(np.median(rates(rows, "images")))
         return metrics
 
@@ -202,7 +202,7 @@ class ImageEvaluation:
         for name in ("model", "prior"):
             if name not in self.stages:
                 continue
-            rows = read_metrics(self.stages[name].folder / "training" / "metrics.jsonl")
+            rows = self.stages[name].metrics()
             plot_bits(rows, self.folder / f"training_{name}.png", f"Training of the {name}")
             alt = f"Bits over the training of the {name}"
             pictures.append(Picture(file=f"training_{name}.png", alt=alt))

@@ -169,7 +169,7 @@ def _train(
     # On a CPU too the convolutions take less time this way.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = AveragedWeights(module, training.ema) if training.ema else module
-    folder, name = stage.folder / "training", stage.folder.name
+    folder, name = stage.training_folder, stage.folder.name
     trainer = Trainer(trained, batches, observer, training, folder, seed, name)
     trained.load_state_dict(trainer.train())
     if isinstance(trained, AveragedWeights):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vqnmt.evaluation.records import Record
-from vqnmt.evaluation.report import Picture
+from vqnmt.evaluation.report import Picture, literal, pairs_table, settings_and_times
 from vqnmt.evaluation.tables import (
     MINUTES,
     MISSING,
@@ -150,7 +150,7 @@ def write_image_report(
     Raises:
         VqnmtError: The file cannot be written.
     """
-    parts = [f"# {title}", image_table(records)]
+    parts = [f"# {literal(title)}", image_table(records)]
     parts.append(
         "Bits per dimension on the test set, from a discretised mixture of logistics over 0 to "
         "255. `reconstr.` is -log2 p(x | z), `rate` -log2 p(z) under the learnt prior (of a "
@@ -158,21 +158,11 @@ def write_image_report(
     )
     record = records[0]
     metrics = sorted(record.metrics.items())
-    parts.append(
-        markdown_table(
-            ["figure", "value"],
-            [[key, f"{x:.4f}" if isinstance(x, float) else str(x)] for key, x in metrics],
-            text_columns=1,
-        )
-    )
+    figures = ((key, f"{x:.4f}" if isinstance(x, float) else str(x)) for key, x in metrics)
+    parts.append(pairs_table("figure", "value", figures))
     hardware = ", ".join(f"{key} {value}" for key, value in record.hardware.items())
     parts.append(f"Hardware: {hardware}. Commit {record.commit}, seed {record.seed}.")
     for picture in pictures:
         parts += [f"## {picture.alt}", f"![{picture.alt}]({picture.file})"]
-    parts += ["## Images", data, "## Settings"]
-    rows = [[f"`{key}`", f"`{value}`"] for key, value in settings.items()]
-    parts.append(markdown_table(["key", "value"], rows, text_columns=2))
-    times = [*wall_seconds.items(), ("all stages", sum(wall_seconds.values()))]
-    stages = [[stage, f"{seconds:,.1f}"] for stage, seconds in times]
-    parts += ["## Wall time", markdown_table(["stage", "seconds"], stages, text_columns=1)]
+    parts += ["## Images", literal(data), *settings_and_times(settings, wall_seconds)]
     atomic_write_text(Path(folder) / "report.md", "\n\n".join(parts) + "\n")

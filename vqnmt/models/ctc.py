@@ -109,8 +109,8 @@ class CtcTransformer(ParallelTransformer):
     def _show(self, positions: Tensor, mask: Tensor, state: DecoderState, target: Tensor) -> Tensor:
         """Replace some decoder positions by the mean embedding of the tokens that belong there.
 
-        A share `shown` of as many positions as are wrong is drawn from all, each position by
-        itself, so that the number is right in expectation.
+        Each position is shown with the probability `shown` * (wrong positions) / (positions), so
+        that the expected number is that of Qian et al. 2021.
         """
         tokens, wrong = self._wrong(positions, mask, state, target)
         share = self.shown * wrong.sum(dim=1) / mask.sum(dim=1)  # (B,)

@@ -222,12 +222,12 @@ class LatentTransformer(ParallelTransformer):
         else:
             bottleneck = self.quantizer(z_e, mask)
             code_logits = self.predict(bottleneck.quantized, memory, memory_mask)
-            symbols, said = self.symbols(bottleneck.samples, mask)
-            prediction = prediction_loss(code_logits, symbols, said)
+            symbols, symbol_mask = self.symbols(bottleneck.samples, mask)
+            prediction = prediction_loss(code_logits, symbols, symbol_mask)
             latents, statistics = bottleneck.quantized, bottleneck.statistics
             code_losses = {"prediction": prediction, **bottleneck.losses}
             counts = dict.fromkeys((*bottleneck.losses, *statistics), mask.sum())
-            counts["prediction"] = said.sum()
+            counts["prediction"] = symbol_mask.sum()
             if self.training and self.config.code_noise > 0:
                 latents = self._with_predicted(latents, code_logits)
         state = self.decoder.start(memory, memory_mask)

@@ -8,6 +8,7 @@ Shapes: B sentences, S source and T target tokens, L codes, K codes in the codeb
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from vqnmt.evaluation.tables import CODES
 from vqnmt.models import LatentTransformer
 from vqnmt.translate.generation import find_translations
 from vqnmt.translate.pytorch import Translator
+
+# The numbers of its strings, their sources (B, S) and targets (B, T).
+Batch = tuple[Sequence[int], Tensor, Tensor]
 
 
 @torch.inference_mode()
@@ -52,26 +56,40 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
     """
     model = student.model
     assert isinstance(model, LatentTransformer)
-    size = model.quantizer.codebook_size
     batches = list(student.paired_batches(valid.sources, valid.targets))
-    predicted: list[list[int]] = [[] for _ in valid.sources]
     true = [model.true_codes(target, *model.encode(source)) for _, source, target in batches]
-    counts = torch.zeros(size, dtype=torch.int64)
+    counts = torch.zeros(model.quantizer.codebook_size, dtype=torch.int64)
     for codes, mask in true:
-        counts += codes[mask].cpu().bincount(minlength=size)
+        counts += codes[mask].cpu().bincount(minlength=len(counts))
+    common = int(counts.argmax())
+    chance = np.random.default_rng(seed)
+    scores = _scores(student, valid, batches, common, chance)
+    return scores | _bits(model, batches, true, common, chance)
+
+
+def _scores(
+    student: Translator,
+    valid: ParallelText,
+    batches: Sequence[Batch],
+    common: int,
+    chance: np.random.Generator,
+) -> dict[str, Metric]:
+    """Score what the decoder writes of each kind of codes."""
+    model = student.model
+    predicted: list[list[int]] = [[] for _ in valid.sources]
     for indices, source, _ in batches:
         found: list[list[Any]] = find_translations(
             model, source, SearchSettings(language_model=False)
         )
         for i, (best, *_) in zip(indices, found, strict=True):
             predicted[i] = best.codes.symbols
-    common = int(counts.argmax())
-    chance = np.random.default_rng(seed)
+    lengths = [max(len(codes), 1) for codes in predicted]
+    size = student.codebook_size
     given: dict[str, list[list[int]] | None] = {
         "oracle": None,
         "predicted": predicted,
-        "random": [chance.integers(size, size=max(len(p), 1)).tolist() for p in predicted],
-        "constant": [[common] * max(len(p), 1) for p in predicted],
+        "random": [chance.integers(size, size=length).tolist() for length in lengths],
+        "constant": [[common] * length for length in lengths],
     }
     metrics: dict[str, Metric] = {}
     for kind in CODES:
@@ -79,6 +97,18 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
         scores = score(texts, valid.targets, student.target_language)
         metrics[f"bleu_{kind}.valid"] = scores.bleu
         metrics[f"chrf_{kind}.valid"] = scores.chrf
+    return metrics
+
+
+def _bits(
+    model: LatentTransformer,
+    batches: Sequence[Batch],
+    true: Sequence[tuple[Tensor, Tensor]],
+    common: int,
+    chance: np.random.Generator,
+) -> dict[str, Metric]:
+    """Measure the bits a string of the true codes, and of the target given each kind of codes."""
+    size = model.quantizer.codebook_size
     nats: dict[str, float] = defaultdict(float)
     for (_, source, target), (codes, mask) in zip(batches, true, strict=True):
         memory, memory_mask = model.encode(source)
@@ -90,14 +120,14 @@ def code_controls(student: Translator, valid: ParallelText, seed: int) -> dict[s
             "constant": torch.full_like(codes, common),
         }
         for kind, some in kinds.items():
-            nats[f"target_bits_{kind}"] += _target_nats(
-                model, some, mask, memory, memory_mask, target
-            )
+            hidden, output_mask = model.decode_codes(some, mask, memory, memory_mask)
+            known = model.embedding.known(target)
+            loss, tokens = model.output.loss(model.embedding.outputs, hidden, output_mask, known)
+            nats[f"target_bits_{kind}"] += float(loss) * tokens
         losses = model(source, target)
         nats["code_bits"] += float(losses.terms["prediction"] * losses.counts["prediction"])
     measured = max(sum(len(indices) for indices, _, _ in batches), 1)
-    bits = {f"{key}.valid": total / math.log(2) / measured for key, total in nats.items()}
-    return metrics | bits
+    return {f"{key}.valid": total / math.log(2) / measured for key, total in nats.items()}
 
 
 def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, mask: Tensor) -> Tensor:
@@ -116,19 +146,3 @@ def _greedy(model: LatentTransformer, memory: Tensor, memory_mask: Tensor, mask:
             last = scores[:, :size].argmax(dim=1)
         steps.append(last)
     return torch.stack(steps, dim=1)
-
-
-def _target_nats(
-    model: LatentTransformer,
-    codes: Tensor,
-    mask: Tensor,
-    memory: Tensor,
-    memory_mask: Tensor,
-    target: Tensor,
-) -> float:
-    """Return the decoder's loss of `target` (B, T) given `codes` (B, L), a sum over the batch."""
-    hidden, output_mask = model.decode_codes(codes, mask, memory, memory_mask)
-    loss, tokens = model.output.loss(
-        model.embedding.outputs, hidden, output_mask, model.embedding.known(target)
-    )
-    return float(loss) * tokens

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vqnmt.data.corpus import Corpus, ParallelText
 from vqnmt.data.labels import seen_labels
+from vqnmt.evaluation.latency_plots import plot_bleu_latency
 from vqnmt.evaluation.model_card import model_card
-from vqnmt.evaluation.plots import plot_bleu_latency, plot_code_usage, plot_training
+from vqnmt.evaluation.plots import plot_code_usage, plot_training
 from vqnmt.evaluation.records import Metric, Record, new_record, publish_records, write_records
 from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_lines, atomic_write_text, remove_leftovers
@@ -27,7 +29,7 @@ from vqnmt.pipeline.systems import (
 from vqnmt.pipeline.teachers import Teacher
 from vqnmt.settings import deciding, to_flat
 from vqnmt.splits import hash_order
-from vqnmt.training.metrics import code_usage, read_metrics
+from vqnmt.training.metrics import code_usage
 from vqnmt.training.stage import as_text
 from vqnmt.translate.code_index import index_codes, write_code_index
 from vqnmt.translate.pytorch import Translation, Translator
@@ -45,7 +47,7 @@ _DESCRIPTIONS = {
 # The translations of each set, by system.
 Outputs = Mapping[str, Mapping[str, Sequence[Translation]]]
 
-# Sets of which the report shows translations: sentences and labels.
+# The sets whose translations the report shows: sentences and labels.
 _SHOWN = ("valid", "labels")
 # Training sentences, at even distances, whose translations make the index of codes.
 _INDEXED = 5000
@@ -86,11 +88,7 @@ def evaluate(
             if "labels" in sets:
                 sets["seen_labels"] = seen_labels(corpus.train)
             outputs = {key: translate_sets(key, one, sets) for key, one in systems.items()}
-            for key, found in outputs.items():
-                for set_name, translations in found.items():
-                    place = run.folder / "hypotheses" / f"{key}.{set_name}.txt"
-                    place.parent.mkdir(exist_ok=True)
-                    atomic_write_lines(place, [one.text for one in translations])
+            _write_hypotheses(run.folder / "hypotheses", outputs)
             metrics = _measure(config, systems, outputs, sets)
             metrics[name] |= latent_quality(student, outputs[name]["valid"], corpus.valid, config)
             records = []
@@ -132,6 +130,14 @@ def _systems(
         name = system_name(dataclasses.replace(config, decoding=decoding))
         systems[name] = System(student, decoding, teacher.translator)
     return systems, name
+
+
+def _write_hypotheses(folder: Path, outputs: Outputs) -> None:
+    """Leave the translations of each set by each system, line by line."""
+    folder.mkdir(exist_ok=True)
+    for system, found in outputs.items():
+        for name, translations in found.items():
+            atomic_write_lines(folder / f"{system}.{name}.txt", [one.text for one in translations])
 
 
 def _measure(
@@ -184,7 +190,7 @@ def _draw(run: TranslationRun, records: list[Record], test_set: str) -> list[Pic
     for name in ("teacher", "student"):
         if name not in run.stages:
             continue
-        rows = read_metrics(run.stages[name].folder / "training" / "metrics.jsonl")
+        rows = run.stages[name].metrics()
         file = f"training_{name}.png"
         plot_training(rows, run.folder / file, title=name)
         pictures.append(Picture(file=file, alt=f"Losses and BLEU of the {name} over training"))

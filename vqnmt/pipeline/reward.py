@@ -182,7 +182,13 @@ class RewardedPredictor(nn.Module):
         self._model = (model,)  # a tuple, so that its other weights are not registered here
 
     def forward(self, source: Tensor, codes: Tensor, lengths: Tensor, rewards: Tensor) -> Losses:
-        """Minus the mean reward under the predictor, renormalised over the candidates.
+        """Minus the expected reward, and a small part of a likelihood (Shen et al. 2016).
+
+            L = -1/B sum_x [sum_c q_c r_c + w log p(z_best | x)],
+            q_c = p(z_c | x) / sum_i p(z_i | x),
+
+        where r_c is the reward of candidate c, z_best the candidate of the highest reward, and w
+        `_BEST_WEIGHT`.
 
         Args:
             source: (B, S).
@@ -191,7 +197,7 @@ class RewardedPredictor(nn.Module):
             rewards: (B, C).
 
         Returns:
-            A mean over sources.
+            The loss, a mean over sources.
         """
         (model,) = self._model
         with torch.no_grad():

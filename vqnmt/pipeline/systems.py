@@ -20,7 +20,7 @@ from vqnmt.pipeline.config import (
 )
 from vqnmt.pipeline.controls import code_controls
 from vqnmt.progress import Progress
-from vqnmt.training.metrics import rates, read_metrics
+from vqnmt.training.metrics import rates
 from vqnmt.training.stage import Stage
 from vqnmt.translate.pytorch import Translator
 from vqnmt.translate.seq2seq import TransformersTranslator
@@ -205,7 +205,7 @@ def speed_metrics(
 
 def training_metrics(stage: Stage | None) -> dict[str, Metric]:
     """Take the rate of a training, and its codebook's use at the end, from its metrics."""
-    rows = [] if stage is None else read_metrics(stage.folder / "training" / "metrics.jsonl")
+    rows = [] if stage is None else stage.metrics()
     metrics: dict[str, Metric] = {}
     if found := rates(rows, "tokens"):
         metrics["train_tokens_per_second"] = float(np.median(found))

@@ -472,9 +472,7 @@ def _train(
     folder, budget = stage.folder / "tokens", training.batch_tokens
     batches = make_batches(config, text, translator.vocabulary, folder, budget, name)
     _learn_pieces(model, batches)
-    trainer = Trainer(
-        model, batches, observer, training, stage.folder / "training", config.seed, name
-    )
+    trainer = Trainer(model, batches, observer, training, stage.training_folder, config.seed, name)
     model.load_state_dict(trainer.train())
     model.eval()
     return batches.targets

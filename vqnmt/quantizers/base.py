@@ -175,8 +175,8 @@ class Quantizer(nn.Module, ABC):
         dim: d, the size of the vectors.
         config: The settings; None: the defaults, and those of `settings`.
         auto_step: Whether each forward pass in training first calls `step`, if there has been
-            another one since the last: for whoever accumulates no gradients and has one optimiser
-            step for each forward pass. The last batch of a training then moves nothing.
+            another one since the last: for trainings without gradient accumulation, whose every
+            forward pass is followed by an optimiser step. The last batch then moves nothing.
         channel_last: Whether d is the last dimension of z_e and `quantized`; else it is the
             second, as in images (B, d, H, W). `codes_to_vectors` always puts it last.
         settings: Fields of the quantizer's config, instead of `config`.

@@ -96,7 +96,9 @@ class Codebook(nn.Module):
     all processes and moves the codebook (Roy et al. 2018):
 
         c_j <- lambda c_j + (1 - lambda) n_j,    m_j <- lambda m_j + (1 - lambda) sum_i z_i,
-        e_j = m_j / c_j.
+        e_j = m_j / c_j,
+
+    where this last c_j is smoothed to C (c_j + epsilon) / (C + K epsilon), C the sum of all c_j.
 
     Counts start at 1 and sums at the vectors, so a code that is not hit stays where it is.
     Buffers hold only what is the same in every process; what a process has accumulated is in

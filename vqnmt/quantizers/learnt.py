@@ -17,7 +17,7 @@ from vqnmt.quantizers.base import (
 )
 from vqnmt.quantizers.config import QuantizerConfig
 from vqnmt.quantizers.registry import register_quantizer
-from vqnmt.quantizers.vector_quantizers import between
+from vqnmt.quantizers.vector_quantizers import annealed
 
 _DISCRETE = 0.5  # share of positions that take the discrete bits in training
 
@@ -108,7 +108,7 @@ class GumbelSoftmaxQuantizer(LearntQuantizer):
 
     def set_progress(self, fraction: float) -> None:
         """Anneal the temperature linearly; `fraction` of training done, 0 to 1."""
-        self.temperature = between(self.config.temperature, self.config.temperature_end, fraction)
+        self.temperature = annealed(self.config.temperature, self.config.temperature_end, fraction)
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """e_j: the vectors `(..., d)` of codes `(...)` int64."""

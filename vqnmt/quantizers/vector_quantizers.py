@@ -261,8 +261,8 @@ class SoftEMQuantizer(VectorQuantizer):
         """Anneal temperature and m linearly; `fraction` of training done, 0 to 1."""
         super().set_progress(fraction)
         config = self.config
-        self.temperature = between(config.temperature, config.temperature_end, fraction)
-        self.samples = round(between(config.samples, config.samples_end, fraction))
+        self.temperature = annealed(config.temperature, config.temperature_end, fraction)
+        self.samples = round(annealed(config.samples, config.samples_end, fraction))
 
     def _assign(self, vectors: Tensor) -> Assignment:
         with torch.no_grad():
@@ -376,6 +376,6 @@ def mean_square(differences: Tensor) -> Tensor:
     return torch.linalg.vector_norm(differences).square() / max(differences.numel(), 1)
 
 
-def between(start: float, end: float | None, fraction: float) -> float:
+def annealed(start: float, end: float | None, fraction: float) -> float:
     """The value `fraction`, 0 to 1, of the way from `start` to `end`; `start` if `end` is None."""
     return start if end is None else start + (end - start) * min(max(fraction, 0.0), 1.0)

@@ -9,6 +9,7 @@ that decides about NaN: models and quantizers pass it on to the loss.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,12 +117,8 @@ class Trainer:
             keep_freed_memory()
         set_seed(self.seed, device_specific=True)  # no two processes drop out the same units
         self._resume()
-        is_main = self.distributed.accelerator.is_main_process
-        metrics = None
-        if is_main:
-            trackers = start_trackers(self.distributed.accelerator, self.config, self.folder)
-            metrics = MetricsLog(self.folder, self.step, trackers)
         with (
+            self._metrics() as metrics,
             Progress(self.name, self.config.steps, "steps", self.step) as progress,
             self._interruption,
             one_order(self.distributed.accelerator.device),
@@ -129,10 +126,16 @@ class Trainer:
             for row in self._run(progress):
                 if metrics is not None:
                     metrics.write(self.step, row)
-        if metrics is not None:
-            metrics.close()
         self.distributed.accelerator.wait_for_everyone()  # until the last snapshot is written
         return self.checkpoints.averaged({name for name, _ in self.inner.named_parameters()})
+
+    def _metrics(self) -> AbstractContextManager[MetricsLog | None]:
+        """Open the log in the main process; it is closed however the training ends."""
+        if not self.distributed.accelerator.is_main_process:
+            return nullcontext()
+        key = f"{self.name}_training.trackers"
+        trackers = start_trackers(self.distributed.accelerator, self.config, self.folder, key)
+        return closing(MetricsLog(self.folder, self.step, trackers))
 
     def _run(self, progress: Progress) -> Iterator[dict[str, Any]]:
         config = self.config

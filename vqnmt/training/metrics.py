@@ -22,6 +22,9 @@ from vqnmt.files import atomic_write_lines
 from vqnmt.layers import Losses
 from vqnmt.training.config import TrainingConfig
 
+METRICS = "metrics.jsonl"
+"""The file of the rows, in the folder of a training."""
+
 
 class Meter:
     """Mean losses of all processes since the last row, and the rate.
@@ -120,7 +123,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, step: int, trackers: Sequence[GeneralTracker] = ()) -> None:
-        self.path, self.trackers = folder / "metrics.jsonl", trackers
+        self.path, self.trackers = folder / METRICS, trackers
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         atomic_write_lines(self.path, map(json.dumps, kept))
@@ -149,7 +152,7 @@ class MetricsLog:
 
 
 def start_trackers(
-    accelerator: Accelerator, config: TrainingConfig, folder: Path
+    accelerator: Accelerator, config: TrainingConfig, folder: Path, key: str
 ) -> Sequence[GeneralTracker]:
     """Start the trackers that `accelerator` was made with, in the main process.
 
@@ -157,6 +160,7 @@ def start_trackers(
         accelerator: See `DistributedModel`.
         config: What the trackers show as the run's settings.
         folder: Of the training; they show it too.
+        key: The key of the trackers, for errors.
 
     Raises:
         VqnmtError: One of them cannot be started, such as without a login.
@@ -169,7 +173,7 @@ def start_trackers(
         accelerator.init_trackers("vqnmt", values)
     except Exception as error:  # each has errors of its own
         raise VqnmtError(
-            f"training.trackers={config.trackers}: cannot be started "
+            f"{key}={config.trackers}: cannot be started "
             f"({' '.join(str(error).split()):.200}): log in, or leave it out"
         ) from error
     return accelerator.trackers

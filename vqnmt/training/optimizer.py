@@ -22,8 +22,8 @@ POLYNOMIALS = (
     (3.63674, -2.72207, 0.53657),
     (2.66158, -1.97740, 0.45265),
 )
-# Singular values are first divided by this factor, so that rounding errors do not take them above
-# 1, where the first polynomial is steep.
+# A matrix is first divided by its Frobenius norm times this factor, so that rounding errors do not
+# take a singular value above 1, where the first polynomial is steep.
 MARGIN = 1.02
 # In a matrix of norm 1, smaller entries are set to 0. The momentum of a dead unit halves every 14
 # steps, and products that underflow take a CPU a hundred times as long.

@@ -19,6 +19,7 @@ from vqnmt.files import atomic_write_text, locked, remove_leftovers
 from vqnmt.progress import print_once
 from vqnmt.provenance import current_commit
 from vqnmt.settings import to_flat
+from vqnmt.training.metrics import METRICS, read_metrics
 
 Settings = TypeVar("Settings")
 
@@ -78,6 +79,15 @@ class Stage:
         if found := self.has(*names):
             print_once(f"{self.folder.name}: trained already")
         return found
+
+    @property
+    def training_folder(self) -> Path:
+        """Folder of the checkpoints and metrics, where the stage trains a model."""
+        return self.folder / "training"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read the metrics of the stage's training; see `read_metrics`."""
+        return read_metrics(self.training_folder / METRICS)
 
     @property
     def digest(self) -> str:

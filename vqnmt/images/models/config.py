@@ -7,7 +7,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.quantizers import QuantizerConfig, SoftEMConfig
 from vqnmt.settings import Fraction, Settings, between, check
 
-# Whoever asks for more has mistyped, and would wait for hours or until memory runs out.
+# A larger width is a typing error that would cost hours or all memory.
 Width = Annotated[int, between(1, 8192)]
 
 
