@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import yaml
 from sacrebleu import corpus_bleu, sentence_chrf
 
 from tests.conftest import call_script
@@ -21,6 +22,7 @@ from vqnmt.progress import Progress
 from vqnmt.training.metrics import read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
+MODELS = ("teacher", "student")
 MODEL_FILES = ("config.json", "model.safetensors", "spm.model", "README.md")
 RECORD_KEYS = {
     "system",
@@ -71,6 +73,13 @@ def test_run_folder_is_complete(finished_run) -> None:
     assert len(distilled) == len(finished_run.lines("corpus/train.en"))
     assert len(set(distilled)) > 10
     assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("tmp*"))
+
+
+def test_cards_have_the_tags_of_the_method(finished_run) -> None:
+    cards = ((finished_run.folder / name / "README.md").read_text() for name in MODELS)
+    of_teacher, of_student = (yaml.safe_load(card.split("---")[1])["tags"] for card in cards)
+    assert of_teacher == ["translation", "vqnmt"]
+    assert of_student == ["translation", "vqnmt", "non-autoregressive", "vq-vae"]
 
 
 def test_selected_text_is_the_teachers_or_the_references(finished_run) -> None:

@@ -25,6 +25,7 @@ def model_card(
     corpus: CorpusFacts,
     records: Sequence[Record] = (),
     limits: Sequence[str] = (),
+    tags: Sequence[str] = (),
 ) -> str:
     """Return the text of a model card: YAML front matter, use, data, quality and limits.
 
@@ -34,6 +35,7 @@ def model_card(
         corpus: The text that it was trained on.
         records: This model's run records; without any, its quality is said to be unmeasured.
         limits: Further limits than those of every model of this kind, a sentence each.
+        tags: The Hub's tags for its method.
     """
     pair = f"{corpus.source_language} to {corpus.target_language}"
     quality = "Not measured yet: `vqnmt evaluate` scores a saved model."
@@ -47,7 +49,7 @@ def model_card(
         *limits,
     ]
     parts = [
-        _front_matter(title, corpus, records),
+        _front_matter(title, corpus, records, tags),
         f"# {title}",
         f"{description} It translates from {pair}.",
         "## Use",
@@ -81,7 +83,9 @@ def with_section(card: str, heading: str, text: str) -> str:
     return f"{before}\n\n{section}{''.join(parts[place:])}".rstrip("\n") + "\n"
 
 
-def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) -> str:
+def _front_matter(
+    title: str, corpus: CorpusFacts, records: Sequence[Record], tags: Sequence[str]
+) -> str:
     """Return the YAML block."""
     identifier = "-".join(corpus.licence.lower().split())
     named: dict[str, Any] = {"license": identifier}
@@ -106,7 +110,7 @@ def _front_matter(title: str, corpus: CorpusFacts, records: Sequence[Record]) ->
         language=[corpus.source_language, corpus.target_language],
         library_name="vqnmt",
         pipeline_tag="translation",
-        tags=["translation", "vqnmt", "vq-vae", "non-autoregressive"],
+        tags=["translation", "vqnmt", *tags],
         metrics=list(dict.fromkeys(["bleu", "chrf", *(one.metric_type for one in results)])),
         model_name=title,
         eval_results=results or None,

@@ -14,7 +14,13 @@ from vqnmt.evaluation.report import Example, Picture, write_report
 from vqnmt.files import atomic_write_lines, atomic_write_text, remove_leftovers
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.config import DecodingConfig, PipelineConfig
-from vqnmt.pipeline.run import TranslationRun, corpus_facts, pair_name, records_paths
+from vqnmt.pipeline.run import (
+    TranslationRun,
+    corpus_facts,
+    method_tags,
+    pair_name,
+    records_paths,
+)
 from vqnmt.pipeline.systems import (
     BASELINE,
     BASELINES,
@@ -110,7 +116,7 @@ def evaluate(
             # Replaces the records of an earlier evaluation.
             write_records(path, records, anew=True)
             _write_index(run, corpus, student)
-            _write_card(run, corpus, records[-1])
+            _write_card(run, corpus, records[-1], student)
             _write_report(run, corpus, name, records, outputs)
     return publish_records(path, records_paths(config))
 
@@ -235,7 +241,7 @@ def _write_index(run: TranslationRun, corpus: Corpus, student: Translator) -> No
     write_code_index(run.stages["student"].folder, index_codes(student, some))
 
 
-def _write_card(run: TranslationRun, corpus: Corpus, record: Record) -> None:
+def _write_card(run: TranslationRun, corpus: Corpus, record: Record, student: Translator) -> None:
     """Put the scores of a student that was trained here into its model card."""
     if "student" not in run.stages:
         return
@@ -247,5 +253,6 @@ def _write_card(run: TranslationRun, corpus: Corpus, record: Record) -> None:
         ),
         corpus=corpus_facts(corpus),
         records=[record],
+        tags=method_tags(student.model),
     )
     atomic_write_text(run.stages["student"].folder / "README.md", card)

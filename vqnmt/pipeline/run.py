@@ -5,11 +5,13 @@ from typing import TypeAlias
 
 import torch
 from accelerate.utils import set_seed
+from torch import nn
 
 from vqnmt.data.config import CorpusConfig
 from vqnmt.data.corpus import Corpus
 from vqnmt.evaluation.records import check_places
 from vqnmt.evaluation.report import CorpusFacts
+from vqnmt.models import LatentTransformer, ParallelTransformer
 from vqnmt.models.registry import build_model
 from vqnmt.models.shared import copy_weights
 from vqnmt.pipeline.config import PipelineConfig
@@ -88,3 +90,9 @@ def corpus_facts(corpus: Corpus) -> CorpusFacts:
         counts={split_name(part): facts["pairs"] for part, facts in parts.items()},
         dropped=dropped,
     )
+
+
+def method_tags(model: nn.Module) -> list[str]:
+    """Name the method of a model as the Hub's tags do."""
+    tags = ["non-autoregressive"] if isinstance(model, ParallelTransformer) else []
+    return [*tags, "vq-vae"] if isinstance(model, LatentTransformer) else tags

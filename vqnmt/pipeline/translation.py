@@ -55,7 +55,7 @@ from vqnmt.pipeline.observers import (
     choose_language_model,
 )
 from vqnmt.pipeline.reward import train_for_reward
-from vqnmt.pipeline.run import TranslationRun, corpus_facts, split_name
+from vqnmt.pipeline.run import TranslationRun, corpus_facts, method_tags, split_name
 from vqnmt.pipeline.teachers import Teacher, load_teacher
 from vqnmt.progress import Progress, print_once
 from vqnmt.settings import deciding
@@ -490,7 +490,12 @@ def _save(stage: Stage, translator: Translator, corpus: Corpus) -> None:
     if PartialState().is_main_process:
         name = stage.folder.name
         title, about = f"vqnmt {name}: {corpus.name}", f"The {name} of a vqnmt run."
-        card = model_card(title=title, description=about, corpus=corpus_facts(corpus))
+        card = model_card(
+            title=title,
+            description=about,
+            corpus=corpus_facts(corpus),
+            tags=method_tags(translator.model),
+        )
         translator.save_pretrained(stage.folder, card)
     PartialState().wait_for_everyone()
 
