@@ -8,5 +8,6 @@ setup(
     packages=[*find_packages(include=["vqnmt", "vqnmt.*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={"vqnmt": ["py.typed"], "vqnmt.serve": ["static/*"]}
-    | {name: ["**"] for name in FOLDERS},
+    # The teacher needs CTranslate2, and stays in the repository.
+    | {"vqnmt.configs": ["**"], "vqnmt.pretrained": ["en-de/**"]},
 )

@@ -140,10 +140,11 @@ def test_a_model_for_pytorch_names_its_extra(installed: Path, tmp_path: Path, fi
 def test_the_wheel_holds_configurations_and_types(installed: Path) -> None:
     (package,) = installed.glob("lib/python*/site-packages/vqnmt")
     assert (package / "py.typed").exists()
-    for folder in ("configs", "pretrained"):
+    for folder in ("configs", "pretrained/en-de"):
         files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
         inside = {path.relative_to(package) for path in (package / folder).rglob("*")}
         assert files <= inside
+    assert not (package / "pretrained/en-de-teacher").exists()
 
 
 USER = """
