@@ -170,7 +170,8 @@ class BatchTranslator(ABC):
         """
         if isinstance(text, str):
             return self.translate([text], **options)[0]
-        return self.translate(as_sentences(text, "text"), **options)
+        sentences = as_sentences(text, "text", "give a string, or a list of strings")
+        return self.translate(sentences, **options)
 
     @classmethod
     def _fork_remedy(cls) -> str | None:

@@ -3,7 +3,7 @@
 Needs no PyTorch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vqnmt.data.normalization import normalize
 from vqnmt.spans import SLOT, restore, slot
@@ -55,24 +55,25 @@ def _deciding(translation: Translation) -> float:
     return translation.score if rescored is None else rescored
 
 
-def mean_score(translations: Iterable[Translation]) -> float:
+def mean_score(
+    translations: Iterable[Translation],
+    score: Callable[[Translation], float] = lambda one: one.score,
+) -> float:
     """The mean of scores over the symbols of all `translations`; 0 where a model wrote none."""
-    scored = [one for one in translations if one.codes or one.tokens]
-    total = max(sum(one.length for one in scored), 1)
-    return sum(one.score * one.length for one in scored) / total
+    written = [one for one in translations if one.codes or one.tokens]
+    total = max(sum(one.length for one in written), 1)
+    return sum(score(one) * one.length for one in written) / total
 
 
 def _join(parts: Sequence[Part], rank: Sequence[Translation]) -> Translation:
     """Join the translations of a text's parts; scores become means over all their symbols."""
-    scored = [one for one in rank if one.codes or one.tokens]
-    total = max(sum(one.length for one in scored), 1)
-    rescored = [one.teacher_score * one.length for one in scored if one.teacher_score is not None]
+    rescored = any(one.teacher_score is not None for one in rank)
     return Translation(
         join(parts, [one.text for one in rank]),
         mean_score(rank),
         [code for one in rank for code in one.codes],
         [token for one in rank for token in one.tokens],
         [span for one in rank for span in one.spans],
-        sum(rescored) / total if rescored else None,
+        mean_score(rank, lambda one: one.teacher_score or 0.0) if rescored else None,
         list(dict.fromkeys(warning for one in rank for warning in one.warnings)),
     )

@@ -66,24 +66,22 @@ class Rescorer(Protocol):
         """Score the candidate translations of each sentence; the highest is the best."""
 
 
-def as_sentences(given: Iterable[str], name: str = "sentences") -> list[str]:
+_LIST = "give a list of strings, for one sentence a list of one, or call the translator itself"
+
+
+def as_sentences(given: Iterable[str], name: str = "sentences", remedy: str = _LIST) -> list[str]:
     """Return the sentences that a caller has given as a list.
 
     Args:
         given: Any iterable of strings, but no string.
         name: What to call it in errors.
+        remedy: What to do where it is no such iterable, for errors.
 
     Raises:
         VqnmtError: It is a string or no iterable, or an item is no string or no Unicode text;
             names the item.
     """
     if isinstance(given, str | bytes | bytearray) or not isinstance(given, Iterable):
-        remedy = (
-            "give a string, or a list of strings"
-            if name == "text"
-            else "give a list of strings, for one sentence a list of one, or call the translator "
-            "itself"
-        )
         raise VqnmtError(f"{name} is {given!r:.40} of type {type(given).__name__}: {remedy}")
     sentences = list(given)
     for i, sentence in enumerate(sentences):
