@@ -65,6 +65,13 @@ _BITS = (
     slot(0),
     slot(3),
     "🙂",
+    "/",
+    "~/a",
+    "a.txt",
+    "--a",
+    "f()",
+    "+1 234 5678",
+    "@a",
 )
 texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map("".join)
 
@@ -109,6 +116,27 @@ texts = st.lists(st.sampled_from(_BITS) | st.text(max_size=3), max_size=12).map(
         (
             "`{` {name} } %%{x} {open {a} <b never",
             ["`{`", "{name}", "%%", "{x}", "{open", "{a}", "<b"],
+        ),
+        (
+            "Edit /etc/hosts, ~/x/ or ./a.b; C:\\Users\\me\\x.txt. Not and/or, 5 €/day, I/O.",
+            ["/etc/hosts", "~/x/", "./a.b", "C:\\Users\\me\\x.txt", "5 €"],
+        ),
+        (
+            "See config.yaml, archive.tar.gz and Node.js. Not e.g. this, done.Next",
+            ["config.yaml", "archive.tar.gz", "Node.js"],
+        ),
+        (
+            "Run --dry-run --jobs=4, std::sort() or f(): a >= b && c => d -- e",
+            ["--dry-run", "--jobs=4", "std::sort()", "f()", ">=", "&&", "=>"],
+        ),
+        ("Press Ctrl+Shift+S -> D", []),  # German keyboards have Strg
+        (
+            "Ask @support, +49 30 123456 or +1 (555) 123-4567, +5 °C",
+            ["@support", "+49 30 123456", "+1 (555) 123-4567", "+5 °C"],
+        ),
+        (
+            "id 550e8400-e29b-41d4-a716-446655440000.",
+            ["550e8400-e29b-41d4-a716-446655440000"],
         ),
         ("🎉 Done ✅, ⚠️ 👨‍👩‍👧 \ufffd — → ok", ["🎉", "✅", "⚠️", "👨‍👩‍👧", "\ufffd"]),
     ],
@@ -176,6 +204,7 @@ def _shown(pair: tuple[Protected, str] | None) -> tuple[str, ...] | None:
         ("{n, plural, other {a}} x", "{n, plural, other {b}} y", ("[0] x", "[0] y")),
         ("{a}", "{b}", None),
         ("a", "{b}", None),
+        ("a >= b in /a", "/a, wo a => b", ("a >= b in [0]", "[0], wo a => b")),
         ("{a} {b} {c} {d}", "{a} {b} {c} {d}", None),  # more than there are slots
     ],
 )
@@ -203,6 +232,20 @@ def test_a_pair_of_shuffled_spans_keeps_each(order: list[int]) -> None:
     "unit",
     [
         *("x", "{", "}", "{}", "<a", "&", "1,", "a.a", "`", "](", "%(", "_a", "a@", "//.", ":a"),
+        *(
+            "/a",
+            " /a-",
+            " ./",
+            " --a",
+            "a.txt",
+            "a.",
+            "a-",
+            "a()",
+            "a::",
+            "a:\\",
+            "+1 ",
+            "@a",
+        ),
         *("[a](", '="', "=\"='", "= ", '<a="', '<a ="b"', '\'="a"'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Spans that a translation must not change: placeholders, tags, code, addresses, numbers.
+"""Spans that a translation must not change: placeholders, tags, code, paths, addresses, numbers.
 
 `find_spans` finds them, `protect` puts one character, a slot, in the place of each, and `restore`
 puts them back character for character. `protect_pair` gives the spans of a source and of its
@@ -35,24 +35,39 @@ _UNITS = (
 _JOINTS = r"[.,:/'’\u00a0\u202f\u2009–-]"
 # With joiners, and U+FFFD, which stands for what cannot be read.
 _EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff\ufffd"
+_FILE_ENDS = (
+    "bak|bat|bz2|cfg|conf|cpp|css|csv|db|deb|dll|docx?|env|exe|gif|gz|html?|ini|iso|java|jpe?g|js|json"
+    "|lock|log|md|mo|mov|mp[34]|od[pst]|pdf|php|png|pot?|pptx?|py|rpm|rst|sh|sql|svg|tar|tgz|tiff?"
+    "|tmp|toml|ts|tsv|txt|wav|webp|xlsx?|xml|xz|ya?ml|zip"
+)
+# What no path and no option follows.
+_NOT_BEFORE = r"[^\s\"'(\[=,;:|„“«»]"
+_PATH = r"[\w.@+-]*\w(?:/[\w.@+-]*\w)*/?"
 _NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
 # At one place the first kind that matches is taken. Letters are those of ASCII, as in scripts
 # without blanks between words text stands right beside a number or an address. No pattern takes
-# more than linear time: a user's text may be anything.
+# more than linear time: a user's text may be anything. What must not stand before a span is looked
+# for after its first character where that is quicker.
 # A group with *+ looks ahead before it takes a character: Python before 3.11.5 would keep what an
 # iteration that fails has taken.
 _KINDS = {
     "slot": SLOT.pattern,
-    "code": r"`[^`]+`",
+    "code": (
+        r"`[^`]+`"
+        rf"|--(?<!{_NOT_BEFORE}..)[A-Za-z][\w-]*(?:=[^\s\"'`<>]*\w)?"  # --dry-run --jobs=4
+        r"|[A-Za-z_](?<![\w.:>-].)[\w.:>-]*+\(\)"  # std::sort()
+        r"|[<>!=&|][=>&|](?<!\S..)(?<=[<>!=]=|=>|&&|\|\|)(?!\S)"
+        r"|[\dA-Fa-f](?<![\w-].)[\dA-Fa-f]{7}(?:-[\dA-Fa-f]{4}){3}-[\dA-Fa-f]{12}(?![\w-])"  # UUID
+    ),
     "placeholder": (
         r"\[%[^%\]]*%\]|<%[^%]*%>"  # [%key:common::state::on%] <%= name %>
         r"|%\([^()\s]*\)[-+#0]*\d*(?:\.\d+)?[a-zA-Z]"  # %(count)d
-        r"|(?<!\w)%[A-Za-z_]\w+%(?![sd@\d(])"  # %USERPROFILE%, not %sx%s
-        r"|(?<!\d)%(?:\d+\$)?(?:[-+#0]+\d+|\d*)(?:\.\d+)?"  # %s %1$s %.2f %ld
+        r"|%(?<!\w.)[A-Za-z_]\w+%(?![sd@\d(])"  # %USERPROFILE%, not %sx%s
+        r"|%(?<!\d.)(?:\d+\$)?(?:[-+#0]+\d+|\d*)(?:\.\d+)?"  # %s %1$s %.2f %ld
         r"(?:[sd@]|(?:hh?|ll?|z)?[diufFeEgGxXcsLn](?!\w))"
-        r"|(?<!\d)%L?\d{1,2}(?!\w)|%%"  # %1 of Qt
+        r"|%(?<!\d.)L?\d{1,2}(?!\w)|%%"  # %1 of Qt
         r"|\$t\([^()]*\)|\$[A-Za-z_]\w*"
-        r"|(?<!\w):\w+:(?!\w)"  # :smile:
+        r"|:(?<!\w.)\w+:(?!\w)"  # :smile:
     ),
     # The last never ends.
     "tag": rf"</?[A-Za-z]{TO_TAG_END}|<!--[^<>]*-->|</?[A-Za-z][\w:.-]*",
@@ -63,30 +78,40 @@ _KINDS = {
         r"(?<!\w)(?:[A-Za-z][A-Za-z0-9+.-]{1,20}://|www\.|mailto:)"
         rf"[^{_NO_URL}]*[^{_NO_URL}'.,;:!?)\]}}*»”’]"
     ),
-    "email": r"(?<![\w.+-])[\w.+-]++@\w[\w-]*(?:\.\w[\w-]*)+",
+    "email": r"[\w.+-](?<![\w.+-].)[\w.+-]*+@\w[\w-]*(?:\.\w[\w-]*)+",
     "ip": (
-        r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?:/\d+|:\d+)?(?![\w.]*\w)"
+        r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?:/\d+|:\d+)?(?![\w.]*\w)"
         r"|(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?<=[0-9A-Fa-f])(?![\w:])"
+    ),
+    "path": (
+        rf"/(?<!{_NOT_BEFORE}.){_PATH}|[~.](?<!{_NOT_BEFORE}.)\.?/(?:{_PATH})?"  # /etc ./run ~/
+        r"|[A-Za-z]:(?<!\w..)\\[^\s<>\"'`|?*,;:]*\w"  # C:\Users
+        rf"|\w(?<![\w.-].)[\w-]*+(?:\.\w[\w-]*+)*\.(?:{_FILE_ENDS})(?![\w-])"  # config.yaml
     ),
     "escape": r"\\[nrt]",
     "emoji": rf"[{_EMOJI}][{_EMOJI}\u200d\ufe0f]*",
     # A separator joins the parts of decimals, thousands, dates, times, versions and ranges; letters
     # may follow at once (4K, 802.11n). Ordinals (2nd) are words.
     "number": (
-        r"(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥][ \u00a0\u202f]?)?"
+        # A telephone number: +49 30 123456.
+        r"\+(?<![\w+].)(?=(?:[ \u00a0()/-]{0,2}\d){7})\d+(?:[ \u00a0/-]\(?\d+\)?)+"
+        r"|(?<!\w)(?:(?:(?<!\S)|(?<=\())[-+−±])?(?:[$€£¥][ \u00a0\u202f]?)?"
         rf"\d++(?:(?={_JOINTS}\d){_JOINTS}\d++)*+(?!(?:st|nd|rd|th)\b)"
         rf"(?:[ \u00a0\u202f]?(?:{_UNITS})(?!\w)|\w*)"
     ),
     "word": (
-        r"(?<!\w)[A-Za-z]++\d\w*(?:\.\d+)*"  # MP3
-        r"|(?<!\w)[A-Za-z0-9]++_\w+(?:=[\w./:-]*\w)?"  # LOG_X=1
+        r"[A-Za-z](?<!\w.)[A-Za-z]*+\d\w*(?:\.\d+)*"  # MP3
+        r"|[A-Za-z0-9](?<!\w.)[A-Za-z0-9]*+_\w+(?:=[\w./:-]*\w)?"  # LOG_X=1
+        r"|@(?<![\w.@].)[A-Za-z][\w./-]*\w"  # @support
     ),
 }
 _PATTERN = re.compile(
     "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII
 )
 # What every span has a character of; most texts have none.
-_HINT = re.compile(rf"[\d{{}}<&%$`\[\]\\@:_{_EMOJI}\U00100000-\U0010fffd]|www\.")
+_HINT = re.compile(
+    rf"[\d{{}}<>&%$`\[\]\\@:_/~+=|{_EMOJI}\U00100000-\U0010fffd]|www\.|--|\(\)|\.[a-z]"
+)
 _BRACE = re.compile("[{}]")
 _OPENED = re.compile(r"\{\w*")
 _ICU = re.compile(r"\{\s*\w+\s*,\s*(?:plural|select|selectordinal)\s*,")
@@ -95,7 +120,7 @@ _TAG = re.compile(r"</?[\w:.-]+")
 # follow is the decimal one.
 _SEPARATORS = re.compile(r"[.,'’\s](?=\d{3}(?!\d)|\d*[.,'’\s]\d)")
 # Kinds that a good translation may lack: written as a word, localised, or left out.
-_FREE = ("number", "word", "url", "code", "accelerator", "entity", "escape", "emoji")
+_FREE = ("number", "word", "url", "path", "code", "accelerator", "entity", "escape", "emoji")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +130,9 @@ class Span:
     start: int
     end: int
     kind: str
-    """One of slot, code, placeholder, icu, tag, entity, accelerator, link, url, email, ip, escape,
-    emoji, number, word (letters with digits or underscores), own (of the user's patterns)."""
+    """One of slot, code (between backticks, an option, call, operator or UUID), placeholder, icu,
+    tag, entity, accelerator, link, url, email, ip, path (or a file's name), escape, emoji, number,
+    word (letters with digits or underscores, @names), own (of the user's patterns)."""
     text: str
 
     @property
