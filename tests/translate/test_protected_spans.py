@@ -64,6 +64,13 @@ def test_a_number_comes_back_as_the_source_has_it() -> None:
     assert translator.translate([text])[0].text == text
 
 
+def test_an_escape_for_a_new_line_parts_lines_as_a_new_line_does() -> None:
+    translator = Scripted(4, lambda text: [text.upper()])
+    (found,) = translator.translate([r"line 1\nline {x}\r\n\nready. go\tnow"])
+    assert found.text == r"LINE 1\nLINE {x}\r\n\nREADY. GO\tNOW"
+    assert sorted(translator.seen) == sorted([f"line {A}", f"line {A}", "ready.", f"go{A}now"])
+
+
 def test_the_next_candidate_is_taken() -> None:
     translator = Scripted(4, lambda text: ["Taste", f"{A}{A} Taste", f"Taste {A}"])
     (found,) = translator.translate(["Press {x}"])

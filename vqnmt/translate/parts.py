@@ -1,7 +1,8 @@
 """A text cut into the parts that a model translates one by one, and joined again.
 
-Parts are sentences, as the library sentencex finds them, and lines; a part has no more protected
-spans than the model has slots. White space between parts stays as it is.
+Parts are sentences, as the library sentencex finds them, and lines, which a backslash and n may
+part too; a part has no more protected spans than the model has slots. White space between parts
+stays as it is.
 """
 
 import re
@@ -19,6 +20,7 @@ from vqnmt.errors import VqnmtError
 from vqnmt.spans import SLOT, Span, find_runs, protect
 
 _LINE_END = re.compile(r"[\n\r]+")
+_WRITTEN_LINE_END = re.compile(r"(.*?)(?:\\[nr])+", re.DOTALL)
 
 _WORDS = re.compile(r"(\W*+)(.*?)(\W*)", re.DOTALL)
 
@@ -62,8 +64,9 @@ def cut(
         apart: Whether spans are parts of their own.
     """
     runs = find_runs(text, patterns)
-    sentences = _sentence_ends(text, language, runs)
-    others = _full(sentences, runs, slots) if slots else set()
+    written = _written_line_ends(runs)
+    sentences = _sentence_ends(text, language, runs) - written
+    others = written | (_full(sentences, runs, slots) if slots else set())
     if apart:
         others = {place for run in runs for place in (run.start, run.end)}
     parts: list[Part] = []
@@ -140,6 +143,16 @@ def _sentence_ends(text: str, language: str, runs: Sequence[Span]) -> set[int]:
     if len(ends) > 1:
         for run in runs:
             ends -= set(range(run.start + 1, run.end))
+    return ends
+
+
+def _written_line_ends(runs: Sequence[Span]) -> set[int]:
+    """Find where the escapes that stand for a new line end, and where those alone begin."""
+    ends = set()
+    for run in runs:
+        match = _WRITTEN_LINE_END.fullmatch(run.text) if run.kind in ("escape", "run") else None
+        if match:
+            ends |= {run.end} if match[1] else {run.start, run.end}
     return ends
 
 
