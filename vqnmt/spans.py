@@ -40,7 +40,7 @@ _FILE_ENDS = (
     "|lock|log|md|mo|mov|mp[34]|od[pst]|pdf|php|png|pot?|pptx?|py|rpm|rst|sh|sql|svg|tar|tgz|tiff?"
     "|tmp|toml|ts|tsv|txt|wav|webp|xlsx?|xml|xz|ya?ml|zip"
 )
-# What no path and no option follows.
+# What no path, option or @name follows.
 _NOT_BEFORE = r"[^\s\"'(\[=,;:|„“«»]"
 _PATH = r"[\w.@+-]*\w(?:/[\w.@+-]*\w)*/?"
 _NO_URL = r"\s<>\"`\u00a0\u3000-\u9fff\uff00-\uffef"  # Chinese and Japanese among it
@@ -102,7 +102,7 @@ _KINDS = {
     "word": (
         r"[A-Za-z](?<!\w.)[A-Za-z]*+\d\w*(?:\.\d+)*"  # MP3
         r"|[A-Za-z0-9](?<!\w.)[A-Za-z0-9]*+_\w+(?:=[\w./:-]*\w)?"  # LOG_X=1
-        r"|@(?<![\w.@].)[A-Za-z][\w./-]*\w"  # @support
+        rf"|@(?<!{_NOT_BEFORE}.)[A-Za-z][\w./-]*\w"  # @support
     ),
 }
 _PATTERN = re.compile(

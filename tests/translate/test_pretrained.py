@@ -113,3 +113,23 @@ def test_texts_of_several_lines_keep_their_lines(translator) -> None:
     lines = translator(text).text.split("\n")
     assert [bool(line.strip()) for line in lines] == [True, False, True]
     assert lines[2].startswith("  ")
+
+
+@pytest.mark.parametrize(
+    ("capitals", "shown"),
+    [
+        ("DELETE ALL FILES", "Delete all files"),
+        ("CAN I OPEN THE USB DEVICE {name}?", "Can I open the USB device {name}?"),
+    ],
+)
+def test_a_text_in_capitals_is_read_as_in_small_letters(translator, capitals, shown) -> None:
+    (part,) = translator.cut(capitals)
+    assert (part.shown, part.capitals) == (translator.cut(shown)[0].shown, True)
+    found, written = translator(capitals), translator(shown).text
+    assert found.text == written.upper().replace("{NAME}", "{name}") != written
+    assert translator.decode_codes(capitals, found.codes).text == found.text
+
+
+@pytest.mark.parametrize("text", ["OK", "PDF", "Open the PDF", "A", "{X}", "ÄÖ 12 :"])
+def test_what_is_no_word_in_capitals_stays_as_it_is(translator, text) -> None:
+    assert not any(part.capitals for part in translator.cut(text))

@@ -7,6 +7,7 @@ through, refuses or splits long sources, and chooses among candidates by score o
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -56,6 +57,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
 
 _READING = ReadingSettings()
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 class BatchTranslator(ABC):
@@ -325,10 +327,25 @@ class BatchTranslator(ABC):
         if not normalize(text):
             return []
         parts = cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
-        if self.formality:
-            for part in parts:
-                part.shown += TAGS[self.formality] if part.shown else ""
+        for part in parts:
+            if part.shown.isupper() and self.vocabulary.slots:  # else spans stand in the text
+                self._show_small_letters(part)
+            if self.formality and part.shown:
+                part.shown += TAGS[self.formality]
         return parts
+
+    def _show_small_letters(self, part: Part) -> None:
+        """Show the words of a text in capitals in small letters where these have fewer pieces.
+
+        So SAVE is shown, of which the model knows "Save", and USB is not.
+        """
+        words = _WORD.findall(part.shown)
+        small = [word.lower() if i else word.capitalize() for i, word in enumerate(words)]
+        rows = self.vocabulary.encode([*words, *small])
+        pairs = zip(words, small, rows, rows[len(words) :], strict=False)
+        shown = iter([b if len(fewer) < len(its) else a for a, b, its, fewer in pairs])
+        text = _WORD.sub(lambda _: next(shown), part.shown)
+        part.shown, part.capitals = text, text != part.shown
 
     def search_parts(
         self,
@@ -345,7 +362,7 @@ class BatchTranslator(ABC):
             for i, row in zip(indices, found, strict=True):
                 for translation in row:
                     text = next(texts)
-                    translation.text = restored(text, parts[i].spans)
+                    translation.text = restored(text, parts[i])
                     if any(one >= slot(len(parts[i].spans)) for one in SLOT.findall(text)):
                         translation.warnings = ["a span that it made up is left out"]
                 ranked.append(distinct(sorted(row, key=lambda one: -one.score)))
@@ -506,7 +523,7 @@ class BatchTranslator(ABC):
             ((found,),) = self.find([row], settings)
         (shown,) = self.vocabulary.decode([found.tokens])
         found.text = join(
-            parts, [restore(shown, part.spans) if part.shown else part.source for part in parts]
+            parts, [restored(shown, part) if part.shown else part.source for part in parts]
         )
         return found
 

@@ -30,10 +30,14 @@ def distinct(ranked: Iterable[Translation]) -> list[Translation]:
     return list(first.values())
 
 
-def restored(text: str, spans: Sequence[str]) -> str:
-    """Put the spans in the place of their slots; slots that are made up are left out."""
-    beyond = slot(len(spans))
-    return restore(normalize(SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)), spans)
+def restored(text: str, part: Part) -> str:
+    """Give what a model has written for `part` its capitals and, instead of the slots, its spans.
+
+    Slots that are made up are left out.
+    """
+    beyond = slot(len(part.spans))
+    text = SLOT.sub(lambda m: m[0] if m[0] < beyond else "", text)
+    return restore(normalize(text.upper() if part.capitals else text), part.spans)
 
 
 def joined(parts: Sequence[Part], found: Sequence[list[Translation]]) -> list[Translation]:

@@ -49,6 +49,8 @@ class Part:
     besides the spans, so that the part is its own translation."""
     spans: list[str]
     """What the slots stand for."""
+    capitals: bool = False
+    """Whether the text has capitals alone, which the model does not see."""
 
 
 def cut(
