@@ -12,6 +12,7 @@ import vqnmt
 from tests.translate.first_words import LABELS, SENTENCES
 from vqnmt.spans import find_spans, invented_spans, missing_spans
 from vqnmt.translate.base import BatchTranslator
+from vqnmt.translate.casing import usual_case
 
 # Of the first words and sentences the share that must be right, in per cent.
 RIGHT = 60
@@ -130,6 +131,32 @@ def test_a_text_in_capitals_is_read_as_in_small_letters(translator, capitals, sh
     assert translator.decode_codes(capitals, found.codes).text == found.text
 
 
-@pytest.mark.parametrize("text", ["OK", "PDF", "Open the PDF", "A", "{X}", "ÄÖ 12 :"])
-def test_what_is_no_word_in_capitals_stays_as_it_is(translator, text) -> None:
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("Click Here to Find Boston", "Click here to find Boston"),
+        ("The USB Device Was Not Found", "The USB device was not found"),
+    ],
+)
+def test_a_title_is_read_as_a_sentence(translator, title, shown) -> None:
+    assert usual_case(title, translator.vocabulary) == shown
+    assert translator(title).text == translator(shown).text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OK",
+        "PDF",
+        "Open the PDF",
+        "A",
+        "{X}",
+        "ÄÖ 12 :",
+        "",
+        "Add New User",
+        "Tom said He saw Mary",
+    ],
+)
+def test_other_texts_stay_in_their_case(translator, text) -> None:
+    assert usual_case(text, translator.vocabulary) == text
     assert not any(part.capitals for part in translator.cut(text))

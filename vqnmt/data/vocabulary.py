@@ -250,6 +250,13 @@ class Vocabulary:
         rows: list[list[int]] = self._pieces.EncodeAsIds(texts, num_threads=available_cores())
         return rows
 
+    def log_probability(self, ids: Sequence[int]) -> float:
+        """Return that of the pieces under the unigram model, in nats; a lower one is rarer.
+
+        Of a bpe vocabulary it is minus the sum of the pieces' ranks.
+        """
+        return sum(map(self._pieces.GetScore, ids))
+
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Return the text of each list of ids, with the invariants of `clean_output`.
 

@@ -7,7 +7,6 @@ through, refuses or splits long sources, and chooses among candidates by score o
 
 import math
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from vqnmt.spans import (
 )
 from vqnmt.tokens import length_limit
 from vqnmt.translate.candidates import distinct, joined, rescore, restored
+from vqnmt.translate.casing import usual_case
 from vqnmt.translate.parts import Part, cut, join, split_row
 from vqnmt.translate.repair import Repair
 from vqnmt.translate.translation import (
@@ -57,7 +57,6 @@ DTYPES = ("fp32", "bf16", "fp16")
 """What PyTorch computes in."""
 
 _READING = ReadingSettings()
-_WORD = re.compile(r"[^\W\d_]+")
 
 
 class BatchTranslator(ABC):
@@ -328,24 +327,13 @@ class BatchTranslator(ABC):
             return []
         parts = cut(text, self.source_language, self.vocabulary.slots, self.span_patterns)
         for part in parts:
-            if part.shown.isupper() and self.vocabulary.slots:  # else spans stand in the text
-                self._show_small_letters(part)
+            if part.shown and self.vocabulary.slots:  # without slots spans stand in the text
+                shown = usual_case(part.shown, self.vocabulary)
+                part.capitals = part.shown.isupper() and shown != part.shown
+                part.shown = shown
             if self.formality and part.shown:
                 part.shown += TAGS[self.formality]
         return parts
-
-    def _show_small_letters(self, part: Part) -> None:
-        """Show the words of a text in capitals in small letters where these have fewer pieces.
-
-        So SAVE is shown, of which the model knows "Save", and USB is not.
-        """
-        words = _WORD.findall(part.shown)
-        small = [word.lower() if i else word.capitalize() for i, word in enumerate(words)]
-        rows = self.vocabulary.encode([*words, *small])
-        pairs = zip(words, small, rows, rows[len(words) :], strict=False)
-        shown = iter([b if len(fewer) < len(its) else a for a, b, its, fewer in pairs])
-        text = _WORD.sub(lambda _: next(shown), part.shown)
-        part.shown, part.capitals = text, text != part.shown
 
     def search_parts(
         self,
