@@ -131,6 +131,20 @@ def test_a_text_in_capitals_is_read_as_in_small_letters(translator, capitals, sh
     assert translator.decode_codes(capitals, found.codes).text == found.text
 
 
+def test_a_rescorer_does_not_see_text_in_capitals(translator) -> None:
+    seen: list[str] = []
+
+    class Rescorer:
+        def score(self, sentences: list[str], candidates: list[list[str]]) -> list[list[float]]:
+            seen.extend(sentences)
+            return [[1.0] * len(some) for some in candidates]
+
+    texts = ["Delete all files", "DELETE ALL FILES"]
+    small, capitals = translator.translate(texts, candidates=2, rescorer=Rescorer())
+    assert seen == texts[:1]
+    assert (small.teacher_score, capitals.teacher_score) == (1.0, None)
+
+
 @pytest.mark.parametrize(
     ("title", "shown"),
     [
