@@ -6,15 +6,12 @@ Needs no PyTorch.
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.translate.candidates import distinct, mean_score
 from vqnmt.translate.parts import Part, around_spans
 from vqnmt.translate.translation import Rescorer, Translation, faults
-
-if TYPE_CHECKING:
-    from vqnmt.translate.base import BatchTranslator
 
 # Candidates among which a translation with all protected spans is looked for.
 _CANDIDATES = 4
@@ -24,7 +21,7 @@ class Repair:
     """Puts an intact translation of each failing part first.
 
     Args:
-        translator: What has made the translations.
+        translator: The `BatchTranslator` that has made the translations; it imports this module.
         parts: The parts of all texts.
         rows: Their tokens; a part without words has none.
         found: The translations of each part, the best first; changed in place.
@@ -33,7 +30,7 @@ class Repair:
 
     def __init__(
         self,
-        translator: "BatchTranslator",
+        translator: Any,
         parts: Sequence[Part],
         rows: Sequence[list[int]],
         found: list[list[Translation]],
@@ -62,8 +59,8 @@ class Repair:
                 if row and not row[0].warnings:
                     self._put(some[i], row[0])
 
-    def by_another_model(self, other: "BatchTranslator") -> None:
-        """Take the translation of another model, where it is intact."""
+    def by_another_model(self, other: Any) -> None:
+        """Take the translation of another `BatchTranslator`, where it is intact."""
         if some := self._failing():
             sources = [self.parts[i].source for i in some]
             translations = other.translate(sources, beam=4, repair=False)
