@@ -1,5 +1,6 @@
 """Spans come through a translation whatever the model does, or a warning says what happened."""
 
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -69,6 +70,12 @@ def test_an_escape_for_a_new_line_parts_lines_as_a_new_line_does() -> None:
     (found,) = translator.translate([r"line 1\nline {x}\r\n\nready. go\tnow"])
     assert found.text == r"LINE 1\nLINE {x}\r\n\nREADY. GO\tNOW"
     assert sorted(translator.seen) == sorted([f"line {A}", f"line {A}", "ready.", f"go{A}now"])
+
+
+def test_many_escapes_for_new_lines_take_linear_time() -> None:
+    start = time.process_time()
+    cut(r"\n" * 20_000 + "{a}", "en", 4)
+    assert time.process_time() - start < 5
 
 
 def test_the_next_candidate_is_taken() -> None:

@@ -355,9 +355,9 @@ class BatchTranslator(ABC):
                         translation.warnings = ["a span that it made up is left out"]
                 ranked.append(distinct(sorted(row, key=lambda one: -one.score)))
             if rescorer is not None:  # to which text in capitals says little
-                seen = [(parts[i], row) for i, row in zip(indices, ranked, strict=True)]
-                seen = [(part, row) for part, row in seen if not part.capitals]
-                rescore([part.source for part, _ in seen], [row for _, row in seen], rescorer)
+                pairs = zip(indices, ranked, strict=True)
+                seen = [(parts[i].source, row) for i, row in pairs if not parts[i].capitals]
+                rescore([source for source, _ in seen], [row for _, row in seen], rescorer)
             for i, row in zip(indices, ranked, strict=True):
                 for translation in row:
                     translation.warnings += faults(

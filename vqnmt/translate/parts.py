@@ -20,7 +20,6 @@ from vqnmt.errors import VqnmtError
 from vqnmt.spans import SLOT, Span, find_runs, protect
 
 _LINE_END = re.compile(r"[\n\r]+")
-_WRITTEN_LINE_END = re.compile(r"(.*?)(?:\\[nr])+", re.DOTALL)
 
 _WORDS = re.compile(r"(\W*+)(.*?)(\W*)", re.DOTALL)
 
@@ -152,9 +151,9 @@ def _written_line_ends(runs: Sequence[Span]) -> set[int]:
     """Find where the escapes that stand for a new line end, and where those alone begin."""
     ends = set()
     for run in runs:
-        match = _WRITTEN_LINE_END.fullmatch(run.text) if run.kind in ("escape", "run") else None
-        if match:
-            ends |= {run.end} if match[1] else {run.start, run.end}
+        if run.kind in ("escape", "run") and run.text.endswith((r"\n", r"\r")):
+            alone = not run.text.replace(r"\n", "").replace(r"\r", "")
+            ends |= {run.start, run.end} if alone else {run.end}
     return ends
 
 
