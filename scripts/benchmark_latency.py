@@ -26,7 +26,7 @@ from vqnmt.evaluation.records import Metric, Record, new_record, write_records
 from vqnmt.experiments.engines import engine_systems, measure_engines
 from vqnmt.experiments.profile import profile_translation
 from vqnmt.experiments.tables import latency_table, profile_table
-from vqnmt.export.folder import PRECISIONS, export_model
+from vqnmt.exporting.folder import PRECISIONS, export
 from vqnmt.models import LatentTransformer
 from vqnmt.pipeline.run import pair_name
 from vqnmt.translate.pytorch import Translator
@@ -114,7 +114,7 @@ def profile(
     record: MakeRecord,
 ) -> None:
     """Profile an export of the student on each test set."""
-    export_model(student, exports / "student", options.precision)
+    export(student, exports / "student", options.precision)
     model = Translator.from_pretrained(student, "cpu").model
     assert isinstance(model, LatentTransformer)
     for test_set, text in texts.items():

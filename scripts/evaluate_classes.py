@@ -27,7 +27,7 @@ from vqnmt.experiments.classes import (
     write_examples,
 )
 from vqnmt.experiments.tables import classes_table
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.files import atomic_write_text
 from vqnmt.pipeline.run import pair_name
 from vqnmt.translate.base import BatchTranslator
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
         loaded: dict[str, BatchTranslator] = {}
         for name, model in models.items():
             if read_values(model).get("model_type") != EXPORTED:
-                export_model(model, f"{exports}/{name}", "int8")
+                export(model, f"{exports}/{name}", "int8")
                 model = Path(exports) / name
             loaded[name] = load_translator(model, threads=1)
         student, teacher = loaded.values()

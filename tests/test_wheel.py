@@ -121,7 +121,7 @@ def test_python_without_pytorch_has_help_and_names_the_extra(
     code = (
         "import pydoc, vqnmt\n"
         "assert 'load_translator(folder' in pydoc.plain(pydoc.render_doc(vqnmt))\n"
-        "for use in ('vqnmt.Translator', 'vqnmt.train()', 'from vqnmt import export_model'):\n"
+        "for use in ('vqnmt.Translator', 'vqnmt.train()', 'from vqnmt import export'):\n"
         "    try: exec(use)\n"
         "    except vqnmt.VqnmtError as error: print(error)\n"
     )

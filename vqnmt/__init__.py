@@ -4,7 +4,7 @@
     print(translator("Turn on the light"))
     best = translator.n_best(["Open the door"], num_return_sequences=4)[0]
     student = vqnmt.train("corpus=files", "corpus.train.tsv=my.tsv", run="runs/mine")
-    vqnmt.export_model(student, "exported")  # translates without PyTorch
+    vqnmt.export(student, "exported")  # translates without PyTorch
 
 `vqnmt.quantizers` has the bottlenecks as modules of PyTorch. The command is `vqnmt`, or
 `python -m vqnmt`.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vqnmt.commands.train import train
     from vqnmt.errors import VqnmtError
-    from vqnmt.export.folder import export_model
+    from vqnmt.exporting.folder import export
     from vqnmt.translate.loading import load_translator
     from vqnmt.translate.pretrained import (
         VqnmtConfig,
@@ -48,7 +48,7 @@ __all__ = [
     "VqnmtError",
     "VqnmtForConditionalGeneration",
     "VqnmtTokenizer",
-    "export_model",
+    "export",
     "load_translator",
     "train",
 ]
@@ -61,7 +61,7 @@ _PLACES = {
     "VqnmtError": "vqnmt.errors",
     "VqnmtForConditionalGeneration": "vqnmt.translate.pretrained",
     "VqnmtTokenizer": "vqnmt.translate.pretrained",
-    "export_model": "vqnmt.export.folder",
+    "export": "vqnmt.exporting.folder",
     "load_translator": "vqnmt.translate.loading",
     "train": "vqnmt.commands.train",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.spans import slot
 from vqnmt.translate.code_index import (
     CODE_INDEX,
@@ -83,9 +83,9 @@ def test_a_run_leaves_it_beside_the_student_and_an_export_takes_it(
     (key, count), *_ = [one for one in counts.most_common() if one[0][1].strip()]
     assert 0.8 * count < known[key] < count and known.keys() <= counts.keys()
     copy = shutil.copytree(student, tmp_path / "student")
-    export_model(copy, tmp_path / "export")
+    export(copy, tmp_path / "export")
     assert read_code_index(tmp_path / "export") == index
     load_translator(tmp_path / "export")
     (copy / CODE_INDEX).unlink()
-    export_model(copy, tmp_path / "export")
+    export(copy, tmp_path / "export")
     assert read_code_index(tmp_path / "export") == {}, "it was another model's"

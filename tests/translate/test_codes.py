@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.translate.base import BatchTranslator
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
@@ -32,7 +32,7 @@ def translator(request, student: Path, tmp_path_factory: pytest.TempPathFactory)
         return load_translator(student)
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("export") / request.param
-    export_model(student, folder, request.param)
+    export(student, folder, request.param)
     return load_translator(folder)
 
 

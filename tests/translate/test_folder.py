@@ -10,7 +10,7 @@ import pytest
 
 from vqnmt.checksums import CHECKSUMS, write_checksums
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.translate.code_index import CODE_INDEX
 from vqnmt.translate.loading import load_translator
 
@@ -27,7 +27,7 @@ def folders(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     for name in ("student", "teacher"):
         found[name] = finished_run.folder / name
         found[f"{name} export"] = tmp_path_factory.mktemp("exports") / name
-        export_model(found[name], found[f"{name} export"], "int8")
+        export(found[name], found[f"{name} export"], "int8")
     return found
 
 

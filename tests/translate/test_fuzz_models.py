@@ -14,7 +14,7 @@ from tests.fuzzing import attempt, damaged, fuzz, leftovers, like
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.layers.transformer import TransformerConfig
 from vqnmt.models import (
     AutoregressiveConfig,
@@ -139,7 +139,7 @@ def exports(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("ctranslate2")
     folder = tmp_path_factory.mktemp("exports")
     for name in ("latent", "autoregressive"):
-        export_model(models / name, folder / name, "int8")
+        export(models / name, folder / name, "int8")
         (folder / name / CHECKSUMS).unlink()
     return folder
 

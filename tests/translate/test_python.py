@@ -41,8 +41,8 @@ def test_what_is_no_path_is_refused_in_one_sentence(place: object) -> None:
     for given, call in (
         ("folder", lambda: vqnmt.load_translator(place)),
         ("folder", lambda: vqnmt.Translator.from_pretrained(place)),
-        ("model", lambda: vqnmt.export_model(place, "new")),
-        ("folder", lambda: vqnmt.export_model("nosuch", place)),
+        ("model", lambda: vqnmt.export(place, "new")),
+        ("folder", lambda: vqnmt.export("nosuch", place)),
     ):
         with pytest.raises(VqnmtError, match=rf"^{given} is .* \(\w+\): give a path"):
             call()
@@ -153,7 +153,7 @@ def test_training_and_exporting_are_those_of_the_commands(finished_run, tmp_path
     pytest.importorskip("onnx")
     folder = vqnmt.train(*finished_run.overrides, run=finished_run.folder)
     assert folder == finished_run.folder / "student"
-    vqnmt.export_model(folder, tmp_path / "exported")
+    vqnmt.export(folder, tmp_path / "exported")
     expected = [one.text for one in vqnmt.load_translator(folder)(TEXTS)]
     assert [one.text for one in vqnmt.load_translator(tmp_path / "exported")(TEXTS)] == expected
     with pytest.raises(VqnmtError, match="seed is -1"):

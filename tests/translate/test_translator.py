@@ -23,7 +23,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.pipeline.observers import LANGUAGE_PENALTIES, LANGUAGE_WEIGHTS, PIECE_BONUSES
 from vqnmt.progress import Progress
 from vqnmt.translate.loading import load_translator
@@ -458,7 +458,7 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
         assert "this process was forked from" in message and "torch.set_num_threads(1)" in message
     assert forked(teacher, 1, tmp_path) == "True"
     pytest.importorskip("ctranslate2")
-    export_model(teacher, tmp_path / "teacher", "fp32")
+    export(teacher, tmp_path / "teacher", "fp32")
     assert "this process was forked from" in forked(tmp_path / "teacher", 1, tmp_path)
 
 
@@ -466,7 +466,7 @@ def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_onnx_runtime_goes_on_in_a_forked_process(finished_run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    export_model(finished_run.folder / "student", tmp_path / "student", "fp32")
+    export(finished_run.folder / "student", tmp_path / "student", "fp32")
     assert forked(tmp_path / "student", 2, tmp_path) == "True"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vqnmt.commands.command_line import PLACE, Options
 
-from vqnmt.export.folder import PRECISIONS, export_model
+from vqnmt.exporting.folder import PRECISIONS, export
 
 
 def main(arguments: list[str]) -> None:
@@ -19,6 +19,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=PLACE, required=True, help="new folder, or an earlier export")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     options = parser.parse_args(arguments)
-    export_model(options.model, options.out, options.precision)
+    export(options.model, options.out, options.precision)
     size = sum(path.stat().st_size for path in Path(options.out).rglob("*") if path.is_file())
     print(f"exported: {options.out} ({size / 1e6:.1f} MB)")

@@ -17,7 +17,7 @@ from vqnmt.evaluation.scores import exact_match, score
 from vqnmt.evaluation.speed import measure_throughput
 from vqnmt.experiments.footprint import measure_footprint
 from vqnmt.experiments.tables import THROUGHPUT_BATCHES
-from vqnmt.export.folder import PRECISIONS, export_model
+from vqnmt.exporting.folder import PRECISIONS, export
 from vqnmt.translate.base import DTYPES, BatchTranslator
 from vqnmt.translate.loading import load_translator
 
@@ -120,7 +120,7 @@ def engine_systems(
             if not asked:
                 continue
             if folder != model:
-                export_model(model, folder, name.rsplit("_", 1)[1])
+                export(model, folder, name.rsplit("_", 1)[1])
             translator = load_translator(folder, device, threads, **options)
             for one, beam in asked.items():
                 chooses = systems.get(rescorer) if one.endswith("_rescored") else None

@@ -17,7 +17,7 @@ import numpy as np
 from vqnmt.decode.prefix_search import compiled_search
 from vqnmt.evaluation.records import Metric
 from vqnmt.experiments.tables import ENGINE_PARTS
-from vqnmt.export.graph import FLOAT, Graph, model_proto
+from vqnmt.exporting.graph import FLOAT, Graph, model_proto
 from vqnmt.models import LatentTransformer
 from vqnmt.tokens import EOS, length_limit
 from vqnmt.translate.exported import OnnxTranslator, onnx_session

@@ -52,7 +52,7 @@ ORDER = [
 THROUGHPUT_BATCHES = (8, 32, 128)
 """Sizes of the batches in which the throughput of engines is measured."""
 ENGINE_PARTS = ("encoder", "codes", "predictor", "decompressor", "decoder", "pieces")
-"""The scopes of the exported graph, see `vqnmt.export.latent_graph`."""
+"""The scopes of the exported graph, see `vqnmt.exporting.latent_graph`."""
 
 
 # --- translation systems -----------------------------------------------------------------------

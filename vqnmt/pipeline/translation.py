@@ -34,7 +34,7 @@ from vqnmt.data.vocabulary import Vocabulary
 from vqnmt.decode.language_model import LANGUAGE_MODEL, TrigramModel
 from vqnmt.errors import VqnmtError
 from vqnmt.evaluation.model_card import model_card
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.files import atomic_write_lines
 from vqnmt.models import (
     AutoregressiveTransformer,
@@ -306,7 +306,7 @@ def _translate(
     with tempfile.TemporaryDirectory() as folder:
         if config.distillation_engine == "ctranslate2":
             own = run.stages["teacher"].folder if config.teacher == "own" else config.teacher
-            export_model(own, folder, "int8")
+            export(own, folder, "int8")
             translator = CTranslate2Translator.from_pretrained(folder)
             translator.max_source_tokens = config.max_source_tokens
         if long := distill(translator, sources, path, beam=config.beam, fits=fits):

@@ -105,7 +105,7 @@ class OnnxTranslator(BatchTranslator):
     and rounding to 8 bits can turn them into another translation.
 
     Args:
-        session: ONNX Runtime's session of the exported graph, see `vqnmt.export.latent_graph`.
+        session: ONNX Runtime's session of the exported graph, see `vqnmt.exporting.latent_graph`.
         config: The exported folder's config.json.
         vocabulary: The model's pieces.
         language_model: See `SearchSettings`.

@@ -17,8 +17,8 @@ pytest.importorskip("onnx")
 
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.errors import VqnmtError
-from vqnmt.export import folder as folder_module
-from vqnmt.export.folder import export_model
+from vqnmt.exporting import folder as folder_module
+from vqnmt.exporting.folder import export
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 
@@ -36,7 +36,7 @@ def student(finished_run) -> Path:
 def earlier(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an export in fp32; tests must not change it."""
     folder = tmp_path_factory.mktemp("earlier") / "export"
-    export_model(student, folder, "fp32")
+    export(student, folder, "fp32")
     return folder
 
 
@@ -70,12 +70,12 @@ def test_killed_at_any_step_leaves_the_earlier_or_the_new_export(
     student: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Loaded and written once: what is tested is what happens to the names.
-    export_model(student, tmp_path / "new", "int8")
+    export(student, tmp_path / "new", "int8")
     translator = Translator.from_pretrained(student)
     monkeypatch.setattr(Translator, "from_pretrained", lambda *_, **__: translator)
     graph = (tmp_path / "new" / "model.onnx").read_bytes()
     proto = mock.Mock(SerializeToString=lambda: graph)
-    monkeypatch.setattr("vqnmt.export.latent_graph.latent_graph", lambda *_: proto)
+    monkeypatch.setattr("vqnmt.exporting.latent_graph.latent_graph", lambda *_: proto)
     found, kill_at, killed = [], 0, True
     while killed:
         folder = shutil.copytree(earlier, tmp_path / f"export{kill_at}")
@@ -84,7 +84,7 @@ def test_killed_at_any_step_leaves_the_earlier_or_the_new_export(
         try:
             for patch in patches:
                 patch.start()
-            export_model(student, folder, "int8")
+            export(student, folder, "int8")
             killed = False
         except Killed:
             pass
@@ -92,7 +92,7 @@ def test_killed_at_any_step_leaves_the_earlier_or_the_new_export(
             for patch in patches:
                 patch.stop()
         found.append(precision(folder))
-        export_model(student, folder, "int8")  # goes on where the other was killed
+        export(student, folder, "int8")  # goes on where the other was killed
         assert json.loads((folder / "config.json").read_text())["precision"] == "int8"
         assert (folder / "mine.txt").read_text() == "mine"
         names = {path.name for path in folder.iterdir()}
@@ -107,7 +107,7 @@ def test_an_engine_that_has_gone_leaves_no_file(
 ) -> None:
     pytest.importorskip("ctranslate2")
     folder = shutil.copytree(earlier, tmp_path / "export")
-    export_model(finished_run.folder / "teacher", folder, "fp32")
+    export(finished_run.folder / "teacher", folder, "fp32")
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
         CHECKSUMS,
@@ -116,7 +116,7 @@ def test_an_engine_that_has_gone_leaves_no_file(
         "spm.model",
     ]
     load_translator(folder)
-    export_model(finished_run.folder / "student", folder, "fp32")
+    export(finished_run.folder / "student", folder, "fp32")
     assert {p.name for p in folder.iterdir()} == {p.name for p in earlier.iterdir()}
     assert precision(folder) == "fp32"
 
@@ -130,9 +130,9 @@ def test_the_present_folder_and_links(
     link.symlink_to(real)
     monkeypatch.chdir(real)
     if existing:
-        export_model(student, ".", "fp32")
-    export_model(student, ".", "int8")
-    export_model(student, link, "int8")
+        export(student, ".", "fp32")
+    export(student, ".", "int8")
+    export(student, link, "int8")
     assert link.is_symlink() and precision(link) == precision(real) == "int8"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -149,7 +149,7 @@ def test_places_that_cannot_hold_an_export(student: Path, tmp_path: Path) -> Non
         ("others", "others: holds something other than an export"),
     ):
         with pytest.raises(VqnmtError, match=message):
-            export_model(student, tmp_path / name, "fp32")
+            export(student, tmp_path / name, "fp32")
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "others" / "config.json").read_text() == "[]"
 
@@ -167,9 +167,9 @@ def test_a_mount_point(student: Path, tmp_path: Path) -> None:
     if tried.returncode:
         pytest.skip("no mount namespaces here")
     code = (
-        "import sys; from vqnmt.export.folder import export_model; "
-        "export_model(sys.argv[1], sys.argv[2], 'fp32'); "
-        "export_model(sys.argv[1], sys.argv[2], 'int8')"
+        "import sys; from vqnmt.exporting.folder import export; "
+        "export(sys.argv[1], sys.argv[2], 'fp32'); "
+        "export(sys.argv[1], sys.argv[2], 'int8')"
     )
     result = subprocess.run(
         [
@@ -201,6 +201,6 @@ def test_a_full_disk_keeps_the_earlier_export(student: Path, earlier: Path, tmp_
         mock.patch.object(folder_module, "write_checksums", side_effect=full),
         pytest.raises(VqnmtError, match=r"export: cannot hold an export \(No space left"),
     ):
-        export_model(student, folder, "int8")
+        export(student, folder, "int8")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert json.loads(before["config.json"])["precision"] == "fp32"

@@ -23,7 +23,7 @@ from vqnmt.translate.pytorch import Translator
 _TEMPORARY = ".export."
 
 
-def export_model(model: Path | str, folder: Path | str, precision: str = "fp32") -> None:
+def export(model: Path | str, folder: Path | str, precision: str = "fp32") -> None:
     """Export a model folder: a latent Transformer to ONNX, an autoregressive one to CTranslate2.
 
     Args:
@@ -132,7 +132,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
                 f"read {' and '.join(EXPORTED_OUTPUTS)} alone: translate with PyTorch"
             )
         _need("onnx")
-        from vqnmt.export.latent_graph import latent_graph
+        from vqnmt.exporting.latent_graph import latent_graph
 
         proto = latent_graph(module, translator.max_source_tokens, int8)
         with atomic_path(folder / "model.onnx") as path:
@@ -149,7 +149,7 @@ def _write_engine(translator: Translator, folder: Path, model: Path, int8: bool)
             "repeatable": module.repeatable.nonzero()[:, 0].tolist(),
         }
     _need("ctranslate2")
-    from vqnmt.export.ctranslate import convert
+    from vqnmt.exporting.ctranslate import convert
 
     convert(translator, folder / "ctranslate2", int8)
     return {}

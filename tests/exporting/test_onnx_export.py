@@ -17,9 +17,9 @@ from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.language_model import FusionWeights, TrigramModel
 from vqnmt.decode.settings import ReadingSettings, SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
-from vqnmt.export.graph import quantize_rows
-from vqnmt.export.latent_graph import latent_graph
+from vqnmt.exporting.folder import export
+from vqnmt.exporting.graph import quantize_rows
+from vqnmt.exporting.latent_graph import latent_graph
 from vqnmt.layers import TransformerConfig
 from vqnmt.models import LatentConfig, LatentTransformer
 from vqnmt.translate.exported import (
@@ -253,7 +253,7 @@ def exports(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Return exports of the toy student; tests must not change them."""
     folder = tmp_path_factory.mktemp("exports")
     for precision in ("fp32", "int8"):
-        export_model(finished_run.folder / "student", folder / precision, precision)
+        export(finished_run.folder / "student", folder / precision, precision)
     return {precision: folder / precision for precision in ("fp32", "int8")}
 
 
@@ -329,7 +329,7 @@ def test_exports_translate_and_rescore_without_pytorch(
     pytest.importorskip("ctranslate2")
     sources = finished_run.lines("corpus/test.test.en")[:5]
     student, teacher = (finished_run.folder / name for name in ("student", "teacher"))
-    export_model(teacher, tmp_path / "teacher", "fp32")
+    export(teacher, tmp_path / "teacher", "fp32")
     code = """
 import sys, runpy
 class Refuse:
@@ -387,14 +387,14 @@ def test_a_student_cannot_rescore(exports) -> None:
 
 def test_a_later_export_takes_the_earlier_ones_place(finished_run, tmp_path: Path) -> None:
     student, folder = finished_run.folder / "student", tmp_path / "deep" / "export"
-    export_model(student, folder, "fp32")
-    export_model(student, folder, "int8")
+    export(student, folder, "fp32")
+    export(student, folder, "int8")
     assert json.loads((folder / "config.json").read_text())["precision"] == "int8"
     assert [path.name for path in folder.parent.iterdir()] == ["export"]
     with pytest.raises(VqnmtError, match="precision is 'int4'; choose one of fp32, int8"):
-        export_model(student, folder, "int4")
+        export(student, folder, "int4")
     with pytest.raises(VqnmtError, match="student: holds something other than an export"):
-        export_model(student, student, "int8")
+        export(student, student, "int8")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ T = L * 2^n_c decoder positions, P output positions, d model width.
 
 The graph is written operator by operator. What that buys: three parts by `torch.onnx.export`, with
 a pass of 35 lines that makes `DynamicQuantizeMatMul` of each product, give the same codes but take
-12 to 32% longer at batch 1. `tests/export` holds the graph to the model.
+12 to 32% longer at batch 1. `tests/exporting` holds the graph to the model.
 """
 
 import math
@@ -24,8 +24,8 @@ from torch import nn
 
 from vqnmt.decode.settings import ReadingSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.export.graph import FLOAT, INT32, INT64, Graph, array, model_proto
-from vqnmt.export.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search
+from vqnmt.exporting.graph import FLOAT, INT32, INT64, Graph, array, model_proto
+from vqnmt.exporting.search import BEAM_DEFAULTS, Stepper, beam_search, greedy_search
 from vqnmt.layers.convolution import ResidualBlock
 from vqnmt.layers.transformer import Attention, DecoderLayer, EncoderLayer, FeedForward
 from vqnmt.models import LatentTransformer

@@ -11,7 +11,7 @@ pytest.importorskip("ctranslate2")
 from vqnmt.checksums import CHECKSUMS
 from vqnmt.decode.settings import SearchSettings
 from vqnmt.errors import VqnmtError
-from vqnmt.export.folder import export_model
+from vqnmt.exporting.folder import export
 from vqnmt.translate.loading import load_translator
 from vqnmt.translate.pytorch import Translator
 
@@ -20,7 +20,7 @@ from vqnmt.translate.pytorch import Translator
 def exports(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("ctranslate2")
     for precision in ("fp32", "int8"):
-        export_model(finished_run.folder / "teacher", folder / precision, precision)
+        export(finished_run.folder / "teacher", folder / precision, precision)
     return {precision: folder / precision for precision in ("fp32", "int8")}
 
 
@@ -83,7 +83,7 @@ def test_an_exported_teacher_chooses_as_the_teacher_does(
     pytest.importorskip("onnxruntime")
     sources = [*finished_run.lines("corpus/test.test.en")[:12], ""]
     student, teacher = (finished_run.folder / name for name in ("student", "teacher"))
-    export_model(student, tmp_path / "student", "fp32")
+    export(student, tmp_path / "student", "fp32")
     expected = Translator.from_pretrained(student).n_best(
         sources, SearchSettings(candidates=4), Translator.from_pretrained(teacher)
     )
@@ -134,7 +134,7 @@ def test_a_damaged_model_is_refused(exports, tmp_path: Path) -> None:
 
 
 def test_pytorch_keeps_its_number_of_threads(finished_run, tmp_path: Path) -> None:
-    export_model(finished_run.folder / "teacher", tmp_path / "export", "fp32")
+    export(finished_run.folder / "teacher", tmp_path / "export", "fp32")
     before = torch.get_num_threads()
     translator = load_translator(tmp_path / "export", threads=before + 1)
     translator.translate(["bale gudo"])

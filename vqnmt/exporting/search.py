@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from vqnmt.export.graph import BOOL, FLOAT, INT32, INT64, Graph, Values
+from vqnmt.exporting.graph import BOOL, FLOAT, INT32, INT64, Graph, Values
 
 BEAM_DEFAULTS: dict[str, NDArray[Any]] = {
     "beam": np.array([1]),
