@@ -69,8 +69,11 @@ class LatentConfig(Settings):
     copy of Gu et al. 2018), which gives attention a place to start from."""
     word_dropout: float = 0.0
     """Probability that the compressor reads an unknown word instead of a target token."""
-    code_noise: float = 0.1
-    """Probability that the decoder trains on the predictor's own choice instead of a code."""
+    code_noise: float = 0.5
+    """Probability that the decoder trains on a code drawn from the predictor instead of the true
+    one. A decoder that may trust its codes writes each code's tokens into that code's positions,
+    which takes an exact count that a predicted code does not have; with noise it lays words out by
+    the source."""
     continuous_start: Fraction = 0.1
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
