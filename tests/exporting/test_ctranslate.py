@@ -17,11 +17,9 @@ from vqnmt.translate.pytorch import Translator
 
 
 @pytest.fixture(scope="module")
-def exports(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("ctranslate2")
-    for precision in ("fp32", "int8"):
-        export(finished_run.folder / "teacher", folder / precision, precision)
-    return {precision: folder / precision for precision in ("fp32", "int8")}
+def exports(finished_run, export_all) -> dict[str, Path]:
+    """Return exports of the toy teacher; tests must not change them."""
+    return export_all(finished_run.folder / "teacher")
 
 
 def test_greedy_translations_are_ours(finished_run, exports) -> None:

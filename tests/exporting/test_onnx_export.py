@@ -249,12 +249,9 @@ def test_a_codebook_too_large_for_a_table_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def exports(finished_run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exports(finished_run, export_all) -> dict[str, Path]:
     """Return exports of the toy student; tests must not change them."""
-    folder = tmp_path_factory.mktemp("exports")
-    for precision in ("fp32", "int8"):
-        export(finished_run.folder / "student", folder / precision, precision)
-    return {precision: folder / precision for precision in ("fp32", "int8")}
+    return export_all(finished_run.folder / "student")
 
 
 def test_the_whole_test_set_is_translated_alike(finished_run, exports) -> None:

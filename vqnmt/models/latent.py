@@ -71,9 +71,8 @@ class LatentConfig(Settings):
     """Probability that the compressor reads an unknown word instead of a target token."""
     code_noise: float = 0.5
     """Probability that the decoder trains on a code drawn from the predictor instead of the true
-    one. A decoder that may trust its codes writes each code's tokens into that code's positions,
-    which takes an exact count that a predicted code does not have; with noise it lays words out by
-    the source."""
+    one. With little noise it depends on the seed whether the decoder lays words out by the codes or
+    by the source, which translates better."""
     continuous_start: Fraction = 0.1
     """Fraction of training at whose start the latents pass unquantised. Before the decoder has
     learned to read latents, only the commitment loss moves the compressor, and pulls all latents
